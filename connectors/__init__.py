@@ -1,0 +1,1 @@
+"""What touches the outside: Kafka, Postgres, model servers, the schema registry."""

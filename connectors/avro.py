@@ -1,0 +1,118 @@
+"""Records to bytes and back: Avro single-object encoding, or Confluent framing with a registry.
+
+Single-object: `C3 01`, the schema's CRC-64-AVRO fingerprint (8 bytes, little-endian), the record.
+Confluent: `00`, the registry's schema id (4 bytes, big-endian), the record. A reader tells the two
+apart, and both from JSON (`{`), by the first byte. About 4 µs a record (fastavro).
+"""
+
+from __future__ import annotations
+
+from io import BytesIO
+from typing import Any
+
+import msgspec
+from fastavro import schemaless_reader, schemaless_writer
+
+from turnstream.schemas.errors import UndecodableError, UnknownSchemaError
+from turnstream.schemas.events import UnknownEvent
+from turnstream.schemas.records import Schema, schemas
+
+SINGLE_OBJECT = b"\xc3\x01"
+CONFLUENT = 0
+
+
+class Codec:
+    """Encode and decode records.
+
+    With `ids` (record name to registry id) it writes Confluent framing; `writers` maps the ids that
+    it may meet to the schema they were written with (name and parsed Avro schema), so that records
+    of older schemas are read under today's. Without, it writes single-object encoding.
+    """
+
+    def __init__(
+        self,
+        ids: dict[str, int] | None = None,
+        writers: dict[int, tuple[str, dict[str, Any]]] | None = None,
+    ) -> None:
+        known = schemas()
+        self._by_name = {schema.name: schema for schema in known.values()}
+        self._by_fingerprint = {schema.fingerprint: schema for schema in known.values()}
+        self._writers = writers or {}
+        self._out: dict[type[msgspec.Struct], tuple[bytes, Schema]] = {
+            struct: (
+                SINGLE_OBJECT + schema.fingerprint
+                if ids is None
+                else b"\0" + ids[schema.name].to_bytes(4, "big"),
+                schema,
+            )
+            for struct, schema in known.items()
+            if ids is None or schema.name in ids
+        }
+
+    def frame(self, struct: type[msgspec.Struct]) -> bytes:
+        """Return the bytes that stand before every record of this type."""
+        return self._out[struct][0]
+
+    def encode(self, record: msgspec.Struct) -> bytes:
+        """Return the record with its framing.
+
+        Raises `UndecodableError` (`invalid_text`) where a text cannot be UTF-8 (lone surrogates).
+        """
+        frame, schema = self._out[type(record)]
+        out = BytesIO()
+        out.write(frame)
+        fields = msgspec.to_builtins(record) if schema.nested else msgspec.structs.asdict(record)
+        try:
+            schemaless_writer(out, schema.parsed, fields)
+        except UnicodeEncodeError as error:
+            raise UndecodableError(
+                f"{schema.name}: a text holds a lone surrogate", code="invalid_text"
+            ) from error
+        return out.getvalue()
+
+    def decode(self, data: bytes) -> msgspec.Struct:
+        """Return the record, or `UnknownEvent` for a schema that a newer writer may have used.
+
+        Raises `UndecodableError`: `empty`, `not_avro`, `corrupt`; `UnknownSchemaError` for a
+        registry id that the registry does not know.
+        """
+        if data[:2] == SINGLE_OBJECT and len(data) >= 10:  # noqa: PLR2004  2 + 8 bytes of framing
+            schema = self._by_fingerprint.get(bytes(data[2:10]))
+            if schema is None:
+                return UnknownEvent(type=f"fingerprint:{data[2:10].hex()}", data=bytes(data))
+            return self._read(data, 10, schema.parsed, schema)
+        if data[:1] == b"\0" and len(data) >= 5:  # noqa: PLR2004  1 + 4 bytes of framing
+            schema_id = int.from_bytes(data[1:5], "big")
+            writer = self._writers.get(schema_id)
+            if writer is None:
+                raise UnknownSchemaError(f"the registry has no schema {schema_id}")
+            name, parsed = writer
+            schema = self._by_name.get(name)
+            if schema is None:
+                return UnknownEvent(type=name, data=bytes(data))
+            return self._read(data, 5, parsed, schema)
+        if not data:
+            raise UndecodableError("the record is empty", code="empty")
+        raise UndecodableError(f"first byte {data[0]:#04x} is no known framing", code="not_avro")
+
+    def _read(
+        self, data: bytes, start: int, writer: dict[str, Any], schema: Schema
+    ) -> msgspec.Struct:
+        source = BytesIO(data)
+        source.seek(start)
+        try:
+            reader = None if writer is schema.parsed else schema.parsed
+            fields = schemaless_reader(source, writer, reader)
+            if source.tell() != len(data):
+                raise UndecodableError(f"{schema.name}: bytes left over", code="corrupt")
+            return _build(schema, fields)
+        except UndecodableError:
+            raise
+        except (EOFError, ValueError, IndexError, KeyError, TypeError, OverflowError) as error:
+            raise UndecodableError(f"{schema.name}: {error!r}", code="corrupt") from error
+
+
+def _build(schema: Schema, fields: Any) -> msgspec.Struct:
+    if schema.nested:
+        return msgspec.convert(fields, schema.struct, strict=False)
+    return schema.struct(**fields)

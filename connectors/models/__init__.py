@@ -1,0 +1,1 @@
+"""Model servers: the OpenAI-compatible streaming client and a scripted server."""

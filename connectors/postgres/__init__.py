@@ -1,0 +1,1 @@
+"""Postgres: the ledger, leases, checkpoints and their migrations."""

@@ -1,0 +1,1 @@
+"""The local stack: real Kafka, Postgres and a model from packages alone."""

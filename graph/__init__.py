@@ -1,0 +1,1 @@
+"""What the agent decides: state, nodes, tools, the runner and the translator."""

@@ -1,0 +1,1 @@
+"""What is said: records, ids, topics, errors and the fold."""

@@ -1,0 +1,141 @@
+"""Every error of the project, with a code that stays.
+
+`code` goes into records, problem bodies and logs; `retryable` says whether the same call may work
+later; `status` is the HTTP status an edge answers with, and a WebSocket closes with 4000 + status.
+An exception's docstring is its default message.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class TurnstreamError(Exception):
+    """Something went wrong inside turnstream."""
+
+    code: str = "internal"
+    retryable: ClassVar[bool] = False
+    status: ClassVar[int] = 500
+
+    def __init__(self, message: str = "", *, code: str = "", field: str = "") -> None:
+        super().__init__(message or (type(self).__doc__ or "").strip().splitlines()[0])
+        self.code = code or type(self).code
+        self.field = field
+
+    @property
+    def close_code(self) -> int:
+        """Return the WebSocket close code that says the same."""
+        return 4000 + self.status
+
+
+class ConfigurationError(TurnstreamError):
+    """A setting is missing or wrong."""
+
+    code = "configuration"
+
+
+class InvalidRequestError(TurnstreamError):
+    """The request has a field that cannot be right; `field` names it."""
+
+    code = "invalid_request"
+    status = 422
+
+
+class UndecodableError(TurnstreamError):
+    """The bytes are not a record that we know how to read."""
+
+    code = "undecodable"
+    status = 400
+
+
+class UnknownSchemaError(UndecodableError):
+    """The record names a schema that the registry does not know."""
+
+    code = "unknown_schema"
+
+
+class RecordTooLargeError(TurnstreamError):
+    """The record is larger than its topic allows."""
+
+    code = "record_too_large"
+    status = 413
+
+
+class UnauthorizedError(TurnstreamError):
+    """There is no valid token."""
+
+    code = "unauthorized"
+    status = 401
+
+
+class ForbiddenError(TurnstreamError):
+    """The token does not allow this."""
+
+    code = "forbidden"
+    status = 403
+
+
+class NotFoundError(TurnstreamError):
+    """There is no such thing, or it belongs to somebody else."""
+
+    code = "not_found"
+    status = 404
+
+
+class ConflictError(TurnstreamError):
+    """The thread is in a state that does not allow this."""
+
+    code = "conflict"
+    status = 409
+
+
+class TooManyRequestsError(TurnstreamError):
+    """A limit is reached; try again later."""
+
+    code = "too_many_requests"
+    retryable = True
+    status = 429
+
+
+class UnavailableError(TurnstreamError):
+    """A part that this needs does not answer."""
+
+    code = "unavailable"
+    retryable = True
+    status = 503
+
+
+class KafkaUnavailableError(UnavailableError):
+    """Kafka does not answer, or refuses the record."""
+
+    code = "kafka_unavailable"
+
+
+class DatabaseUnavailableError(UnavailableError):
+    """Postgres does not answer."""
+
+    code = "database_unavailable"
+
+
+class FencedError(TurnstreamError):
+    """The thread's epoch, or the store's timeline, has moved on: stop without a word."""
+
+    code = "fenced"
+
+
+class TurnError(TurnstreamError):
+    """A turn cannot go on; becomes `TurnFailed` with this code."""
+
+    code = "turn_failed"
+
+
+class GraphError(TurnError):
+    """The graph raised an error."""
+
+    code = "graph_error"
+
+
+class ModelError(TurnError):
+    """The model server did not give an answer."""
+
+    code = "model_error"

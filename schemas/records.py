@@ -1,0 +1,79 @@
+"""The schema of every record: its `.avsc` text, parsed form, Struct and fingerprint.
+
+Fingerprints are CRC-64-AVRO over the parsing canonical form (Avro 1.12 specification, "Schema
+Fingerprints"); the canonical form has no logical types, so readers may leave them out.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any
+
+from fastavro.schema import fingerprint, parse_schema, to_parsing_canonical_form
+
+from turnstream.schemas.commands import COMMANDS
+from turnstream.schemas.events import EVENTS
+from turnstream.schemas.results import RESULTS
+
+if TYPE_CHECKING:
+    import msgspec
+
+NAMESPACE = "turnstream"
+
+
+@dataclass(frozen=True, slots=True)
+class Schema:
+    """One record type. `subject` is the record-name subject that a registry knows it by."""
+
+    name: str
+    struct: type[msgspec.Struct]
+    text: str
+    parsed: dict[str, Any]
+    fingerprint: bytes
+    nested: bool
+
+    @property
+    def subject(self) -> str:
+        """Return the registry's name of the record (record-name strategy)."""
+        return f"{NAMESPACE}.{self.name}"
+
+
+def _plain(schema: Any) -> Any:
+    """Return the schema without logical types: times stay the integers that they are."""
+    if isinstance(schema, dict):
+        if "logicalType" in schema:
+            return schema["type"]
+        return {key: _plain(value) for key, value in schema.items()}
+    if isinstance(schema, list):
+        return [_plain(part) for part in schema]
+    return schema
+
+
+def _load(struct: type[msgspec.Struct]) -> Schema:
+    text = (files("turnstream.schemas") / "avro" / f"{struct.__name__}.avsc").read_text("utf-8")
+    plain = _plain(json.loads(text))
+    canonical = to_parsing_canonical_form(plain)
+    return Schema(
+        name=struct.__name__,
+        struct=struct,
+        text=text,
+        parsed=parse_schema(plain),
+        # the specification writes the eight bytes little-endian; fastavro gives them so, as hex
+        fingerprint=bytes.fromhex(fingerprint(canonical, "CRC-64-AVRO")),
+        nested=any(not isinstance(field["type"], str) for field in plain["fields"]),
+    )
+
+
+@cache
+def schemas() -> dict[type[msgspec.Struct], Schema]:
+    """Return every record's schema by its Struct; reads the package's files once."""
+    return {struct: _load(struct) for struct in (*EVENTS, *COMMANDS, *RESULTS)}
+
+
+@cache
+def schemas_by_name() -> dict[str, Schema]:
+    """Return every record's schema by its record name."""
+    return {schema.name: schema for schema in schemas().values()}

@@ -1,0 +1,88 @@
+"""What a turn came to: the ledger's outcome, and the records that other systems read."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+import msgspec
+
+if TYPE_CHECKING:
+    from turnstream.schemas.events import Interrupt, Usage
+
+Status = Literal["completed", "interrupted", "cancelled", "rejected", "failed"]
+
+
+class Outcome(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a turn ended with, as the ledger holds it (JSON); the terminal event says the same.
+
+    `code`: of a failure, a rejection or (as cause) a cancel. `message_id`, `text` and `sha256`: the
+    last assistant message, or what a cancelled turn had said.
+    """
+
+    status: Status
+    code: str = ""
+    retryable: bool = False
+    message: str = ""
+    message_id: str = ""
+    text: str = ""
+    sha256: str = ""
+    usage: list[Usage] = msgspec.field(default_factory=list)
+    interrupts: list[Interrupt] = msgspec.field(default_factory=list)
+
+
+class TurnResult(msgspec.Struct, frozen=True, kw_only=True):
+    """One a turn, on `turn-results.<tenant>`; repeats are equal, readers keep the first.
+
+    `event_id` is derived from the turn alone. `usage` is what counts for the turn; `attempts` says
+    how many workers had it.
+    """
+
+    event_id: str
+    tenant: str
+    thread_id: str
+    turn_id: str
+    correlation_id: str = ""
+    status: Status
+    code: str = ""
+    retryable: bool = False
+    message: str = ""
+    message_id: str = ""
+    text: str = ""
+    sha256: str = ""
+    usage: list[Usage] = msgspec.field(default_factory=list)
+    interrupts: list[Interrupt] = msgspec.field(default_factory=list)
+    attempts: int = 0
+    at: int = 0
+    actor: str = ""
+    traceparent: str = ""
+
+
+class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
+    """A record that could not be taken: its raw bytes, why, when (µs since 1970) and from where."""
+
+    code: str
+    message: str
+    tenant: str = ""
+    topic: str
+    partition: int
+    offset: int
+    at: int
+    key: bytes = b""
+    value: bytes = b""
+
+
+class UsageTotal(msgspec.Struct, frozen=True, kw_only=True):
+    """Tokens of one tenant and model in one window; a later record of the same key replaces it."""
+
+    tenant: str
+    window_start: int
+    window_s: int
+    model: str
+    turns: int
+    input_tokens: int
+    output_tokens: int
+    reasoning_tokens: int
+    cached_tokens: int
+
+
+RESULTS: tuple[type[msgspec.Struct], ...] = (TurnResult, DeadLetter, UsageTotal)

@@ -1,0 +1,148 @@
+"""A turn as a person reads it: messages, tools, questions. Pure; made from a `TurnView`."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from turnstream.schemas.events import (
+    CustomEmitted,
+    InputRequested,
+    MessageFinished,
+    MessageStarted,
+    TokensEmitted,
+    ToolFailed,
+    ToolFinished,
+    ToolProgressed,
+    ToolStarted,
+)
+
+if TYPE_CHECKING:
+    from turnstream.schemas.events import Event, Usage
+    from turnstream.schemas.fold import TurnView
+
+
+def text_sha256(text: str) -> str:
+    """Return the SHA-256 (hex) of a text's UTF-8; lone surrogates count as U+FFFD."""
+    return hashlib.sha256(clean_text(text).encode()).hexdigest()
+
+
+def clean_text(text: str) -> str:
+    """Return the text with each lone surrogate replaced by U+FFFD, so that it is UTF-8."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return "".join("\ufffd" if "\ud800" <= char <= "\udfff" else char for char in text)
+    return text
+
+
+@dataclass(slots=True)
+class Message:
+    """One message; `blocks` maps a block's index to (kind, text so far)."""
+
+    message_id: str
+    role: str
+    name: str
+    path: str
+    n: int
+    blocks: dict[int, tuple[str, str]] = field(default_factory=dict)
+    finished: bool = False
+    finish_reason: str = ""
+    sha256: str = ""
+    usage: Usage | None = None
+
+    @property
+    def text(self) -> str:
+        """Return the text blocks in order."""
+        return self._joined("text")
+
+    @property
+    def reasoning(self) -> str:
+        """Return the reasoning blocks in order."""
+        return self._joined("reasoning")
+
+    @property
+    def intact(self) -> bool | None:
+        """Tell whether the text has the recorded SHA-256; None while none is recorded."""
+        return text_sha256(self.text) == self.sha256 if self.sha256 else None
+
+    def _joined(self, kind: str) -> str:
+        return "".join(text for _, (what, text) in sorted(self.blocks.items()) if what == kind)
+
+
+@dataclass(slots=True)
+class Tool:
+    """One tool call; `state` is `running`, `finished` or `failed`."""
+
+    tool_call_id: str
+    name: str
+    args: str
+    path: str
+    n: int
+    state: str = "running"
+    output: str = ""
+    code: str = ""
+    progress: list[str] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Transcript:
+    """What a turn shows, in the order in which it began: messages, tools, questions, customs."""
+
+    entries: list[Message | Tool | InputRequested | CustomEmitted] = field(default_factory=list)
+
+    @property
+    def messages(self) -> list[Message]:
+        """Return the messages in order."""
+        return [entry for entry in self.entries if isinstance(entry, Message)]
+
+    @property
+    def tools(self) -> list[Tool]:
+        """Return the tool calls in order."""
+        return [entry for entry in self.entries if isinstance(entry, Tool)]
+
+
+def transcript(view: TurnView) -> Transcript:
+    """Return what the turn shows."""
+    shown = Transcript()
+    messages: dict[str, Message] = {}
+    tools: dict[str, Tool] = {}
+    for item in view.items:
+        _add(shown, messages, tools, item)
+    return shown
+
+
+def _add(  # noqa: PLR0912  one branch an event type
+    shown: Transcript, messages: dict[str, Message], tools: dict[str, Tool], item: Event
+) -> None:
+    match item:
+        case MessageStarted():
+            message = Message(item.message_id, item.role, item.name, item.path, item.n)
+            messages[item.message_id] = message
+            shown.entries.append(message)
+        case TokensEmitted():
+            if (message_ := messages.get(item.message_id)) is not None:
+                _, before = message_.blocks.get(item.block, (item.kind, ""))
+                message_.blocks[item.block] = (item.kind, before + item.text)
+        case MessageFinished():
+            if (message_ := messages.get(item.message_id)) is not None:
+                message_.finished, message_.finish_reason = True, item.finish_reason
+                message_.sha256, message_.usage = item.sha256, item.usage
+        case ToolStarted():
+            tool = Tool(item.tool_call_id, item.name, item.args, item.path, item.n)
+            tools[item.tool_call_id] = tool
+            shown.entries.append(tool)
+        case ToolProgressed():
+            if (tool_ := tools.get(item.tool_call_id)) is not None:
+                tool_.progress.append(item.data)
+        case ToolFinished():
+            if (tool_ := tools.get(item.tool_call_id)) is not None:
+                tool_.state, tool_.output = "finished", item.output
+        case ToolFailed():
+            if (tool_ := tools.get(item.tool_call_id)) is not None:
+                tool_.state, tool_.output, tool_.code = "failed", item.message, item.code
+        case InputRequested() | CustomEmitted():
+            shown.entries.append(item)
+        case _:
+            pass

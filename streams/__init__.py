@@ -1,0 +1,1 @@
+"""What runs: worker, edge, processors, replay and the command line."""

@@ -1,0 +1,1 @@
+"""The edge: one process that holds the sockets."""

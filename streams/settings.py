@@ -1,0 +1,83 @@
+"""Settings: one frozen class, the only reader of the environment (`TURNSTREAM_*`) and `.env`."""
+
+from __future__ import annotations
+
+from pathlib import Path  # noqa: TC003  pydantic reads the annotations
+
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from turnstream.schemas.topics import Topics
+
+
+class Settings(BaseSettings):
+    """Everything that can be set; `turnstream config show` prints it with its source."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="TURNSTREAM_", env_file=".env", extra="ignore", frozen=True
+    )
+
+    # Kafka
+    kafka_bootstrap: str = Field("", description="host:port list; empty: the local stack's")
+    topic_prefix: str = Field("", description="stands before every topic's name")
+    tenants: tuple[str, ...] = Field(
+        ("default",), description="tenants with topics turns.<tenant> and turn-results.<tenant>"
+    )
+    partitions: int = Field(24, ge=1, le=10_000, description="partitions of each topic")
+    consumer_group: str = Field("turnstream-workers", description="group of the workers' intake")
+    schema_registry_url: str = Field("", description="Confluent API; empty: single-object encoding")
+
+    # Postgres
+    database_url: SecretStr = Field(
+        SecretStr(""), description="postgresql://…; empty: the local stack's"
+    )
+    database_direct_url: SecretStr = Field(
+        SecretStr(""), description="past a PgBouncer, for lease, LISTEN and migrations"
+    )
+    pool_size_max: int = Field(8, ge=2, le=64, description="connections of each of two pools")
+    statement_timeout_s: float = Field(15.0, gt=0, description="of one SQL statement")
+
+    # model and agent
+    model_url: str = Field("", description="OpenAI-compatible base URL, with /v1")
+    model_name: str = Field("", description="empty: the first that the server lists")
+    model_api_key: SecretStr = Field(SecretStr(""), description="bearer token of the model server")
+    model_connect_timeout_s: float = Field(5.0, gt=0)
+    model_first_token_timeout_s: float = Field(60.0, gt=0)
+    model_token_gap_timeout_s: float = Field(30.0, gt=0)
+    system_prompt: str = Field("You are a helpful assistant.", description="of the built-in agent")
+    agent_steps_max: int = Field(16, ge=1, description="model calls in one turn")
+    tool_timeout_s: float = Field(30.0, gt=0)
+    langgraph_json: Path | None = Field(None, description="langgraph.json with graphs to serve")
+
+    # worker
+    turns_max: int = Field(256, ge=1, description="turns that run in one worker")
+    open_turns_max: int = Field(100_000, ge=1, description="in the ledger; above, intake pauses")
+    tick_ms: float = Field(5.0, ge=0, le=1000, description="least time between produce rounds")
+    ack_stall_s: float = Field(10.0, gt=0, description="without acks: release threads, claim none")
+    lease_ttl_s: float = Field(3.0, gt=0.5)
+    drain_timeout_s: float = Field(20.0, ge=0, description="for running turns after SIGTERM")
+    text_chars_max: int = Field(200_000, ge=1, description="of a turn's text")
+    worker_health_port: int = Field(0, ge=0, le=65535, description="0: none")
+
+    # edge
+    edge_host: str = Field("127.0.0.1", description="address that the edge binds")
+    edge_port: int = Field(8123, ge=0, le=65535, description="port of the edge")
+    ring_bytes_max: int = Field(256 << 20, ge=1 << 20, description="of fetched log in memory")
+    jwt_secret: SecretStr = Field(SecretStr(""), description="HS256 secret; at least 32 bytes")
+    jwks_url: str = Field("", description="keys of the token issuer (RS256, ES256, EdDSA)")
+    jwt_audience: str = Field("", description="required `aud`; empty: not checked")
+    jwt_issuer: str = Field("", description="required `iss`; empty: not checked")
+    allowed_origins: tuple[str, ...] = Field((), description="browser origins; empty: same origin")
+
+    # all
+    log_level: str = Field("info", description="debug, info, warning, error")
+
+    @property
+    def topics(self) -> Topics:
+        """Return the topics' names."""
+        return Topics(self.topic_prefix)
+
+    @property
+    def direct_url(self) -> str:
+        """Return the URL for what needs a session: lease, LISTEN, migrations."""
+        return self.database_direct_url.get_secret_value() or self.database_url.get_secret_value()
