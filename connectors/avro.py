@@ -102,14 +102,12 @@ class Codec:
         source.seek(start)
         try:
             reader = None if writer is schema.parsed else schema.parsed
-            fields = schemaless_reader(source, writer, reader)
-            if source.tell() != len(data):
-                raise UndecodableError(f"{schema.name}: bytes left over", code="corrupt")
-            return _build(schema, fields)
-        except UndecodableError:
-            raise
+            record = _build(schema, schemaless_reader(source, writer, reader))
         except (EOFError, ValueError, IndexError, KeyError, TypeError, OverflowError) as error:
             raise UndecodableError(f"{schema.name}: {error!r}", code="corrupt") from error
+        if source.tell() != len(data):
+            raise UndecodableError(f"{schema.name}: bytes left over", code="corrupt")
+        return record
 
 
 def _build(schema: Schema, fields: Any) -> msgspec.Struct:

@@ -10,7 +10,7 @@ import json
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from fastavro.schema import fingerprint, parse_schema, to_parsing_canonical_form
 
@@ -60,7 +60,7 @@ def _load(struct: type[msgspec.Struct]) -> Schema:
         name=struct.__name__,
         struct=struct,
         text=text,
-        parsed=parse_schema(plain),
+        parsed=cast("dict[str, Any]", parse_schema(plain)),
         # the specification writes the eight bytes little-endian; fastavro gives them so, as hex
         fingerprint=bytes.fromhex(fingerprint(canonical, "CRC-64-AVRO")),
         nested=any(not isinstance(field["type"], str) for field in plain["fields"]),
