@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import msgspec
 
-if TYPE_CHECKING:
-    from turnstream.schemas.events import Interrupt, Usage
+from turnstream.schemas.events import Interrupt, Usage
 
 Status = Literal["completed", "interrupted", "cancelled", "rejected", "failed"]
 

@@ -1,7 +1,7 @@
 """The real stack for every test: Kafka and Postgres.
 
 `TURNSTREAM_TEST_KAFKA` (host:port) and `TURNSTREAM_TEST_DATABASE` (a URL whose user may create
-databases) name servers that already run; what is not named is started once a session, from packages.
+databases) name servers that already run; the rest is started once a session, from packages.
 """
 
 from __future__ import annotations
