@@ -1,0 +1,254 @@
+"""Make the topics that are missing, and say where one differs from what it has to be.
+
+Writes: topics that do not exist. Never changes one that does: a topic with other settings is a
+decision of somebody, so it is reported as a `TopicDrift`, and who starts up decides what to do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
+
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+from aiokafka.errors import (
+    InvalidTopicError,
+    KafkaError,
+    TopicAlreadyExistsError,
+    UnknownTopicOrPartitionError,
+    for_code,
+)
+
+from turnstream.connectors.kafka.metadata import DescribeTopics
+from turnstream.schemas.errors import ConfigurationError, KafkaUnavailableError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from types import TracebackType
+    from uuid import UUID
+
+    from turnstream.schemas.topics import Topic
+
+REPLICATION_MAX = 3
+_RETRY_S = 0.1
+_NO_ERROR = 0
+
+
+@dataclass(frozen=True, slots=True)
+class TopicState:
+    """A topic as the brokers describe it; `replication` is the smallest of its partitions'."""
+
+    name: str
+    topic_id: UUID
+    partitions: int
+    replication: int
+    led: bool
+    config: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class TopicDrift:
+    """One setting of one topic that is not as wanted.
+
+    `key` is Kafka's name of the setting, or `exists`, `partitions`, `replication.factor`.
+    `breaks` says that turns would be lost, refused or mixed up, so that nothing should start.
+    """
+
+    name: str
+    key: str
+    wanted: str
+    found: str
+    breaks: bool
+
+    def __str__(self) -> str:
+        return f"topic {self.name}: {self.key} is {self.found}, wanted {self.wanted}"
+
+
+class TopicAdmin:
+    """Describe, create and check topics over one connection; use it as an async context manager.
+
+    `client` are aiokafka's connection options (security, time-outs). `replication` of 0 takes
+    min(3, brokers). Every call raises `KafkaUnavailableError` where Kafka does not answer.
+    """
+
+    def __init__(self, bootstrap: str, *, replication: int = 0, **client: Any) -> None:
+        self._admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap, **client)
+        self._bootstrap = bootstrap
+        self._replication = replication
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self._admin.start()
+        except KafkaError as error:
+            await self._admin.close()
+            raise KafkaUnavailableError(f"Kafka at {self._bootstrap}: {error}") from error
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        await self._admin.close()
+
+    async def describe(self, names: Iterable[str] | None = None) -> dict[str, TopicState]:
+        """Return the topics that exist, of those named or of all, with every setting of each."""
+        wanted = None if names is None else list(names)
+        if wanted == []:
+            return {}
+        found = [row for row in (await self._metadata(wanted))["topics"] if row["error_code"] == 0]
+        configs = await self._configs([row["name"] for row in found])
+        return {
+            row["name"]: TopicState(
+                name=row["name"],
+                topic_id=row["topic_id"],
+                partitions=len(row["partitions"]),
+                replication=min((len(p["replicas"]) for p in row["partitions"]), default=0),
+                led=all(p["error_code"] == 0 and p["leader"] >= 0 for p in row["partitions"]),
+                config=configs.get(row["name"], {}),
+            )
+            for row in found
+        }
+
+    async def ids(self, names: Iterable[str]) -> dict[str, UUID]:
+        """Return the id of each named topic that exists."""
+        rows = (await self._metadata(list(names)))["topics"]
+        return {row["name"]: row["topic_id"] for row in rows if row["error_code"] == 0}
+
+    async def brokers(self) -> int:
+        """Return how many brokers the cluster has now."""
+        return len((await self._metadata([]))["brokers"])
+
+    async def create(self, topics: Sequence[Topic], *, timeout_s: float = 30.0) -> list[str]:
+        """Create the topics that are missing and wait until each has leaders; return the new names.
+
+        Safe when several processes do it at once: who comes second finds the topic there.
+        """
+        existing = await self.ids(topic.name for topic in topics)
+        missing = [topic for topic in topics if topic.name not in existing]
+        created = await self._create(missing) if missing else []
+        await self._wait_for_leaders([topic.name for topic in missing], timeout_s)
+        return created
+
+    async def check(self, topics: Sequence[Topic]) -> list[TopicDrift]:
+        """Return every difference between the topics wanted and those found, in the order given."""
+        found = await self.describe(topic.name for topic in topics)
+        durability = await self._durability()
+        drifts: list[TopicDrift] = []
+        for topic in topics:
+            state = found.get(topic.name)
+            if state is None:
+                drifts.append(TopicDrift(topic.name, "exists", "yes", "no", breaks=True))
+            else:
+                drifts += drifts_of(topic, state, *durability)
+        return drifts
+
+    async def _durability(self) -> tuple[int, dict[str, str]]:
+        replication = self._replication or min(REPLICATION_MAX, await self.brokers())
+        return replication, {
+            "min.insync.replicas": str(max(1, replication - 1)),
+            "unclean.leader.election.enable": "false",
+        }
+
+    async def _create(self, missing: Sequence[Topic]) -> list[str]:
+        replication, config = await self._durability()
+        rows = [
+            NewTopic(t.name, t.partitions, replication, topic_configs={**config, **t.config})
+            for t in missing
+        ]
+        try:
+            response = await self._admin.create_topics(rows)
+        except (KafkaError, TimeoutError) as error:
+            raise KafkaUnavailableError(f"create topics: {error!r}") from error
+        created: list[str] = []
+        for name, code, message in response.topic_errors:
+            if code == _NO_ERROR:
+                created.append(name)
+            elif code != TopicAlreadyExistsError.errno:
+                kind = for_code(code).__name__
+                raise ConfigurationError(f"topic {name} cannot be created: {kind} {message or ''}")
+        return created
+
+    async def _wait_for_leaders(self, names: list[str], timeout_s: float) -> None:
+        if not names:
+            return
+        try:
+            async with asyncio.timeout(timeout_s):
+                while True:
+                    rows = (await self._metadata(names))["topics"]
+                    if all(
+                        row["error_code"] == 0
+                        and row["partitions"]
+                        and all(p["leader"] >= 0 for p in row["partitions"])
+                        for row in rows
+                    ):
+                        return
+                    await asyncio.sleep(_RETRY_S)
+        except TimeoutError as error:
+            raise KafkaUnavailableError(f"topics without a leader after {timeout_s} s") from error
+
+    async def _metadata(self, names: list[str] | None) -> dict[str, Any]:
+        client = self._admin._client  # noqa: SLF001 - the admin client cannot send other requests
+        try:
+            response = await client.send(client.get_random_node(), DescribeTopics(names))
+        except (KafkaError, TimeoutError) as error:
+            raise KafkaUnavailableError(f"describe topics: {error!r}") from error
+        found: dict[str, Any] = response.to_object()
+        for row in found["topics"]:
+            if row["error_code"] == InvalidTopicError.errno:
+                raise ConfigurationError(f"{row['name']!r} is no name that a topic can have")
+            if row["error_code"] not in (_NO_ERROR, UnknownTopicOrPartitionError.errno) and (
+                for_code(row["error_code"]).retriable is False
+            ):
+                kind = for_code(row["error_code"]).__name__
+                raise KafkaUnavailableError(f"describe topic {row['name']}: {kind}")
+        return found
+
+    async def _configs(self, names: list[str]) -> dict[str, dict[str, str]]:
+        if not names:
+            return {}
+        resources = [ConfigResource(ConfigResourceType.TOPIC, name) for name in names]
+        try:
+            responses = await self._admin.describe_configs(resources)
+        except (KafkaError, TimeoutError) as error:
+            raise KafkaUnavailableError(f"describe topic settings: {error!r}") from error
+        return {
+            row["resource_name"]: {
+                entry["config_names"]: entry["config_value"] for entry in row["config_entries"]
+            }
+            for response in responses
+            for row in response.to_object()["resources"]
+            if row["error_code"] == _NO_ERROR
+        }
+
+
+def drifts_of(
+    topic: Topic, state: TopicState, replication: int, durability: dict[str, str]
+) -> list[TopicDrift]:
+    """Return where one topic differs from what is wanted; pure. Other settings do not count."""
+    pairs: list[tuple[str, str, str]] = [
+        ("partitions", str(topic.partitions), str(state.partitions)),
+        ("replication.factor", str(replication), str(state.replication)),
+        *(
+            (key, value, state.config.get(key, "unset"))
+            for key, value in {**durability, **topic.config}.items()
+        ),
+    ]
+    return [
+        TopicDrift(topic.name, key, wanted, found, breaks=_breaks(key, wanted, found))
+        for key, wanted, found in pairs
+        if wanted != found
+    ]
+
+
+def _breaks(key: str, wanted: str, found: str) -> bool:
+    """Tell whether a difference loses or refuses records, beyond how long they are kept."""
+    if key == "cleanup.policy":
+        return True  # a compacted log of events has holes, a deleted table forgets
+    if key == "max.message.bytes":
+        return int(found) < int(wanted)  # records that we measured as fitting would be refused
+    if key == "unclean.leader.election.enable":
+        return found == "true"  # an acked record may vanish
+    return False
