@@ -139,3 +139,32 @@ class ModelError(TurnError):
     """The model server did not give an answer."""
 
     code = "model_error"
+
+
+class StackError(TurnstreamError):
+    """The local stack cannot do this."""
+
+    code = "local_stack"
+
+
+class StackRunningError(StackError):
+    """A local stack already runs on this folder; `pid` is its supervisor's."""
+
+    code = "local_stack_running"
+
+    def __init__(self, message: str = "", *, pid: int = 0) -> None:
+        super().__init__(message)
+        self.pid = pid
+
+
+class PartError(StackError):
+    """A part of the local stack did not start; `tail` has the last lines of its log."""
+
+    code = "local_stack_part"
+
+    def __init__(self, *, part: str, cause: str, tail: tuple[str, ...] = (), log: str = "") -> None:
+        super().__init__(f"{part}: {cause}")
+        self.part = part
+        self.cause = cause
+        self.tail = tail
+        self.log = log
