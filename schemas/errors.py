@@ -111,6 +111,12 @@ class KafkaUnavailableError(UnavailableError):
     code = "kafka_unavailable"
 
 
+class ProduceRefusedError(KafkaUnavailableError):
+    """The broker refused a batch, so the attempts with a record in it are over."""
+
+    code = "produce_refused"
+
+
 class DatabaseUnavailableError(UnavailableError):
     """Postgres does not answer."""
 
@@ -139,6 +145,69 @@ class ModelError(TurnError):
     """The model server did not give an answer."""
 
     code = "model_error"
+
+
+class ModelUnreachableError(ModelError):
+    """The model server could not be reached, or hung up before it answered."""
+
+    code = "model_unreachable"
+    retryable = True
+    status = 503
+
+
+class ModelOverloadedError(ModelError):
+    """The model server has no room or broke; the code is `model_http_<status>`."""
+
+    code = "model_http_503"
+    retryable = True
+    status = 503
+
+    def __init__(self, message: str = "", *, code: str = "", retry_after_s: float = 0.0) -> None:
+        super().__init__(message, code=code)
+        self.retry_after_s = retry_after_s
+
+
+class ModelRefusedError(ModelError):
+    """The model server refused the request; the code is `model_http_<status>`."""
+
+    code = "model_http_400"
+    status = 502
+
+
+class ModelContextError(ModelRefusedError):
+    """The conversation is longer than the model's context."""
+
+    code = "model_context_length"
+    status = 413
+
+
+class ModelStalledError(ModelError):
+    """The model server accepted the request and then said nothing for too long."""
+
+    code = "model_stalled"
+    retryable = True
+    status = 504
+
+
+class ModelStreamCutError(ModelError):
+    """The model server's answer ended in the middle."""
+
+    code = "model_stream_cut"
+    retryable = True
+    status = 502
+
+
+class ModelBadResponseError(ModelError):
+    """The model server sent something that is not an answer."""
+
+    code = "model_bad_response"
+    status = 502
+
+
+class StepLimitError(TurnError):
+    """The agent used all its model calls and the model still asks for tools."""
+
+    code = "step_limit"
 
 
 class StackError(TurnstreamError):
