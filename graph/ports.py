@@ -1,13 +1,17 @@
 """What the graph side needs from outside, as Protocols; the composition root hands the adapters in.
 
 `Emitter`: where a turn's events go. `Commits`: what the runner asks of the saver's session.
+`ModelClient` and `Tool`: what the built-in agent calls. `TurnContext`: what native nodes are given.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol
+from uuid import UUID
 
+from turnstream.schemas.chat import ChatAnswer, ChatRequest, Delta, ToolSpec
 from turnstream.schemas.events import Event, Keep
 
 SaverCall = tuple[Any, ...]
@@ -71,3 +75,65 @@ class Commits(Protocol):
     async def flush(self) -> None:
         """Commit what is held back."""
         ...
+
+
+class ModelClient(Protocol):
+    """Streams answers of a chat model."""
+
+    async def stream(self, request: ChatRequest, push: Callable[[list[Delta]], None]) -> ChatAnswer:
+        """Call `push` once per network read, in order; return when the answer is whole.
+
+        `push` must not block. Raises `ModelError`; cancelling the task frees the server's slot.
+        A call that failed is repeated only as long as nothing was pushed.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCallContext:
+    """What a running tool knows of its call.
+
+    `idempotency_key` is the same when the call runs again after a crash; `progress` takes anything
+    that JSON can hold and never waits.
+    """
+
+    turn_id: UUID
+    thread_key: str
+    tool_call_id: str
+    idempotency_key: str
+    progress: Callable[[Any], None]
+
+
+class Tool(Protocol):
+    """Something that a model may call."""
+
+    @property
+    def spec(self) -> ToolSpec:
+        """What the model is told."""
+        ...
+
+    @property
+    def timeout_s(self) -> float:
+        """Time after which a call is given up."""
+        ...
+
+    def check(self, arguments: Mapping[str, Any]) -> Any:
+        """Return the arguments in the tool's own form; raises `ToolArgumentsError`."""
+        ...
+
+    async def run(self, arguments: Any, context: ToolCallContext) -> Any:
+        """Return text, or what JSON can hold; raises `ToolError` with words for the model."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class TurnContext:
+    """What the nodes of a native graph find in `Runtime.context`.
+
+    `configurable` holds the assistant's settings for this turn as they came: nobody checked them.
+    """
+
+    emitter: Emitter
+    turn_id: UUID
+    thread_key: str
+    configurable: Mapping[str, Any] = field(default_factory=dict)
