@@ -1,0 +1,172 @@
+"""The fold gives what the ledger holds, whatever crashed, repeated or came late."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from random import Random
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from turnstream.schemas.events import (
+    AttemptStarted,
+    CustomEmitted,
+    InputResolved,
+    Keep,
+    TurnCompleted,
+    TurnEnded,
+    UnknownEvent,
+)
+from turnstream.schemas.fold import ThreadFold, Verdict, add_keep, covers, is_kept
+from turnstream.schemas.records import schemas_by_name
+
+sys.path.insert(0, str(Path(__file__).parent))
+from histories import TURN, History
+
+SEEDS = st.integers(0, 2**32)
+VECTORS = Path(__file__).parents[1] / "vectors" / "fold.json"
+
+
+def _fold(records):
+    fold = ThreadFold()
+    changes = [fold.apply(record, offset) for offset, record in enumerate(records)]
+    return fold, changes
+
+
+def _shown(fold):
+    return [item.event_id for item in fold.turns[TURN].items]
+
+
+@given(SEEDS)
+@settings(max_examples=400, deadline=None)
+def test_a_reader_of_the_whole_log_shows_what_the_ledger_holds(seed):
+    history = History(Random(seed)).run()
+    fold, changes = _fold(history.log)
+    view = fold.turns[TURN]
+    assert _shown(fold) == history.truth
+    assert view.done
+    assert not view.partial
+    assert view.gaps == 0
+    assert isinstance(view.terminal, TurnCompleted)
+    assert sum(change.verdict is Verdict.GAP for change in changes) == 0
+
+
+@given(SEEDS)
+@settings(max_examples=200, deadline=None)
+def test_changes_add_up_to_the_view(seed):
+    """A reader that only follows the changes shows the same as the view."""
+    shown: list[str] = []
+    for change in _fold(History(Random(seed)).run().log)[1]:
+        gone = {item.event_id for item in change.dropped}
+        shown = [event_id for event_id in shown if event_id not in gone]
+        added = change.verdict in {Verdict.ACCEPTED, Verdict.REWOUND}
+        if added and not change.record.terminal and not isinstance(change.record, AttemptStarted):
+            shown.append(change.record.event_id)
+    assert shown == History(Random(seed)).run().truth
+
+
+@given(SEEDS, SEEDS)
+@settings(max_examples=200, deadline=None)
+def test_records_read_twice_change_nothing(seed, other):
+    history = History(Random(seed)).run()
+    rng, log = Random(other), []
+    for record in history.log:
+        log.append(record)
+        if rng.random() < 0.3:  # a reader that was restarted reads some of the tail again
+            log.extend(log[-rng.randint(1, len(log)) :])
+    fold, _ = _fold(log)
+    assert _shown(fold) == history.truth
+    assert fold.turns[TURN].gaps == 0
+
+
+@given(SEEDS, st.floats(0, 1))
+@settings(max_examples=400, deadline=None)
+def test_a_reader_from_the_middle_is_right_or_says_partial(seed, share):
+    history = History(Random(seed)).run()
+    fold, _ = _fold(history.log[int(share * (len(history.log) - 1)) :])
+    view = fold.turns.get(TURN)
+    if view is not None and view.done and not view.partial:
+        assert _shown(fold) == history.truth
+
+
+@given(st.lists(st.sampled_from(["a", "a|b", "a|b|", "ab", "a|", "b|c|d", "b"]), max_size=8))
+def test_keep_never_holds_an_entry_under_another(paths):
+    keep: tuple[Keep, ...] = ()
+    for n, path in enumerate(paths, 1):
+        keep = add_keep(keep, Keep(path, n))
+        assert keep[-1] == Keep(path, n)
+        assert not any(covers(path, entry.path) for entry in keep[:-1])
+
+
+def test_a_bar_names_what_is_under_a_task_only():
+    assert covers("a|", "a|b")
+    assert not covers("a|", "a")
+    assert covers("a", "a|b")
+    assert not covers("a", "ab")
+    assert is_kept("a|b", 3, [Keep("a|", 3)])
+    assert not is_kept("a|b", 4, [Keep("a|", 3)])
+
+
+def _event(kind, epoch, n, **fields):
+    return kind(
+        event_id=f"{TURN}-{epoch}-{n}", tenant="t", thread_id="x", turn_id=TURN,
+        epoch=epoch, n=n, **fields,
+    )  # fmt: skip
+
+
+def test_a_gap_is_counted_and_shown():
+    start = _event(AttemptStarted, 1, 0, reason="first", base=0, keep_n=0, high_n=0)
+    fold, changes = _fold([start, _event(CustomEmitted, 1, 2, name="x", payload="")])
+    assert changes[-1].verdict is Verdict.GAP
+    assert fold.turns[TURN].gaps == 1
+
+
+def test_done_is_final_within_a_timeline_only():
+    later = (2 << 40) + 1
+    ended = _event(TurnEnded, 1 << 40, 1, outcome="cancelled")
+    again = _event(AttemptStarted, (1 << 40) + 1, 0, reason="first", base=0, keep_n=0, high_n=0)
+    restored = _event(AttemptStarted, later, 0, reason="first", base=0, keep_n=0, high_n=0)
+    fold, changes = _fold([ended, again, restored])
+    assert [change.verdict for change in changes] == [
+        Verdict.ACCEPTED, Verdict.IGNORED, Verdict.STARTED,
+    ]  # fmt: skip
+    assert not fold.turns[TURN].done
+
+
+def test_a_thread_event_counts_with_a_higher_rev_only():
+    def resolved(rev):
+        return _event(InputResolved, 0, 0, interrupt_id="i", rev=rev)
+
+    _, changes = _fold([resolved(5), resolved(4), resolved(5), resolved(6)])
+    assert [change.verdict for change in changes] == [
+        Verdict.THREAD, Verdict.IGNORED, Verdict.IGNORED, Verdict.THREAD,
+    ]  # fmt: skip
+
+
+def test_an_unknown_type_is_kept_and_counted():
+    fold, changes = _fold([UnknownEvent(type="Later", data=b"")])
+    assert changes[0].verdict is Verdict.UNKNOWN
+    assert fold.unknown == 1
+
+
+@pytest.mark.parametrize("vector", json.loads(VECTORS.read_text()), ids=lambda one: one["name"])
+def test_vectors(vector):
+    """The published vectors, which readers in other languages run too."""
+    known = schemas_by_name()
+    records = [msgspec.convert(fields, known[name].struct) for name, fields in vector["records"]]
+    fold, changes = _fold(records)
+    assert [change.verdict.value for change in changes] == vector["verdicts"]
+    shown = {
+        turn_id: {
+            "items": [item.event_id for item in view.items],
+            "partial": view.partial,
+            "done": view.done,
+            "terminal": type(view.terminal).__name__ if view.terminal else None,
+        }
+        for turn_id, view in fold.turns.items()
+    }
+    assert shown == vector["turns"]
