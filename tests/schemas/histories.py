@@ -1,7 +1,7 @@
 """Histories of one turn: what several attempts, crashes and zombies leave in the log.
 
 Kept apart from the rules that the fold follows: here every item carries a flag that says whether
-the ledger holds it, and the truth at the end is the items of the last attempt plus the flagged ones.
+the ledger holds it; the truth at the end is the items of the last attempt plus the flagged ones.
 """
 
 from __future__ import annotations
