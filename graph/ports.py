@@ -6,13 +6,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
-from uuid import UUID
+from typing import TYPE_CHECKING, Any, Protocol
 
-from turnstream.schemas.chat import ChatAnswer, ChatRequest, Delta, ToolSpec
-from turnstream.schemas.events import Event, Keep
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
+    from uuid import UUID
+
+    from turnstream.schemas.chat import ChatAnswer, ChatRequest, Delta, ToolSpec
+    from turnstream.schemas.events import Event, Keep
 
 SaverCall = tuple[Any, ...]
 """A saver call that was collected: `("aput", config, checkpoint, metadata, new_versions)` or
