@@ -1,0 +1,112 @@
+"""Bare clients that cost little: one HTTP connection, one WebSocket, read by pattern.
+
+The scripted model writes the monotonic clock (ns) into each token (`@<ns> `); whoever reads the
+bytes knows how long that token was on its way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import os
+import re
+import time
+from dataclasses import dataclass, field
+
+STAMP = re.compile(rb"@(\d{10,19})")
+TAIL_BYTES = 64
+
+
+@dataclass
+class Reading:
+    """What came out of one connection: latencies in seconds, times of firsts and ends."""
+
+    latencies: list[float] = field(default_factory=list)
+    tokens: int = 0
+    first_at: float = 0.0
+    first_stamp: float = 0.0
+    ends: int = 0
+
+
+class Stream(asyncio.Protocol):
+    """Reads stamps and end marks out of whatever arrives."""
+
+    def __init__(self, end: bytes) -> None:
+        self.end, self.rest, self.reading = re.compile(end), b"", Reading()
+        self.waiter: asyncio.Future[None] | None = None
+        self.head: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        self.closed = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self.closed = True
+        lost = error or ConnectionResetError("the server closed the stream")
+        for waiting in (self.head, self.waiter):
+            if waiting is not None and not waiting.done():
+                waiting.set_exception(lost)
+
+    def data_received(self, data: bytes) -> None:
+        now = time.monotonic_ns()
+        if not self.head.done():
+            self.head.set_result(data)
+        data = self.rest + data
+        at = 0
+        for found in STAMP.finditer(data, 0, max(0, len(data) - 20)):
+            self._token(now, int(found[1]))
+            at = found.end()
+        ends = [found.end() for found in self.end.finditer(data)]
+        if ends:  # what stands before an end is whole
+            for found in STAMP.finditer(data, at, ends[-1]):
+                self._token(now, int(found[1]))
+            at = max(at, ends[-1])
+            self.reading.ends += len(ends)
+            if self.waiter is not None and not self.waiter.done():
+                self.waiter.set_result(None)
+        self.rest = data[max(at, len(data) - TAIL_BYTES) :]
+
+    def _token(self, now: int, stamp: int) -> None:
+        reading = self.reading
+        if not reading.first_at:
+            reading.first_at, reading.first_stamp = now / 1e9, stamp / 1e9
+        reading.tokens += 1
+        reading.latencies.append((now - stamp) / 1e9)
+
+    async def turn(self, timeout_s: float) -> None:
+        """Wait for the next end."""
+        self.waiter = asyncio.get_running_loop().create_future()
+        await asyncio.wait_for(self.waiter, timeout_s)
+
+
+def http(method: str, path: str, body: object, *, close: bool = False) -> bytes:
+    data = json.dumps(body).encode()
+    return (
+        f"{method} {path} HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\n"
+        f"connection: {'close' if close else 'keep-alive'}\r\ncontent-length: {len(data)}\r\n\r\n"
+    ).encode() + data
+
+
+def frame(body: object) -> bytes:
+    """One masked WebSocket text frame (RFC 6455 §5.2) of less than 64 KiB."""
+    data = json.dumps(body).encode()
+    mask = os.urandom(4)
+    head = bytes([0x81, 0x80 | len(data)]) if len(data) < 126 else (
+        b"\x81" + bytes([0x80 | 126]) + len(data).to_bytes(2, "big")
+    )
+    return head + mask + bytes(byte ^ mask[at % 4] for at, byte in enumerate(data))
+
+
+async def open_websocket(port: int, path: str, end: bytes) -> Stream:
+    loop = asyncio.get_running_loop()
+    _, stream = await loop.create_connection(lambda: Stream(end), "127.0.0.1", port)
+    key = base64.b64encode(os.urandom(16)).decode()
+    stream.transport.write(
+        f"GET {path} HTTP/1.1\r\nhost: 127.0.0.1:{port}\r\nupgrade: websocket\r\n"
+        f"connection: Upgrade\r\nsec-websocket-key: {key}\r\nsec-websocket-version: 13\r\n\r\n".encode()
+    )
+    head = await asyncio.wait_for(stream.head, 10)
+    if b" 101 " not in head.split(b"\r\n")[0]:
+        raise ConnectionError(head[:200].decode(errors="replace"))
+    return stream
