@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path  # noqa: TC003  pydantic reads the annotations
+from pathlib import Path
 
-from pydantic import Field, SecretStr
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, SecretStr, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    DotEnvSettingsSource,
+    EnvSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+)
 
+from turnstream.schemas.errors import ConfigurationError
 from turnstream.schemas.topics import Topics
 
 
@@ -68,6 +75,16 @@ class Settings(BaseSettings):
     jwt_audience: str = Field("", description="required `aud`; empty: not checked")
     jwt_issuer: str = Field("", description="required `iss`; empty: not checked")
     allowed_origins: tuple[str, ...] = Field((), description="browser origins; empty: same origin")
+    edge_url: str = Field(
+        "", description="where clients reach the edge; empty: host and port above"
+    )
+
+    # usage processor
+    usage_window_s: int = Field(3600, ge=1, description="length of a usage window")
+    processor_folder: Path = Field(
+        Path("/tmp/turnstream-processor"),  # noqa: S108  it holds nothing that has to last
+        description="where Faust keeps its (empty) working files",
+    )
 
     # all
     log_level: str = Field("info", description="debug, info, warning, error")
@@ -81,3 +98,28 @@ class Settings(BaseSettings):
     def direct_url(self) -> str:
         """Return the URL for what needs a session: lease, LISTEN, migrations."""
         return self.database_direct_url.get_secret_value() or self.database_url.get_secret_value()
+
+
+def load_settings(**given: object) -> Settings:
+    """Return the settings, `given` before the environment before `.env` before the defaults.
+
+    Raises `ConfigurationError` that names each wrong variable.
+    """
+    try:
+        return Settings(**given)  # type: ignore[arg-type]  # checked by pydantic
+    except ValidationError as error:
+        wrong = "; ".join(
+            f"TURNSTREAM_{'.'.join(map(str, one['loc'])).upper()}: {one['msg']}"
+            for one in error.errors(include_url=False, include_input=False)
+        )
+        raise ConfigurationError(wrong) from error
+    except SettingsError as error:
+        raise ConfigurationError(f"{error} (lists are JSON)") from error
+
+
+def sources() -> dict[str, str]:
+    """Return where each field's value comes from: `environment`, `.env` or `default`."""
+    found = dict.fromkeys(Settings.model_fields, "default")
+    found.update(dict.fromkeys(DotEnvSettingsSource(Settings)().keys() & found, ".env"))
+    found.update(dict.fromkeys(EnvSettingsSource(Settings)().keys() & found, "environment"))
+    return found
