@@ -135,10 +135,34 @@ class TurnError(TurnstreamError):
     code = "turn_failed"
 
 
+class OutputOverrunError(TurnError):
+    """The turn says more than the log takes."""
+
+    code = "output_overrun"
+
+
 class GraphError(TurnError):
     """The graph raised an error."""
 
     code = "graph_error"
+
+
+class GraphUnsupportedError(GraphError):
+    """The graph uses something that cannot run here; the message says what to change."""
+
+    code = "graph_unsupported"
+
+
+class UnstorableStateError(TurnError):
+    """The graph's state cannot be stored."""
+
+    code = "state_unstorable"
+
+
+class CatalogError(ConfigurationError):
+    """langgraph.json, or a graph that it names, cannot be loaded."""
+
+    code = "graph_catalog"
 
 
 class ModelError(TurnError):
