@@ -1,0 +1,345 @@
+"""The saver's side of one attempt: what is to be committed, in which order, and what it keeps.
+
+LangGraph hands checkpoints and writes over as background jobs. A `Session` puts them in one queue
+and commits the queue's front in one fenced statement at a time, each only after the log has
+acknowledged what had been said until then (model: W5, W5n, W6). It writes through a `Send`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+import msgspec
+import psycopg
+
+from turnstream.connectors.postgres.statements import End, Fence, Rows
+from turnstream.schemas.errors import (
+    DatabaseUnavailableError,
+    FencedError,
+    TurnstreamError,
+    UnstorableStateError,
+)
+from turnstream.schemas.events import CheckpointSaved, Event, Keep
+from turnstream.schemas.fold import add_keep, covers
+from turnstream.schemas.ids import path_of_namespace
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+    from uuid import UUID
+
+    from turnstream.schemas.results import Outcome
+
+_SESSION: ContextVar[Session | None] = ContextVar("turnstream_session", default=None)
+
+
+class LogPosition(Protocol):
+    """What the session needs of the turn's emitter."""
+
+    @property
+    def n(self) -> int:
+        """The last position given out; reading it seals what is pending."""
+        ...
+
+    @property
+    def first_off(self) -> int | None:
+        """The log's offset of the turn's first record, once it is acknowledged."""
+        ...
+
+    async def acked(self, n: int) -> None:
+        """Wait until everything up to `n` is acknowledged; raises if that cannot happen any more.
+
+        The attempt's `AttemptStarted` counts as said before everything else.
+        """
+        ...
+
+    def emit(self, event_type: type[Event], *, path: str, **fields: Any) -> None:
+        """Take one event."""
+        ...
+
+
+@dataclass(eq=False, slots=True)
+class Item:
+    """One saver call: its rows, and what its commit means for `keep`.
+
+    `n` is -1 until it is known. `keep` is the path that the commit keeps; `root` a checkpoint of
+    the root graph, which keeps everything. `claimed`: a checkpoint took these writes along.
+    """
+
+    ns: str
+    rows: Rows
+    n: int = -1
+    keep: str = ""
+    root: bool = False
+    checkpoint_id: str = ""
+    holds: bool = False
+    task: bool = False
+    claimed: bool = False
+    done: bool = False
+
+
+def advance(
+    keep: tuple[Keep, ...], keep_n: int, items: Iterable[Item]
+) -> tuple[tuple[Keep, ...], int]:
+    """Return `keep` and `keep_n` after these commits, in order (W5, W5n, W6)."""
+    for item in items:
+        if item.root:
+            keep, keep_n = (), item.n
+        elif item.keep:
+            keep = add_keep(keep, Keep(item.keep, item.n))
+    return keep, keep_n
+
+
+@dataclass(eq=False, slots=True, kw_only=True)
+class Session:
+    """One attempt's hold on its turn, as far as commits go.
+
+    `keep_n`, `high_n`, `keep` are the claim's. `on_cancel` is told the thread's cancel flag when a
+    statement returns one; `on_lost` is told, once, why nothing can be committed any more: the
+    attempt then closes its emitter and cancels the run, because LangGraph would go on. `fresh`:
+    the thread has no checkpoint, so the first load is skipped.
+    """
+
+    send: Callable[[Rows, Fence, End | None], Awaitable[tuple[str | None] | None]]
+    thread_key: str
+    tenant: str
+    turn_id: UUID
+    epoch: int
+    log: LogPosition
+    keep_n: int = 0
+    high_n: int = 0
+    keep: tuple[Keep, ...] = ()
+    fresh: bool = False
+    on_cancel: Callable[[str], None] | None = None
+    on_lost: Callable[[TurnstreamError], None] | None = None
+    gate: Callable[[str], Awaitable[None]] | None = None
+    path_of: Callable[[str], str] = path_of_namespace
+    is_last: Callable[[Any], bool] | None = None
+
+    lost: TurnstreamError | None = None
+    broken: TurnstreamError | None = None
+    stopped: bool = False
+    statements: int = 0
+    _queue: list[Item] = field(default_factory=list)
+    _turnstile: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _finished: set[str] = field(default_factory=set)
+
+    @contextmanager
+    def bound(self) -> Iterator[Session]:
+        """Make this the session of every saver call made inside, tasks started there included."""
+        token = _SESSION.set(self)
+        try:
+            yield self
+        finally:
+            _SESSION.reset(token)
+
+    @staticmethod
+    def of(thread_id: str) -> Session | None:
+        """Return the session bound here, if it is this thread's."""
+        session = _SESSION.get()
+        return session if session is not None and session.thread_key == thread_id else None
+
+    # What the saver calls.
+
+    def check(self) -> None:
+        """Raise what ended the session, if anything did."""
+        if self.lost is not None:
+            raise self.lost
+        if self.broken is not None:
+            raise self.broken
+
+    def pending(self, ns: str | None = None) -> bool:
+        """Tell whether something waits to be committed, in one namespace or at all."""
+        return any(ns is None or item.ns == ns for item in self._queue)
+
+    def seen(self, task_ids: Iterable[str]) -> None:
+        """Note tasks that a loaded checkpoint holds ordinary writes of."""
+        self._finished.update(task_ids)
+
+    async def put(self, item: Item, *, parent: str, step: int, source: str, last: bool) -> None:
+        """Commit a checkpoint, with its step's writes, or hold it back.
+
+        Held back are the input's checkpoint and the one right after it (nothing of theirs is
+        worth a statement: a crash applies the same input again), and the one after which nothing
+        runs (its transaction is the outcome's). Whatever is committed next takes them along.
+        """
+        if source != "input":
+            path = "" if not item.ns else item.keep
+            self.log.emit(
+                CheckpointSaved,
+                path=path,
+                checkpoint_id=item.checkpoint_id,
+                parent_id=parent,
+                step=step,
+                ns=item.ns,
+            )
+        item.n = self.log.n
+        for write in self._queue:
+            if write.task and write.ns == item.ns and write.checkpoint_id == parent:
+                write.claimed = True
+                write.n = item.n
+        begun = any(
+            put.holds and put.ns == item.ns and put.checkpoint_id == parent for put in self._queue
+        )
+        item.holds = source == "input"
+        self._queue.append(item)
+        if item.holds or begun or last:
+            return
+        await self.log.acked(item.n)
+        await self._commit(item)
+
+    async def write(self, item: Item, task_id: str) -> None:
+        """Commit a task's writes, unless a checkpoint takes them along; never waits for one."""
+        self._queue.append(item)
+        if any(
+            put.holds and put.ns == item.ns and put.checkpoint_id == item.checkpoint_id
+            for put in self._queue
+        ):
+            item.n = self.log.n
+            return
+        if self.gate is not None and item.keep:
+            await self.gate(task_id)
+        if item.claimed:
+            return
+        item.n = self.log.n
+        for _ in range(3):  # the step's checkpoint, if this was its last task, starts by then
+            await asyncio.sleep(0)
+            if item.claimed:
+                return
+        await self.log.acked(item.n)
+        if not item.claimed:
+            await self._commit(item)
+
+    async def before_load(self, ns: str) -> bool:
+        """Commit what a reader of `ns` must see; returns False if there is nothing to load."""
+        if not self.stopped and self.pending(ns):
+            await self.flush()
+        return not (self.fresh and not ns and not self.statements)
+
+    # What the runner calls (graph/ports.py: Commits).
+
+    def finished(self, task_id: str) -> bool:
+        """Tell whether a loaded checkpoint holds this task's writes: it is not run again."""
+        return task_id in self._finished
+
+    async def settled(self, path: str) -> Sequence[Keep]:
+        """Wait for commits under `path`; return the keep entries at or under it."""
+        await self.flush()
+        return tuple(entry for entry in self.keep if covers(path, entry.path))
+
+    def stop(self) -> None:
+        """Ignore what LangGraph still hands over: its tasks are being stopped (W7)."""
+        self.stopped = True
+
+    async def flush(self) -> None:
+        """Commit everything whose position is known."""
+        self.check()
+        n = self.log.n
+        if self._queue:
+            await self.log.acked(n)
+        await self._commit(None, n)
+
+    # What the attempt calls.
+
+    async def commit_outcome(self, outcome: Outcome, closing: Iterable[Item] = ()) -> None:
+        """Write the outcome, with what is held back and `closing`, in one transaction (W7).
+
+        Everything said until this call is acknowledged first. Afterwards the turn has its outcome,
+        `keep_n = high_n = n`, and the thread its open interrupt or none.
+        """
+        if self.lost is not None:
+            raise self.lost
+        self.stopped = True
+        n = self.log.n
+        if self.broken is not None:
+            self._queue.clear()
+        self._queue.extend(closing)
+        for item in self._queue:
+            if item.n < 0:
+                item.n = n
+        await self.log.acked(n)
+        interrupt = None
+        if outcome.status == "interrupted":
+            ids = [interrupt.id for interrupt in outcome.interrupts]
+            interrupt = msgspec.json.encode({"turn_id": str(self.turn_id), "ids": ids})
+        end = End(
+            tenant=self.tenant,
+            turn_id=self.turn_id,
+            outcome=msgspec.json.encode(outcome),
+            interrupt=interrupt,
+        )
+        await self._commit(None, n, end)
+
+    # One statement at a time.
+
+    async def _commit(self, item: Item | None, n: int = -1, end: End | None = None) -> None:
+        # in a task of its own: LangGraph may cancel the caller, a statement under way must end
+        task = asyncio.create_task(self._commit_front(item, n, end))
+        task.add_done_callback(_look_at)
+        await asyncio.shield(task)
+
+    async def _commit_front(self, item: Item | None, n: int, end: End | None) -> None:
+        async with self._turnstile:
+            if self.lost is not None:
+                raise self.lost
+            if end is None:
+                self.check()
+            if item is not None:
+                if item.done:
+                    return
+                n = item.n
+            batch = [waiting for waiting in self._queue if 0 <= waiting.n <= n]
+            if not batch and end is None:
+                return
+            await self._send_batch(batch, n, end)
+
+    async def _send_batch(self, batch: list[Item], n: int, end: End | None) -> None:
+        keep, keep_n = ((), n) if end is not None else advance(self.keep, self.keep_n, batch)
+        high_n = max(self.high_n, n if end is not None else max(item.n for item in batch))
+        rows = Rows()
+        for item in batch:
+            rows.extend(item.rows)
+        fence = Fence(
+            thread_key=self.thread_key,
+            epoch=self.epoch,
+            keep_n=keep_n,
+            high_n=high_n,
+            keep=msgspec.json.encode(keep),
+            first_off=self.log.first_off,
+        )
+        self.statements += 1
+        try:
+            found = await self.send(rows, fence, end)
+        except (psycopg.OperationalError, psycopg.InterfaceError, OSError) as error:
+            # whether it was committed is not known: nothing more is sent under this epoch
+            self._lose(DatabaseUnavailableError(f"a commit's result is unknown: {error}"))
+            raise self.lost or error from error
+        except psycopg.Error as error:
+            self.broken = UnstorableStateError(f"Postgres refused the state: {error}")
+            raise self.broken from error
+        if found is None:
+            self._lose(FencedError())
+            raise FencedError
+        self.keep, self.keep_n, self.high_n = keep, keep_n, high_n
+        for item in batch:
+            item.done = True
+        self._queue = [item for item in self._queue if not item.done]
+        if found[0] is not None and self.on_cancel is not None:
+            self.on_cancel(found[0])
+
+    def _lose(self, error: TurnstreamError) -> None:
+        if self.lost is None:
+            self.lost = error
+            self.stopped = True
+            self._queue.clear()
+            if self.on_lost is not None:
+                self.on_lost(error)
+
+
+def _look_at(task: asyncio.Task[None]) -> None:
+    """Take note of the task's error, for a caller that was cancelled meanwhile."""
+    if not task.cancelled():
+        task.exception()
