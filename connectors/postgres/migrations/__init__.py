@@ -1,0 +1,1 @@
+"""Alembic's environment and revisions; the SQL itself lies in `../sql`."""

@@ -1,0 +1,129 @@
+-- A1-A4 for one batch of one input partition. Error TS001 (detail: offsets) if a turn id comes with
+-- another body than the turn has; nothing is written then.
+CREATE OR REPLACE FUNCTION admit(
+  p_topic text, p_part integer, p_at bigint, p_next bigint, p_worker uuid, p_room integer,
+  p_kind text[], p_tenant text[], p_turn uuid[], p_key text[], p_partition integer[],
+  p_off bigint[], p_body bytea[], p_sha bytea[], p_graph text[], p_known boolean[],
+  p_policy text[], p_expires timestamptz[], p_answers jsonb[], p_actor text[]
+) RETURNS SETOF ledger_row LANGUAGE plpgsql SET enable_seqscan = off AS $$
+DECLARE
+  line   bigint := timeline();
+  room   integer;
+  added  bigint := 0;
+  reused bigint[] := '{}';
+  keys   text[];
+  pos    bigint;
+  c      record;
+  u      turns;
+  v      json;
+  sha    bytea;
+  r      ledger_row;
+BEGIN
+  -- A1: the position is compared, not raised: a restored ledger has lost what lies between
+  SELECT next_off INTO pos FROM intake WHERE topic = p_topic AND partition = p_part FOR UPDATE;
+  IF pos IS DISTINCT FROM p_at THEN
+    r.what := 'moved';
+    r.position := pos;
+    RETURN NEXT r;
+    RETURN;
+  END IF;
+  UPDATE intake SET next_off = p_next WHERE topic = p_topic AND partition = p_part;
+  room := worker_room(p_worker, p_room);
+
+  INSERT INTO threads (thread_key, partition)
+    SELECT DISTINCT ON (x.k) x.k, x.p FROM unnest(p_key, p_partition) AS x(k, p) ORDER BY x.k
+    ON CONFLICT DO NOTHING;
+  PERFORM 1 FROM threads WHERE thread_key = ANY (p_key) ORDER BY thread_key FOR UPDATE;
+
+  FOR c IN
+    SELECT * FROM unnest(p_kind, p_tenant, p_turn, p_key, p_off, p_body, p_sha, p_graph, p_known,
+                         p_policy, p_expires, p_answers, p_actor)
+      AS x(kind, tenant, turn_id, key, off, body, sha, graph, known, policy, expires, answers, actor)
+  LOOP
+    r := NULL;
+    IF c.kind = 'cancel' THEN  -- A3
+      SELECT * INTO u FROM turns WHERE tenant = c.tenant AND turn_id = c.turn_id;
+      IF NOT FOUND THEN
+        INSERT INTO early_cancels (tenant, turn_id, thread_key)
+          VALUES (c.tenant, c.turn_id, c.key) ON CONFLICT DO NOTHING;
+        CONTINUE;
+      END IF;
+      CONTINUE WHEN u.thread_key <> c.key OR u.outcome IS NOT NULL;
+      UPDATE threads SET cancel = coalesce(cancel, 'cancel')
+        WHERE thread_key = c.key AND head = u.seq;
+      IF FOUND THEN
+        r.what := 'cancel';
+        r.thread_key := c.key;
+        RETURN NEXT r;
+        CONTINUE;
+      END IF;
+      v := json_build_object('status', 'cancelled', 'code', 'cancelled');
+      UPDATE turns SET outcome = v WHERE thread_key = c.key AND seq = u.seq;
+    ELSE  -- A2
+      v := CASE
+        WHEN EXISTS (SELECT FROM early_cancels e
+                     WHERE e.tenant = c.tenant AND e.turn_id = c.turn_id AND e.thread_key = c.key)
+          THEN json_build_object('status', 'cancelled', 'code', 'cancelled')
+        WHEN NOT c.known
+          THEN json_build_object('status', 'failed', 'code', 'unknown_graph',
+                                 'message', format('there is no graph %s', c.graph))
+        WHEN c.policy NOT IN ('enqueue', 'reject')
+          THEN json_build_object('status', 'failed', 'code', 'unsupported_policy',
+                                 'message', format('on_busy %s is not supported', c.policy))
+        WHEN c.policy = 'reject' AND EXISTS (
+               SELECT FROM threads t JOIN turns q ON q.thread_key = t.thread_key
+               WHERE t.thread_key = c.key AND q.seq >= t.settled AND q.outcome IS NULL)
+          THEN json_build_object('status', 'rejected', 'code', 'thread_busy',
+                                 'message', 'the thread has a turn that is not over')
+      END;
+      INSERT INTO turns (tenant, turn_id, thread_key, kind, graph, origin, answers, actor, policy,
+                         src_topic, src_part, src_off, body_sha, body, expires_at, outcome)
+        VALUES (c.tenant, c.turn_id, c.key, c.kind, c.graph, c.turn_id, c.answers, c.actor,
+                c.policy, p_topic, p_part, c.off, c.sha, c.body, c.expires, v)
+        ON CONFLICT (tenant, turn_id) DO NOTHING RETURNING * INTO u;
+      IF NOT FOUND THEN
+        SELECT body_sha INTO sha FROM turns WHERE tenant = c.tenant AND turn_id = c.turn_id;
+        IF sha <> c.sha THEN
+          reused := reused || c.off;
+        END IF;
+        CONTINUE;
+      END IF;
+      added := added + 1;
+      CONTINUE WHEN v IS NULL;
+    END IF;
+
+    -- it has its outcome and was never claimed; this caller publishes it, the sweep stands behind
+    INSERT INTO ended (tenant, turn_id, at)
+      VALUES (c.tenant, c.turn_id, clock_timestamp() + interval '2 s');
+    r.what := 'ended';
+    r.thread_key := c.key;
+    SELECT partition INTO r.partition FROM threads WHERE thread_key = c.key;
+    r.timeline := line;
+    r.tenant := u.tenant;
+    r.turn_id := u.turn_id;
+    r.seq := u.seq;
+    r.graph := u.graph;
+    r.body := u.body;
+    r.src_topic := u.src_topic;
+    r.src_part := u.src_part;
+    r.src_off := u.src_off;
+    r.outcome := v;
+    RETURN NEXT r;
+  END LOOP;
+
+  IF reused <> '{}' THEN
+    RAISE EXCEPTION 'turn id reused with another body'
+      USING ERRCODE = 'TS001', DETAIL = array_to_string(reused, ',');
+  END IF;
+
+  -- A4, in the order in which the batch names the threads
+  SELECT array_agg(t.thread_key ORDER BY x.i) INTO keys
+    FROM (SELECT k, min(i) AS i FROM unnest(p_key) WITH ORDINALITY AS y(k, i) GROUP BY k) x
+    JOIN threads t ON t.thread_key = x.k
+   WHERE t.owner IS NULL AND NOT EXISTS (SELECT FROM ready w WHERE w.thread_key = t.thread_key);
+  RETURN QUERY SELECT * FROM claim_threads(keys, p_worker, room);
+  IF added > 0 THEN
+    PERFORM count_unclosed(added);
+  END IF;
+END
+$$;

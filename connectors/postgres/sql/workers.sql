@@ -1,0 +1,68 @@
+-- Leases: one row a worker's life, renewed from one session and judged by this server's clock.
+
+CREATE OR REPLACE FUNCTION register_worker(p_worker uuid, p_name text, p_ttl interval)
+RETURNS void LANGUAGE sql AS $$
+  INSERT INTO workers (worker, name, pid, backend_start, lease_until)
+    SELECT p_worker, p_name, a.pid, a.backend_start, clock_timestamp() + p_ttl
+      FROM pg_stat_get_activity(pg_backend_pid()) a
+$$;
+
+-- False if the row is gone: the worker was taken for dead, and its threads are not its own.
+CREATE OR REPLACE FUNCTION renew_worker(p_worker uuid, p_ttl interval) RETURNS boolean
+LANGUAGE plpgsql AS $$
+BEGIN
+  UPDATE workers w
+     SET lease_until = clock_timestamp() + p_ttl, pid = a.pid, backend_start = a.backend_start
+    FROM pg_stat_get_activity(pg_backend_pid()) a
+   WHERE w.worker = p_worker;
+  RETURN FOUND;
+END
+$$;
+
+-- A missing session means a dead worker only if the server has not been restarted since: then all
+-- sessions are missing, and only the lease's time tells.
+CREATE OR REPLACE FUNCTION worker_is_dead(w workers) RETURNS boolean LANGUAGE sql STABLE AS $$
+  SELECT w.lease_until < clock_timestamp()
+      OR w.backend_start > pg_postmaster_start_time()
+         AND NOT EXISTS (SELECT FROM pg_stat_get_activity(w.pid) a
+                         WHERE a.backend_start = w.backend_start)
+$$;
+
+-- Take a worker's threads from it and forget it. The caller holds the worker's lock exclusively.
+CREATE OR REPLACE FUNCTION free_threads(p_worker uuid) RETURNS integer LANGUAGE plpgsql AS $$
+DECLARE
+  keys text[];
+BEGIN
+  keys := ARRAY(SELECT thread_key FROM threads WHERE owner = p_worker
+                ORDER BY thread_key FOR UPDATE);
+  UPDATE threads SET owner = NULL WHERE thread_key = ANY (keys);
+  INSERT INTO ready (thread_key) SELECT unnest(keys) ON CONFLICT DO NOTHING;
+  RETURN cardinality(keys);
+END
+$$;
+
+-- Free the threads of one dead worker: how many they were, null if nobody is dead. One worker a
+-- transaction, so that rows are locked in key order. Cheap when nobody is dead, so it is polled.
+CREATE OR REPLACE FUNCTION reap() RETURNS integer LANGUAGE plpgsql AS $$
+DECLARE
+  id uuid;
+BEGIN
+  FOR id IN SELECT worker FROM workers w WHERE worker_is_dead(w) LOOP
+    CONTINUE WHEN NOT pg_try_advisory_xact_lock(uuid_hash_extended(id, 0));
+    DELETE FROM workers w WHERE worker = id AND worker_is_dead(w);  -- it may have renewed by now
+    IF FOUND THEN
+      RETURN free_threads(id);
+    END IF;
+  END LOOP;
+  RETURN NULL;
+END
+$$;
+
+-- A worker leaves: what it still holds goes to ready.
+CREATE OR REPLACE FUNCTION dismiss_worker(p_worker uuid) RETURNS integer LANGUAGE plpgsql AS $$
+BEGIN
+  PERFORM pg_advisory_xact_lock(uuid_hash_extended(p_worker, 0));
+  DELETE FROM workers WHERE worker = p_worker;
+  RETURN free_threads(p_worker);
+END
+$$;
