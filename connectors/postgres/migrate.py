@@ -54,7 +54,8 @@ def run_sql(name: str) -> None:
     """Run `sql/<name>.sql` inside the revision that calls this, as it stands."""
     text = files(_PACKAGE).joinpath("sql", f"{name}.sql").read_text(encoding="utf-8")
     # past SQLAlchemy: several statements in one text, and a percent sign means itself
-    op.get_bind().connection.driver_connection.execute(text)
+    driver: Any = op.get_bind().connection.driver_connection
+    driver.execute(text)
 
 
 @contextmanager

@@ -122,7 +122,10 @@ class Admitted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Moved:
-    """Nothing was written: the ledger stands elsewhere; seek there. None: it has no position yet."""
+    """Nothing was written: the ledger stands at `position`; seek there.
+
+    None: the partition was never opened; see `Ledger.open_position`.
+    """
 
     position: int | None
 

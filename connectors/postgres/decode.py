@@ -1,0 +1,116 @@
+"""Rows of the ledger to values, and the statements that only read. No I/O."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from turnstream.connectors.postgres.rows import Claim, Ended, Resolved, ThreadRow, TurnRow
+from turnstream.schemas.events import Keep
+from turnstream.schemas.ids import split_thread_key
+from turnstream.schemas.results import Outcome
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_outcome = msgspec.json.Decoder(Outcome)
+_keep = msgspec.json.Decoder(list[Keep])
+
+_TURNS = """
+SELECT u.tenant, u.turn_id, u.thread_key, u.seq, u.kind, u.graph, u.origin, u.body, u.src_topic,
+       u.src_part, u.src_off, u.actor, u.outcome, u.expires_at, u.created_at, u.closed_at,
+       u.seq = t.head AS running,
+       CASE WHEN u.seq = t.head THEN t.attempts ELSE u.attempts END AS attempts,
+       CASE WHEN u.seq = t.head THEN t.head_off ELSE u.first_off END AS first_off
+  FROM turns u JOIN threads t USING (thread_key)
+"""
+TURN = _TURNS + "WHERE u.tenant = $1 AND u.turn_id = $2"
+TURNS_OF = (
+    _TURNS
+    + "WHERE u.thread_key = $1 AND u.seq < coalesce($3::bigint, 9223372036854775807)"
+    + " ORDER BY u.seq DESC LIMIT $2"
+)
+THREAD = """
+SELECT t.thread_key, t.partition, t.epoch, t.owner, t.cancel, t.interrupt, t.head_off, t.last_off,
+       coalesce(t.first_off, t.head_off) AS first_off, t.created_at, h.turn_id AS head,
+       EXISTS (SELECT FROM turns q WHERE q.thread_key = t.thread_key AND q.seq >= t.settled
+                AND q.outcome IS NULL) AS busy
+  FROM threads t LEFT JOIN turns h ON h.thread_key = t.thread_key AND h.seq = t.head
+ WHERE t.thread_key = $1
+"""
+
+
+def claim(row: Mapping[str, Any]) -> Claim:
+    """Return the claim that a row of admit, reclaim or finish tells of."""
+    return Claim(
+        thread_key=row["thread_key"],
+        tenant=row["tenant"],
+        thread_id=split_thread_key(row["thread_key"])[1],
+        partition=row["partition"],
+        turn_id=row["turn_id"],
+        seq=row["seq"],
+        epoch=row["epoch"],
+        kind=row["kind"],
+        graph=row["graph"],
+        origin=row["origin"],
+        body=row["body"],
+        src_topic=row["src_topic"],
+        src_part=row["src_part"],
+        src_off=row["src_off"],
+        base=row["base"],
+        keep_n=row["keep_n"],
+        high_n=row["high_n"],
+        keep=() if row["keep"] == "[]" else tuple(_keep.decode(row["keep"])),
+        attempts=row["attempts"],
+        outcome=outcome(row["outcome"]),
+        cancel=row["cancel"],
+        started_again=row["again"],
+        first_off=row["head_off"],
+        resolved=_resolved(row["resolved"]),
+    )
+
+
+def ended(row: Mapping[str, Any]) -> Ended:
+    """Return the unclaimed end that a row of admit or sweep tells of."""
+    return Ended(
+        thread_key=row["thread_key"],
+        tenant=row["tenant"],
+        thread_id=split_thread_key(row["thread_key"])[1],
+        partition=row["partition"],
+        turn_id=row["turn_id"],
+        seq=row["seq"],
+        graph=row["graph"],
+        body=row["body"],
+        src_topic=row["src_topic"],
+        src_part=row["src_part"],
+        src_off=row["src_off"],
+        outcome=_outcome.decode(row["outcome"]),
+        timeline=row["timeline"],
+    )
+
+
+def turn(row: Mapping[str, Any]) -> TurnRow:
+    """Return the turn of a row of `TURN` or `TURNS_OF`."""
+    values = dict(row)
+    result = outcome(values.pop("outcome"))
+    running = values.pop("running")
+    status = result.status if result else "running" if running else "pending"
+    return TurnRow(**values, outcome=result, status=status)
+
+
+def thread(row: Mapping[str, Any]) -> ThreadRow:
+    """Return the thread of a row of `THREAD`."""
+    values = dict(row)
+    text = values.pop("interrupt")
+    interrupts = tuple(msgspec.json.decode(text)["ids"]) if text else ()
+    return ThreadRow(**values, interrupts=interrupts)
+
+
+def outcome(text: str | None) -> Outcome | None:
+    """Return the outcome that the ledger's JSON holds."""
+    return _outcome.decode(text) if text else None
+
+
+def _resolved(text: str | None) -> tuple[Resolved, ...]:
+    return tuple(Resolved(**entry) for entry in msgspec.json.decode(text)) if text else ()

@@ -1,0 +1,274 @@
+"""The ledger: what was admitted, who runs it, what it came to. Writes through the SQL functions.
+
+Each call is one transaction. A call that raises `DatabaseUnavailableError` may or may not have been
+committed: an intake then seeks to `position`, an owner ends the attempt.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import asyncpg
+
+from turnstream.connectors.postgres import decode
+from turnstream.connectors.postgres.rows import (
+    Admission,
+    Admitted,
+    Claim,
+    Closed,
+    Ended,
+    Finish,
+    Moved,
+    Reused,
+    ThreadRow,
+    TurnRow,
+)
+from turnstream.schemas.errors import DatabaseUnavailableError, TurnstreamError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from datetime import datetime
+    from uuid import UUID
+
+__all__ = [
+    "Admission",
+    "Admitted",
+    "Claim",
+    "Closed",
+    "Ended",
+    "Finish",
+    "Ledger",
+    "Moved",
+    "Reused",
+    "ThreadRow",
+    "TurnRow",
+]
+
+SWEEP_GRACE_S = 2.0
+# a deadlock needs two commands that each reuse the other's turn id; the whole call is repeated
+_DEADLOCK_TRIES = 4
+_REUSED = "TS001"
+
+_ADMIT = "SELECT * FROM admit({})".format(", ".join(f"${i}" for i in range(1, 21)))
+_FINISH = "SELECT * FROM finish($1, $2, $3, $4, $5, $6)"
+_RECLAIM = "SELECT * FROM reclaim($1, $2)"
+_RELEASE = "SELECT release FROM release($1, $2)"
+_SWEEP = "SELECT * FROM sweep($1, $2)"
+_CLOSE = "SELECT close_ended($1, $2, $3, $4)"
+_POSITION = "SELECT next_off FROM intake WHERE topic = $1 AND partition = $2"
+_OPEN_POSITION = "INSERT INTO intake VALUES ($1, $2, $3) ON CONFLICT DO NOTHING"
+_UNCLOSED = "SELECT sum(unclosed)::bigint FROM tally"
+
+
+class Ledger:
+    """The ledger over a pool of connections; every method may be called concurrently."""
+
+    def __init__(self, pool: asyncpg.Pool) -> None:
+        self._pool = pool
+
+    async def position(self, topic: str, partition: int) -> int | None:
+        """Return the next offset to read of an input partition, None if none was ever opened."""
+        return await self._value(_POSITION, topic, partition)  # type: ignore[no-any-return]
+
+    async def open_position(self, topic: str, partition: int, start: int) -> int:
+        """Return the partition's position, set to `start` if it has none."""
+        await self._value(_OPEN_POSITION, topic, partition, start)
+        return await self._value(_POSITION, topic, partition)  # type: ignore[no-any-return]
+
+    async def admit(
+        self,
+        topic: str,
+        partition: int,
+        at: int,
+        next_off: int,
+        commands: Sequence[Admission],
+        *,
+        worker: UUID,
+        room: int,
+    ) -> Admitted | Moved | Reused:
+        """Admit a batch that begins at offset `at`, and claim up to `room` of its idle threads.
+
+        A1 to A4 of the rules. Nothing is written if the ledger's position is not `at` (`Moved`; a
+        partition that was never opened has none), or if a turn id comes with another body
+        (`Reused`: leave those out and call again, with the same `at` and `next_off`).
+        """
+        columns = zip(*map(_command_row, commands), strict=True) if commands else ((),) * 14
+        arrays = [list(column) for column in columns]
+        try:
+            rows = await self._rows(_ADMIT, topic, partition, at, next_off, worker, room, *arrays)
+        except _ReusedError as error:
+            return Reused(offsets=error.offsets)
+        if rows and rows[0]["what"] == "moved":
+            return Moved(position=rows[0]["position"])
+        return Admitted(
+            claims=_claims(rows),
+            ended=_ended(rows),
+            woke=_keys(rows, "woken"),
+            cancelled=_keys(rows, "cancel"),
+        )
+
+    async def reclaim(self, worker: UUID, room: int) -> list[Claim]:
+        """Claim up to `room` threads that wait in `ready`, those that wait longest first."""
+        return list(_claims(await self._rows(_RECLAIM, worker, room))) if room > 0 else []
+
+    async def finish(
+        self, worker: UUID, room: int, items: Sequence[Finish | tuple[str, int, int | None]]
+    ) -> list[Claim]:
+        """Close turns whose terminals are acked; claim up to `room` of their threads' next turns.
+
+        Rule W9. A fenced item is dropped without a word, and so is one whose turn has no outcome.
+        """
+        if not items:
+            return []
+        full = [Finish(*item) for item in items]
+        rows = await self._rows(_FINISH, worker, room, *map(list, zip(*full, strict=True)))
+        return list(_claims(rows))
+
+    async def release(self, items: Sequence[tuple[str, int]]) -> list[str]:
+        """Give threads (key, epoch) back in mid-turn; returns those that now wait for an owner.
+
+        Does not count as an attempt. A fenced item is dropped.
+        """
+        if not items:
+            return []
+        keys, epochs = map(list, zip(*items, strict=True))
+        return [row[0] for row in await self._rows(_RELEASE, keys, epochs)]
+
+    async def close_ended(self, items: Sequence[Closed], timeline: int) -> int:
+        """Close unclaimed ends whose `TurnEnded` is acked; returns how many were not closed yet.
+
+        Closes nothing if the ledger's timeline is another by now.
+        """
+        if not items:
+            return 0
+        keys, turns, offsets = map(list, zip(*items, strict=True))
+        return int(await self._value(_CLOSE, keys, turns, offsets, timeline))
+
+    async def sweep(self, limit: int, *, grace_s: float = SWEEP_GRACE_S) -> list[Ended]:
+        """Return unclaimed ends that nobody closed in time; others get them after `grace_s`."""
+        return list(_ended(await self._rows(_SWEEP, limit, timedelta(seconds=grace_s))))
+
+    async def reap(self) -> int:
+        """Free the threads of workers that are dead; returns how many threads. To be polled."""
+        total = 0
+        while (freed := await self._value("SELECT reap()")) is not None:
+            total += freed
+        return total
+
+    async def open_total(self) -> int:
+        """Return how many admitted turns are not closed, over all threads."""
+        return int(await self._value(_UNCLOSED))
+
+    async def timeline(self) -> int:
+        """Return the timeline; it rises when the database is restored or fails over."""
+        return int(await self._value("SELECT timeline()"))
+
+    async def purge(self, before: datetime, limit: int) -> int:
+        """Forget at most `limit` turns closed before a time; their ids may then come again."""
+        return int(await self._value("SELECT purge($1, $2)", before, limit))
+
+    async def turn(self, tenant: str, turn_id: UUID) -> TurnRow | None:
+        """Return a turn, None if it is not (or no longer) in the ledger."""
+        rows = await self._rows(decode.TURN, tenant, turn_id)
+        return decode.turn(rows[0]) if rows else None
+
+    async def turns_of(
+        self, thread_key: str, limit: int, *, before: int | None = None
+    ) -> list[TurnRow]:
+        """Return a thread's turns, the newest first, with a `seq` below `before` if given."""
+        rows = await self._rows(decode.TURNS_OF, thread_key, limit, before)
+        return [decode.turn(row) for row in rows]
+
+    async def thread(self, thread_key: str) -> ThreadRow | None:
+        """Return a thread, None if nothing was ever admitted for it."""
+        rows = await self._rows(decode.THREAD, thread_key)
+        return decode.thread(rows[0]) if rows else None
+
+    async def _value(self, sql: str, *values: Any) -> Any:
+        rows = await self._rows(sql, *values)
+        return rows[0][0] if rows else None
+
+    async def _rows(self, sql: str, *values: Any) -> list[Any]:
+        for attempt in range(_DEADLOCK_TRIES):
+            try:
+                with _wrapped():
+                    return list(await self._pool.fetch(sql, *values))
+            except _DeadlockError:
+                await asyncio.sleep(random.uniform(0, 0.01 * 2**attempt))  # noqa: S311
+        raise DatabaseUnavailableError(f"deadlocked {_DEADLOCK_TRIES} times")
+
+
+class _ReusedError(TurnstreamError):
+    """A turn id was reused."""
+
+    def __init__(self, offsets: tuple[int, ...]) -> None:
+        super().__init__()
+        self.offsets = offsets
+
+
+class _DeadlockError(DatabaseUnavailableError):
+    """Two transactions waited for each other, and this one was undone."""
+
+
+@contextmanager
+def _wrapped() -> Iterator[None]:
+    try:
+        yield
+    except (asyncpg.DeadlockDetectedError, asyncpg.SerializationError) as error:
+        raise _DeadlockError(str(error)) from error
+    except asyncpg.PostgresError as error:
+        if error.sqlstate == _REUSED:
+            raise _ReusedError(tuple(map(int, error.detail.split(",")))) from error
+        if isinstance(error, _UNAVAILABLE):
+            raise DatabaseUnavailableError(f"the ledger does not answer: {error}") from error
+        raise TurnstreamError(f"the ledger refuses: {error}") from error
+    except (OSError, TimeoutError, asyncpg.InterfaceError) as error:
+        if isinstance(error, asyncpg.DataError):
+            raise TurnstreamError(f"the ledger cannot hold this: {error}") from error
+        raise DatabaseUnavailableError(f"the ledger does not answer: {error!r}") from error
+
+
+_UNAVAILABLE = (
+    asyncpg.PostgresConnectionError,
+    asyncpg.InsufficientResourcesError,
+    asyncpg.OperatorInterventionError,
+    asyncpg.ObjectNotInPrerequisiteStateError,
+    asyncpg.ReadOnlySQLTransactionError,
+    asyncpg.PostgresSystemError,
+)
+
+
+def _command_row(c: Admission) -> tuple[Any, ...]:
+    return (
+        c.kind,
+        c.tenant,
+        c.turn_id,
+        c.thread_key,
+        c.partition,
+        c.src_off,
+        c.body,
+        c.body_sha,
+        c.graph,
+        c.known,
+        c.on_busy,
+        c.expires_at,
+        json.dumps(c.answers),
+        c.actor,
+    )
+
+
+def _claims(rows: list[Any]) -> tuple[Claim, ...]:
+    return tuple(decode.claim(row) for row in rows if row["what"] == "claim")
+
+
+def _ended(rows: list[Any]) -> tuple[Ended, ...]:
+    return tuple(decode.ended(row) for row in rows if row["what"] == "ended")
+
+
+def _keys(rows: list[Any], what: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(row["thread_key"] for row in rows if row["what"] == what))

@@ -1,0 +1,100 @@
+"""Bounded pools: asyncpg for the ledger, psycopg for LangGraph's saver.
+
+Per worker at most `POOL_SIZE_MAX` of each, beside two direct connections (lease and listener).
+"""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import asyncpg
+from psycopg.rows import DictRow, dict_row
+from psycopg_pool import AsyncConnectionPool
+
+from turnstream.schemas.errors import DatabaseUnavailableError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from psycopg import AsyncConnection
+
+POOL_SIZE_MAX = 8
+STATEMENT_TIMEOUT_S = 10.0
+CONNECT_TIMEOUT_S = 5.0
+
+
+@asynccontextmanager
+async def ledger_pool(
+    dsn: str,
+    *,
+    size_max: int = POOL_SIZE_MAX,
+    statement_timeout_s: float = STATEMENT_TIMEOUT_S,
+    pgbouncer: bool = False,
+) -> AsyncIterator[asyncpg.Pool]:
+    """Open the ledger's pool; a statement that takes longer than its time-out is cancelled.
+
+    `pgbouncer`: the URL leads to a pooler in transaction mode, so nothing is prepared. Raises
+    `DatabaseUnavailableError` if not even one connection can be made.
+    """
+    try:
+        pool = await asyncpg.create_pool(
+            dsn,
+            min_size=1,
+            max_size=size_max,
+            timeout=CONNECT_TIMEOUT_S,
+            command_timeout=statement_timeout_s,
+            statement_cache_size=0 if pgbouncer else 100,
+            server_settings=None if pgbouncer else _settings("ledger", statement_timeout_s),
+        )
+    except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        raise DatabaseUnavailableError(f"cannot connect to the ledger: {error}") from error
+    try:
+        yield pool
+    finally:
+        pool.terminate()
+
+
+@asynccontextmanager
+async def saver_pool(
+    dsn: str,
+    *,
+    size_max: int = POOL_SIZE_MAX,
+    statement_timeout_s: float = STATEMENT_TIMEOUT_S,
+    pgbouncer: bool = False,
+) -> AsyncIterator[AsyncConnectionPool[AsyncConnection[DictRow]]]:
+    """Open the saver's pool: autocommit, rows as dicts, prepared from the first use on."""
+    options: dict[str, Any] = {
+        "autocommit": True,
+        "prepare_threshold": None if pgbouncer else 0,
+        "row_factory": dict_row,
+        "connect_timeout": int(CONNECT_TIMEOUT_S),
+    }
+    if not pgbouncer:
+        settings = _settings("saver", statement_timeout_s)
+        options["application_name"] = settings.pop("application_name")
+        options["options"] = " ".join(f"-c {key}={value}" for key, value in settings.items())
+    pool: AsyncConnectionPool[AsyncConnection[DictRow]] = AsyncConnectionPool(
+        dsn,
+        min_size=1,
+        max_size=size_max,
+        max_waiting=0,
+        timeout=statement_timeout_s,
+        kwargs=options,
+        open=False,
+    )
+    await pool.open()
+    try:
+        yield pool
+    finally:
+        await pool.close(timeout=CONNECT_TIMEOUT_S)
+
+
+def _settings(part: str, statement_timeout_s: float) -> dict[str, str]:
+    return {
+        "application_name": f"turnstream-{part}",
+        "statement_timeout": str(round(statement_timeout_s * 1000)),
+        # no transaction of ours waits for a client between two statements for long
+        "idle_in_transaction_session_timeout": str(round(statement_timeout_s * 1000)),
+        "jit": "off",
+    }
