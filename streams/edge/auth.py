@@ -1,0 +1,164 @@
+"""Who calls: bearer tokens (JWT) to a `Principal`.
+
+HS256 with a shared secret, or asymmetric keys from a JWKS address; the algorithm is pinned by the
+settings and never taken from the token. Tenant and roles come from claims only. Without either, the
+edge runs in dev mode: everybody is `dev` in one tenant, which `server.py` allows on loopback only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+import jwt
+
+from turnstream.schemas.errors import ForbiddenError, UnauthorizedError, UnavailableError
+from turnstream.schemas.ids import check_tenant
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+NEVER = float("inf")
+# what a browser cannot send as a header on a WebSocket, it sends as a subprotocol after this one
+TOKEN_SUBPROTOCOL = "turnstream.bearer"  # noqa: S105  a protocol's name, no secret
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """An authenticated caller. `expires_at` is unix seconds (`inf`: never)."""
+
+    tenant: str
+    user: str
+    roles: frozenset[str] = frozenset()
+    expires_at: float = NEVER
+
+    @property
+    def expired(self) -> bool:
+        """Say whether the token is over by this machine's clock."""
+        return time.time() >= self.expires_at
+
+
+class Authenticator(Protocol):
+    """What the edge asks for every request and socket."""
+
+    dev: bool
+
+    async def authenticate(self, token: str | None) -> Principal:
+        """Return the caller; raises `UnauthorizedError` or `ForbiddenError`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class DevAuthenticator:
+    """Lets everybody in as one principal. For a machine that nobody else reaches."""
+
+    tenant: str = "default"
+    dev: bool = True
+
+    async def authenticate(self, token: str | None) -> Principal:
+        """Return the one principal, whatever the token."""
+        del token
+        return Principal(tenant=self.tenant, user="dev", roles=frozenset({"operator"}))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claims:
+    """Which claims mean what. `audience` and `issuer` are checked where they are given."""
+
+    tenant: str = "tenant"
+    user: str = "sub"
+    roles: str = "roles"
+    audience: str | None = None
+    issuer: str | None = None
+    leeway_s: float = 0.0
+
+
+@dataclass(slots=True)
+class JwtAuthenticator:
+    """Check a JWT: signature, pinned algorithm, expiry (required), tenant.
+
+    Exactly one of `secret` and `jwks_url` is given. Keys of a JWKS are cached by PyJWT (5 minutes)
+    and fetched in a thread; a server that does not answer is a 503, never a 401.
+    """
+
+    algorithm: str
+    secret: str = ""
+    jwks_url: str = ""
+    claims: Claims = field(default_factory=Claims)
+    dev: bool = False
+    _jwks: jwt.PyJWKClient | None = None
+
+    def __post_init__(self) -> None:
+        """Prepare the key source."""
+        if self.jwks_url:
+            self._jwks = jwt.PyJWKClient(self.jwks_url, cache_keys=True, timeout=5)
+
+    async def authenticate(self, token: str | None) -> Principal:
+        """Return the token's principal; raises `UnauthorizedError`, `ForbiddenError`."""
+        if not token:
+            raise UnauthorizedError("a bearer token is needed", code="token_missing")
+        try:
+            payload = jwt.decode(
+                token,
+                await self._key(token),
+                algorithms=[self.algorithm],
+                audience=self.claims.audience,
+                issuer=self.claims.issuer,
+                leeway=self.claims.leeway_s,
+                options={
+                    "require": ["exp", self.claims.user, self.claims.tenant],
+                    "verify_aud": self.claims.audience is not None,
+                },
+            )
+        except jwt.ExpiredSignatureError as error:
+            raise UnauthorizedError("the token has expired", code="token_expired") from error
+        except jwt.PyJWKClientConnectionError as error:
+            raise UnavailableError("the key server does not answer") from error
+        except (jwt.PyJWTError, ValueError) as error:
+            raise UnauthorizedError("the token is not valid", code="token_invalid") from error
+        return self._principal(payload)
+
+    async def _key(self, token: str) -> Any:
+        if self._jwks is None:
+            return self.secret
+        # a key that is not cached is fetched over the network by a blocking client
+        signing = await asyncio.to_thread(self._jwks.get_signing_key_from_jwt, token)
+        return signing.key
+
+    def _principal(self, payload: Mapping[str, Any]) -> Principal:
+        tenant = payload[self.claims.tenant]
+        user = payload[self.claims.user]
+        roles = payload.get(self.claims.roles, [])
+        if isinstance(roles, str):
+            roles = roles.split()
+        if not isinstance(tenant, str) or not isinstance(user, str) or not isinstance(roles, list):
+            raise UnauthorizedError("the token's claims have other types", code="token_invalid")
+        try:
+            check_tenant(tenant)
+        except Exception as error:
+            raise ForbiddenError(
+                "the token's tenant is not a tenant's name", code="invalid_tenant"
+            ) from error
+        return Principal(
+            tenant=tenant,
+            user=user,
+            roles=frozenset(str(role) for role in roles),
+            expires_at=float(payload["exp"]) + self.claims.leeway_s,
+        )
+
+
+def bearer(headers: Mapping[str, str]) -> str | None:
+    """Return the token of an `Authorization: Bearer`, or of a browser socket's subprotocols.
+
+    `headers` has lower-case names. A browser offers `turnstream.bearer, <token>`.
+    """
+    scheme, _, token = headers.get("authorization", "").partition(" ")
+    if scheme.lower() == "bearer" and token.strip():
+        return token.strip()
+    offered = [part.strip() for part in headers.get("sec-websocket-protocol", "").split(",")]
+    if len(offered) > 1 and offered[0] == TOKEN_SUBPROTOCOL:
+        return offered[1]
+    # what LangGraph's SDK sends as its key
+    return headers.get("x-api-key") or None

@@ -1,0 +1,69 @@
+"""What every route of the edge works with: one object, made once by `open_edge`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+from starlette.requests import HTTPConnection  # noqa: TC002  FastAPI reads the annotation
+
+from turnstream.schemas.errors import NotFoundError
+from turnstream.schemas.ids import check_thread_id, thread_key
+from turnstream.streams.edge.auth import Authenticator, Principal, bearer
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from turnstream.streams.edge.fanout import Sockets
+    from turnstream.streams.edge.feed import Feed
+    from turnstream.streams.edge.submit import Submit
+    from turnstream.streams.settings import Settings
+
+
+class StateReader(Protocol):
+    """Reads a thread's committed state."""
+
+    async def values(self, key: str) -> bytes:
+        """Return the state's values as JSON text; `{}` for a thread without any."""
+        ...
+
+
+@dataclass(slots=True, kw_only=True)
+class EdgeContext:
+    """The edge's parts. `ledger`, `catalog`, `saver` and `threads` serve the REST routes.
+
+    `exists(key)` says whether a thread is known (in the ledger, or made by `POST /threads`).
+    """
+
+    settings: Settings
+    feed: Feed
+    submit: Submit
+    auth: Authenticator
+    sockets: Sockets
+    state: StateReader
+    exists: Callable[[str], Awaitable[bool]]
+    ledger: Any = None
+    catalog: Any = None
+    saver: Any = None
+    threads: Any = None
+    ready: Callable[[], dict[str, str]] = field(default=dict)
+
+    async def authorised(self, principal: Principal, thread_id: str) -> str:
+        """Return the thread's key; raises `InvalidRequestError` (422), `NotFoundError` (404).
+
+        The key begins with the caller's tenant, so a foreign thread is one that does not exist.
+        """
+        key = thread_key(principal.tenant, check_thread_id(thread_id))
+        if self.submit.is_recent(key) or await self.exists(key):
+            return key
+        raise NotFoundError("there is no such thread", code="thread_not_found")
+
+
+def edge_of(connection: HTTPConnection) -> EdgeContext:
+    """FastAPI dependency: the edge's context."""
+    return cast("EdgeContext", connection.app.state.edge)
+
+
+async def principal_of(connection: HTTPConnection) -> Principal:
+    """FastAPI dependency: the caller; raises `UnauthorizedError` (401), `ForbiddenError` (403)."""
+    return await edge_of(connection).auth.authenticate(bearer(connection.headers))

@@ -1,0 +1,57 @@
+"""Where a reader stands: the log's offset in the public form.
+
+A thread lives in one partition, so its Kafka offset is a durable scalar cursor that every edge
+agrees on. The wire's integer `seq` is `(incarnation * 2^40 + offset) * 64 + k`: `k` is the place of
+a protocol event among those of its record. It stays below 2^53, so that a JavaScript number holds
+it: offsets below 2^40, incarnations 0 to 127. Pure; a cursor grants nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from turnstream.schemas.errors import InvalidRequestError
+
+RECORD_EVENTS_MAX = 64
+INCARNATIONS_MAX = 128
+_OFFSETS = 1 << 40
+SEQ_END = INCARNATIONS_MAX * _OFFSETS * RECORD_EVENTS_MAX
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Cursor:
+    """The last protocol event that a reader has: the `k`-th of the record at `offset`."""
+
+    incarnation: int
+    offset: int
+    k: int = RECORD_EVENTS_MAX - 1
+
+    @property
+    def seq(self) -> int:
+        """Return the wire's integer."""
+        return (self.incarnation * _OFFSETS + self.offset) * RECORD_EVENTS_MAX + self.k
+
+    @classmethod
+    def of_seq(cls, seq: int) -> Cursor:
+        """Return the cursor of a wire's integer; raises `InvalidRequestError` (`invalid_cursor`)."""
+        if not 0 <= seq < SEQ_END:
+            raise InvalidRequestError(
+                "since is not a cursor of ours", code="invalid_cursor", field="since"
+            )
+        place, k = divmod(seq, RECORD_EVENTS_MAX)
+        incarnation, offset = divmod(place, _OFFSETS)
+        return cls(incarnation, offset, k)
+
+    @classmethod
+    def parse(cls, text: str) -> Cursor:
+        """Return the cursor in a `Last-Event-ID`; raises `InvalidRequestError` (`invalid_cursor`)."""
+        if not (text.isascii() and text.isdigit() and len(text) <= 16):  # noqa: PLR2004  2^53 has 16 digits
+            raise InvalidRequestError(
+                "Last-Event-ID is not a cursor of ours", code="invalid_cursor", field="since"
+            )
+        return cls.of_seq(int(text))
+
+
+def first_seq(incarnation: int, offset: int) -> int:
+    """Return the `seq` of a record's first protocol event; its k-th has this plus k."""
+    return (incarnation * _OFFSETS + offset) * RECORD_EVENTS_MAX

@@ -1,0 +1,479 @@
+"""Threads as this edge sees them: who watches one gets its changes in log order, without gap or double.
+
+Reads the log through `Log` (the tail with its ring) and the ledger through `Directory`. One live
+reader a watched thread decodes, folds and projects each record once for all its watchers. A watcher
+that begins earlier, or that fell behind, is served by a reader of its own from ring or log until it
+has caught up; attaching is one step without an await, so nothing falls between.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+from turnstream.schemas.errors import UndecodableError
+from turnstream.schemas.events import AttemptStarted, Event, TurnEnded, TurnInterrupted
+from turnstream.streams.edge.cursor import Cursor
+from turnstream.streams.edge.reader import Decoder, Reader, Step
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+    from types import TracebackType
+    from typing import Self
+
+    import msgspec
+
+WATCH_STEPS_MAX = 1024
+# how long a cursor from another edge may be ahead of this one's tail
+CATCH_UP_WAIT_S = 2.0
+CATCH_UP_POLL_S = 0.01
+REPLAY_BATCH = 256
+# how far the database's clock and a producer's may lie apart
+CLOCKS_APART_MS = 60_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where a thread's records lie, as the ledger knows it.
+
+    `closed_to`: offset of the last terminal that the ledger knows. `head_from`: where the claimed
+    turn begins, as far as a commit has told. `starts`: where earlier turns begin, newest first.
+    `alive`: a turn is claimed, or ended with a question that is still open.
+    """
+
+    partition: int
+    alive: bool
+    first: int | None = None
+    closed_to: int | None = None
+    head_from: int | None = None
+    starts: tuple[int, ...] = ()
+    created_ms: int = 0
+
+
+class Directory(Protocol):
+    """The ledger, as far as the feed needs it."""
+
+    async def place(self, key: str) -> Place | None:
+        """Return where the thread is; None for one that the ledger does not know."""
+        ...
+
+    async def start_of(self, key: str, turn_id: str) -> int | None:
+        """Return the offset of the turn's first record, as far as the ledger knows it."""
+        ...
+
+
+class Log(Protocol):
+    """The tail of `turn-events`: what has come so far, and what comes."""
+
+    incarnation: int
+
+    def follow(self, key: bytes, sink: Callable[[int, int, bytes], None]) -> None:
+        """Call `sink(partition, offset, value)` for each record of the key from now on."""
+        ...
+
+    def unfollow(self, key: bytes) -> None:
+        """Stop calling."""
+        ...
+
+    def end(self, partition: int) -> int:
+        """Return the offset after the last record that followers were told of."""
+        ...
+
+    def held(self, partition: int, key: bytes, first: int) -> list[tuple[int, bytes]] | None:
+        """Return the key's records from `first` to `end`; None if the ring no longer holds `first`."""
+        ...
+
+    async def bounds(self, partition: int) -> tuple[int, int]:
+        """Ask the broker for the partition's first offset and its end."""
+        ...
+
+    async def at_time(self, partition: int, unix_ms: int) -> int:
+        """Return the first offset at or after a time."""
+        ...
+
+    def read(
+        self, partition: int, key: bytes, first: int
+    ) -> AsyncIterator[tuple[int, list[tuple[int, bytes]]]]:
+        """Read the log itself from `first` on, up to where the ring begins.
+
+        Yields the offset reached so far and the key's records before it.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Reset:
+    """The cursor cannot be honoured: what the reader has is void; the truth is the thread's state.
+
+    `cursor` is where the reader stands now. `alive` says whether a turn goes on from here.
+    """
+
+    cursor: Cursor
+    alive: bool
+
+
+class Thread:
+    """A watched thread: one live reader, many taps. `first_seen` is set until there is a reader."""
+
+    def __init__(self, key: str, decoder: Decoder) -> None:
+        self.key = key
+        self.raw_key = key.encode("utf-8", "surrogatepass")
+        self.partition: int | None = None
+        self.reader: Reader | None = None
+        self.first_seen: int | None = None
+        self.taps: list[Callable[[Step], None]] = []
+        self.expected: list[_Expectation] = []
+        self.holders = 0
+        self._decoder = decoder
+
+    def sink(self, partition: int, offset: int, value: bytes) -> None:
+        """Take a record from the tail and tell every tap."""
+        if self.expected:
+            self._meet(offset, value)
+        if self.reader is None:
+            if self.first_seen is None:
+                self.partition, self.first_seen = partition, offset
+            return
+        step = self.reader.take(offset, value)
+        if step is not None:
+            # a tap may leave while it is told
+            for tap in tuple(self.taps):
+                tap(step)
+
+    def _meet(self, offset: int, value: bytes) -> None:
+        try:
+            record = self._decoder.decode(value)
+        except UndecodableError:
+            return
+        for expectation in tuple(self.expected):
+            expectation.meet(offset, record)
+
+
+@dataclass(slots=True)
+class _Expectation:
+    turn_id: str
+    future: asyncio.Future[tuple[int, Event]]
+    past_start: bool
+    offset: int = -1
+
+    def meet(self, offset: int, record: msgspec.Struct) -> None:
+        """Look at a record of the thread."""
+        if not isinstance(record, Event) or record.turn_id != self.turn_id or self.future.done():
+            return
+        if self.offset < 0:
+            self.offset = offset
+        if not (self.past_start and isinstance(record, AttemptStarted)):
+            self.future.set_result((self.offset, record))
+
+
+@dataclass(slots=True)
+class Feed:
+    """All watched threads of this edge."""
+
+    log: Log
+    directory: Directory
+    decoder: Decoder
+    watch_steps_max: int = WATCH_STEPS_MAX
+    threads: dict[str, Thread] = field(default_factory=dict)
+    refills: int = 0
+    resets: int = 0
+
+    @property
+    def incarnation(self) -> int:
+        """Return the incarnation of the log."""
+        return self.log.incarnation
+
+    @contextmanager
+    def hold(self, key: str) -> Iterator[Thread]:
+        """Keep a thread followed while the block runs."""
+        thread = self.threads.get(key)
+        if thread is None:
+            thread = self.threads[key] = Thread(key, self.decoder)
+            self.log.follow(thread.raw_key, thread.sink)
+        thread.holders += 1
+        try:
+            yield thread
+        finally:
+            thread.holders -= 1
+            if not thread.holders:
+                del self.threads[key]
+                self.log.unfollow(thread.raw_key)
+
+    @contextmanager
+    def expect(
+        self, key: str, turn_id: str, *, past_start: bool = False
+    ) -> Iterator[Awaitable[tuple[int, Event]]]:
+        """Watch for a turn's first record from now on: enter before the turn is asked for.
+
+        The awaitable gives the offset of the turn's first record, and that record; with
+        `past_start` the first that is no `AttemptStarted` (it tells a refused resume).
+        """
+        future: asyncio.Future[tuple[int, Event]] = asyncio.get_running_loop().create_future()
+        expectation = _Expectation(turn_id, future, past_start)
+        with self.hold(key) as thread:
+            thread.expected.append(expectation)
+            try:
+                yield future
+            finally:
+                thread.expected.remove(expectation)
+                future.cancel()
+
+    async def first_record(self, key: str, turn_id: str, timeout_s: float) -> Event | None:
+        """Return the turn's first record from now on, or None if none comes in time."""
+        with self.expect(key, turn_id) as first:
+            try:
+                async with asyncio.timeout(timeout_s):
+                    return (await first)[1]
+            except TimeoutError:
+                return None
+
+    def watch(self, key: str, since: Cursor | None = None, from_turn: str = "") -> Watch:
+        """Return a watch on a thread; see `Watch`."""
+        return Watch(self, key, since, from_turn)
+
+    async def catch_up(
+        self,
+        thread: Thread,
+        tap: Callable[[Step], None],
+        since: Cursor | None = None,
+        from_turn: str = "",
+    ) -> AsyncIterator[Reset | list[Step]]:
+        """Yield what a newcomer has missed, then attach `tap` and end, in one step without an await.
+
+        With `since`: every step from its record on (that record too: it may have been cut between
+        two protocol events), or first a `Reset` and then as without. With `from_turn`: every step
+        from that turn's start. With neither: the steps of the turn that is alive (running, or with
+        an open question), and nothing of older ones.
+        """
+        place = await self.directory.place(thread.key)
+        partition = thread.partition if place is None else place.partition
+        start: int | None = None
+        if place is not None and since is not None:
+            start = await self._start_since(thread, place, since)
+            if start is None:
+                self.resets += 1
+                at = max(self.log.end(place.partition) - 1, 0)
+                yield Reset(Cursor(self.log.incarnation, at), alive=place.alive)
+        elif place is not None and from_turn:
+            start = await self.directory.start_of(thread.key, from_turn)
+        sift = _Sift() if start is None else None
+        if start is None and place is not None:
+            start = await self._start_alive(thread, place)
+        if partition is None:
+            self._attach(thread, tap, Reader(self.log.incarnation, self.decoder))
+            return
+        if start is None:
+            start = thread.first_seen if thread.first_seen is not None else 0
+        after = since.offset if since is not None and sift is None else -1
+        reader = Reader(self.log.incarnation, self.decoder, begins=start)
+        async for steps in self._replay(partition, thread.raw_key, reader, sift):
+            shown = [step for step in steps if step.offset >= after]
+            if shown:
+                yield shown
+        self._attach(thread, tap, reader)
+
+    def _attach(self, thread: Thread, tap: Callable[[Step], None], reader: Reader) -> None:
+        if thread.reader is None:
+            thread.reader, thread.first_seen = reader, None
+        thread.taps.append(tap)
+
+    async def _replay(
+        self, partition: int, key: bytes, reader: Reader, sift: _Sift | None
+    ) -> AsyncIterator[list[Step]]:
+        """Yield steps until ring and log hold no more; the end comes without an await."""
+        position = reader.begins
+        while True:
+            held = self.log.held(partition, key, position)
+            if held is None:
+                async for reached, entries in self.log.read(partition, key, position):
+                    position = reached
+                    if steps := _sifted(_take(reader, entries), sift):
+                        yield steps
+                continue
+            batch = held[:REPLAY_BATCH]
+            if batch:
+                position = batch[-1][0] + 1
+                if steps := _sifted(_take(reader, batch), sift):
+                    yield steps
+                await asyncio.sleep(0)  # a long replay must not stop the live ones
+                continue
+            if sift is None or not sift.alive:
+                return
+            yield sift.release()
+            sift = None
+
+    async def _start_alive(self, thread: Thread, place: Place) -> int:
+        """Return where a reader without a cursor begins."""
+        if not place.alive:
+            live = thread.first_seen
+            live = self.log.end(place.partition) if live is None else live
+            # the ledger may know of an end that the tail has not shown yet
+            return live if place.closed_to is None else max(live, place.closed_to + 1)
+        if place.head_from is not None:
+            return place.head_from
+        if place.closed_to is not None:
+            return place.closed_to + 1
+        if place.first is not None:
+            return place.first
+        return await self.log.at_time(place.partition, place.created_ms - CLOCKS_APART_MS)
+
+    async def _start_since(self, thread: Thread, place: Place, since: Cursor) -> int | None:
+        """Return where the turn that contains the cursor begins; None: the cursor is void."""
+        if since.incarnation != self.log.incarnation:
+            return None
+        partition, after = place.partition, since.offset + 1
+        if since.offset >= self.log.end(partition) and not await self._reaches(partition, after):
+            return None
+        start = _turn_start(place, after)
+        if start is not None and self.log.held(partition, thread.raw_key, start) is not None:
+            return start
+        first, _ = await self.log.bounds(partition)
+        if after < first or (start is not None and start < first):
+            return None
+        return max(start or 0, first)
+
+    async def _reaches(self, partition: int, offset: int) -> bool:
+        """Wait for the tail where another edge was ahead of it; False for what the log never had."""
+        _, end = await self.log.bounds(partition)
+        if offset > end:
+            return False
+        deadline = asyncio.get_running_loop().time() + CATCH_UP_WAIT_S
+        while self.log.end(partition) < offset:
+            if asyncio.get_running_loop().time() > deadline:
+                break
+            await asyncio.sleep(CATCH_UP_POLL_S)
+        return True
+
+
+def _turn_start(place: Place, after: int) -> int | None:
+    """Return the start of the turn that a reader who has all before `after` is in."""
+    if place.head_from is not None and after >= place.head_from:
+        return place.head_from
+    if place.closed_to is not None and after > place.closed_to:
+        return place.closed_to + 1
+    earlier = [start for start in place.starts if start <= after]
+    return max(earlier) if earlier else place.first
+
+
+def _take(reader: Reader, entries: list[tuple[int, bytes]]) -> list[Step]:
+    taken = (reader.take(offset, value) for offset, value in entries)
+    return [step for step in taken if step is not None]
+
+
+def _sifted(steps: list[Step], sift: _Sift | None) -> list[Step]:
+    if sift is None:
+        return steps
+    for step in steps:
+        sift.take(step)
+    return []
+
+
+class _Sift:
+    """Keeps the steps of the turn that is alive, for a reader who has no cursor."""
+
+    def __init__(self) -> None:
+        self._turn_id = ""
+        self._steps: list[Step] = []
+
+    @property
+    def alive(self) -> bool:
+        """Say whether there is anything to show."""
+        return bool(self._steps)
+
+    def take(self, step: Step) -> None:
+        record = step.record
+        if not isinstance(record, Event) or isinstance(record, TurnEnded):
+            return
+        if record.turn_id != self._turn_id:
+            self._turn_id = record.turn_id
+            self._steps = []
+        self._steps.append(step)
+        if record.terminal and not isinstance(record, TurnInterrupted):
+            self._steps = []
+
+    def release(self) -> list[Step]:
+        """Give the steps out."""
+        steps, self._steps = self._steps, []
+        return steps
+
+
+class Watch:
+    """Steps of one thread, in log order, without gap or double: `async with`, then `async for`.
+
+    Yields `Step`, or `Reset` where the cursor cannot be honoured. What it begins with: see
+    `Feed.catch_up`. A consumer that falls `watch_steps_max` behind loses its queue and is refilled
+    from ring or log, unnoticed but for the time.
+    """
+
+    def __init__(self, feed: Feed, key: str, since: Cursor | None, from_turn: str) -> None:
+        self._feed = feed
+        self._key = key
+        self._since = since
+        self._from_turn = from_turn
+        self._hold = feed.hold(key)
+        self._thread: Thread | None = None
+        self._queue: deque[Step] = deque()
+        self._wake = asyncio.Event()
+        self._behind = False
+
+    async def __aenter__(self) -> Self:
+        self._thread = self._hold.__enter__()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        self._leave()
+        self._hold.__exit__(None, None, None)
+
+    def __aiter__(self) -> AsyncIterator[Step | Reset]:
+        return self._steps()
+
+    async def _steps(self) -> AsyncIterator[Step | Reset]:
+        thread = self._thread
+        if thread is None:
+            raise RuntimeError("enter the watch before reading it")
+        since, from_turn = self._since, self._from_turn
+        while True:
+            self._behind = False
+            last = -1
+            async for item in self._feed.catch_up(thread, self._tap, since, from_turn):
+                if isinstance(item, Reset):
+                    since = item.cursor
+                    yield item
+                    continue
+                for step in item:
+                    last = step.offset
+                    yield step
+            if last < 0:
+                partition = thread.partition
+                last = -1 if partition is None else self._feed.log.end(partition) - 1
+            while not self._behind:
+                if self._queue:
+                    step = self._queue.popleft()
+                    last = step.offset
+                    yield step
+                else:
+                    self._wake.clear()
+                    await self._wake.wait()
+            since, from_turn = Cursor(self._feed.incarnation, max(last, 0)), ""
+
+    def _tap(self, step: Step) -> None:
+        if len(self._queue) >= self._feed.watch_steps_max:
+            self._behind = True
+            self._queue.clear()
+            self._feed.refills += 1
+            self._leave()
+        else:
+            self._queue.append(step)
+        self._wake.set()
+
+    def _leave(self) -> None:
+        if self._thread is not None and self._tap in self._thread.taps:
+            self._thread.taps.remove(self._tap)

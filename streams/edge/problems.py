@@ -1,0 +1,118 @@
+"""Errors as HTTP answers: `application/problem+json` (RFC 9457) with a stable `code`.
+
+Every error that leaves the edge goes through here; nothing of an unexpected one is shown but its
+code, the rest goes to the log.
+"""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import structlog
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from turnstream.schemas.errors import TooManyRequestsError, TurnstreamError
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+    from starlette.requests import Request
+
+_log = structlog.get_logger(__name__)
+_encode = msgspec.json.Encoder().encode
+
+
+class Problem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A problem body. `field` names the part of the request that cannot be right."""
+
+    type: str = "about:blank"
+    title: str
+    status: int
+    code: str
+    detail: str = ""
+    field: str = ""
+    retryable: bool = False
+
+
+class ProblemResponse(Response):
+    """A response with a problem body."""
+
+    media_type = "application/problem+json"
+
+    def __init__(self, problem: Problem, headers: dict[str, str] | None = None) -> None:
+        super().__init__(_encode(problem), status_code=problem.status, headers=headers)
+
+
+def problem_of(error: TurnstreamError) -> Problem:
+    """Return the problem body of one of our errors."""
+    return Problem(
+        title=HTTPStatus(error.status).phrase,
+        status=error.status,
+        code=error.code,
+        detail=_printable(str(error)),
+        field=error.field,
+        retryable=error.retryable,
+    )
+
+
+def _printable(text: str) -> str:
+    """Return text that UTF-8 can carry (a quoted id may hold lone surrogates)."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+async def _ours(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, TurnstreamError)  # noqa: S101  registered for this type
+    headers: dict[str, str] = {}
+    if error.status == HTTPStatus.UNAUTHORIZED:
+        headers["WWW-Authenticate"] = "Bearer"
+    if isinstance(error, TooManyRequestsError) or error.status == HTTPStatus.SERVICE_UNAVAILABLE:
+        headers["Retry-After"] = "1"
+    return ProblemResponse(problem_of(error), headers)
+
+
+async def _invalid(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)  # noqa: S101  registered for this type
+    first: dict[str, Any] = dict(next(iter(error.errors()), {}))
+    malformed = first.get("type") == "json_invalid"
+    status = HTTPStatus.BAD_REQUEST if malformed else HTTPStatus.UNPROCESSABLE_ENTITY
+    return ProblemResponse(
+        Problem(
+            title=status.phrase,
+            status=status,
+            code="invalid_json" if malformed else "invalid_request",
+            detail=_printable(str(first.get("msg", ""))),
+            field=_printable(".".join(str(part) for part in first.get("loc", ()))),
+        )
+    )
+
+
+async def _http(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)  # noqa: S101  registered for this type
+    phrase = HTTPStatus(error.status_code).phrase
+    return ProblemResponse(
+        Problem(
+            title=phrase,
+            status=error.status_code,
+            code=phrase.lower().replace(" ", "_").replace("-", "_"),
+            detail=_printable(str(error.detail)),
+        ),
+        dict(error.headers or {}),
+    )
+
+
+async def _unexpected(request: Request, error: Exception) -> Response:
+    _log.error("request failed", path=request.url.path, exc_info=error)
+    return ProblemResponse(
+        Problem(title="Internal Server Error", status=500, code="internal", retryable=True)
+    )
+
+
+def install(app: FastAPI) -> None:
+    """Make the app answer every error with a problem body."""
+    app.add_exception_handler(TurnstreamError, _ours)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(HTTPException, _http)
+    app.add_exception_handler(Exception, _unexpected)

@@ -1,0 +1,93 @@
+"""One reader of one thread: bytes to changes to protocol events. Pure but for the codec.
+
+A reader begins at the start of a turn. From an `AttemptStarted` on, records of a lower epoch are
+void for the whole thread (epochs rise from turn to turn), so a late record of an earlier turn, whose
+end lies before this reader's start, cannot look like a turn that runs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from turnstream.schemas.errors import UndecodableError
+from turnstream.schemas.events import AttemptStarted, Event, InputResolved, TurnEnded
+from turnstream.schemas.fold import Change, ThreadFold, Verdict
+from turnstream.streams.edge.protocol import Projection
+
+if TYPE_CHECKING:
+    import msgspec
+
+    from turnstream.streams.edge.frames import ProtocolEvent
+
+# turns that are over and still in the fold, so that their duplicates are known as such
+ENDED_TURNS_KEPT = 4
+
+
+class Decoder(Protocol):
+    """What turns a record's bytes into a record."""
+
+    def decode(self, data: bytes) -> msgspec.Struct:
+        """Return the record; raises `UndecodableError`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One record of the thread that counts: what it is, what it changed, what clients are told.
+
+    `change.turn` is the live view: it goes on changing. `record`, `offset` and `events` do not.
+    """
+
+    offset: int
+    record: msgspec.Struct
+    change: Change
+    events: list[ProtocolEvent]
+
+
+class Reader:
+    """Folds a thread's records in log order, from offset `begins` on.
+
+    `gaps` and `undecodable` count what should not be.
+    """
+
+    def __init__(self, incarnation: int, decoder: Decoder, *, begins: int = 0) -> None:
+        self.begins = begins
+        self.fold = ThreadFold()
+        self.gaps = 0
+        self.undecodable = 0
+        self._projection = Projection(incarnation)
+        self._decoder = decoder
+        self._fence = 0
+        self._ended: list[str] = []
+
+    def take(self, offset: int, value: bytes) -> Step | None:
+        """Take one record in; None for one that changes nothing."""
+        if offset < self.begins:
+            return None
+        try:
+            record = self._decoder.decode(value)
+        except UndecodableError:
+            self.undecodable += 1
+            return None
+        if isinstance(record, AttemptStarted):
+            self._fence = max(self._fence, record.epoch)
+        elif (
+            isinstance(record, Event)
+            and record.epoch < self._fence
+            and not isinstance(record, TurnEnded | InputResolved)
+        ):
+            return None
+        change = self.fold.apply(record, offset)
+        if change.verdict is Verdict.IGNORED:
+            return None
+        self.gaps += change.verdict is Verdict.GAP
+        step = Step(offset, record, change, self._projection.apply(change))
+        if isinstance(record, Event) and record.terminal:
+            self._forget(record.turn_id)
+        return step
+
+    def _forget(self, turn_id: str) -> None:
+        self._ended.append(turn_id)
+        if len(self._ended) > ENDED_TURNS_KEPT:
+            self.fold.turns.pop(self._ended.pop(0), None)

@@ -1,0 +1,218 @@
+"""Ask for turns: publish commands to `turns`, and wait until the edge's own tail shows them begin.
+
+Every surface of the edge goes through here; none has a path of its own to a worker. A command is
+accepted once Kafka acked it: what happens then is the workers' and cannot be lost.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, Protocol
+
+from turnstream.schemas.commands import CancelTurn, Command, OnBusy, ResumeTurn, StartTurn
+from turnstream.schemas.errors import ConflictError, InvalidRequestError, RecordTooLargeError
+from turnstream.schemas.events import Event, TurnEnded, TurnRejected
+from turnstream.schemas.ids import (
+    check_thread_id,
+    new_turn_id,
+    parse_turn_id,
+    thread_key,
+    turn_id_of_key,
+)
+from turnstream.schemas.topics import COMMAND_BYTES_MAX
+from turnstream.streams.edge.cursor import first_seq
+
+if TYPE_CHECKING:
+    from turnstream.streams.edge.auth import Principal
+    from turnstream.streams.edge.feed import Feed
+
+RECENT_MAX = 10_000
+# Kafka's own framing of a record beside its key and value
+RECORD_OVERHEAD_BYTES = 1024
+
+
+class CommandLog(Protocol):
+    """What carries commands: the `turns` topic."""
+
+    async def append(self, key: str, command: Command) -> None:
+        """Return once the log has the command; raises `KafkaUnavailableError`."""
+        ...
+
+    def size(self, command: Command) -> int:
+        """Return the command's size as a record, in bytes."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Submitted:
+    """What became of a command.
+
+    `state`: `started` (the tail shows the turn), `ended` (it ended unclaimed, or at once; `record`
+    says how), `pending` (not seen in time: it waits behind other turns, or no worker is up).
+    `applied_through`: the `seq` before the turn's first event; a stream opened `since` it misses
+    none. None while pending.
+    """
+
+    turn_id: str
+    state: Literal["started", "ended", "pending"]
+    record: Event | None = None
+    applied_through: int | None = None
+
+
+@dataclass(slots=True)
+class Submit:
+    """Start, resume and cancel turns in the name of a principal.
+
+    Each raises `InvalidRequestError` (422), `RecordTooLargeError` (413), `ConflictError` (409, the
+    turn was rejected; `code` is the reason) or `KafkaUnavailableError` (503).
+    """
+
+    log: CommandLog
+    feed: Feed
+    start_wait_s: float = 2.0
+    text_chars_max: int = 200_000
+    _recent: OrderedDict[str, None] | None = None
+
+    async def start(
+        self,
+        principal: Principal,
+        thread_id: str,
+        *,
+        graph: str = "agent",
+        text: str = "",
+        input: str = "",  # noqa: A002  the record's field
+        config: str = "",
+        metadata: str = "",
+        on_busy: OnBusy = "enqueue",
+        turn_id: str = "",
+        idempotency_key: str = "",
+        correlation_id: str = "",
+        expires_at: int = 0,
+        traceparent: str = "",
+        wait: bool = True,
+    ) -> Submitted:
+        """Publish a `StartTurn`. `input`, `config`, `metadata` are JSON text; `text` is one message."""
+        if len(text) > self.text_chars_max:
+            raise RecordTooLargeError(
+                f"text has {len(text)} characters, {self.text_chars_max} are allowed",
+                code="text_too_long",
+                field="text",
+            )
+        command = StartTurn(
+            tenant=principal.tenant,
+            thread_id=check_thread_id(thread_id),
+            turn_id=_turn_id(principal.tenant, turn_id, idempotency_key),
+            at=time.time_ns() // 1000,
+            actor=principal.user,
+            traceparent=traceparent,
+            correlation_id=correlation_id,
+            graph=graph,
+            text=text,
+            input=input,
+            config=config,
+            metadata=metadata,
+            expires_at=expires_at,
+            on_busy=on_busy,
+        )
+        return await self._submit(command, wait=wait)
+
+    async def resume(
+        self,
+        principal: Principal,
+        thread_id: str,
+        *,
+        answers: str,
+        graph: str = "agent",
+        config: str = "",
+        metadata: str = "",
+        turn_id: str = "",
+        idempotency_key: str = "",
+        correlation_id: str = "",
+        wait: bool = True,
+    ) -> Submitted:
+        """Publish a `ResumeTurn`. `answers` is a JSON object: interrupt id to answer."""
+        command = ResumeTurn(
+            tenant=principal.tenant,
+            thread_id=check_thread_id(thread_id),
+            turn_id=_turn_id(principal.tenant, turn_id, idempotency_key),
+            at=time.time_ns() // 1000,
+            actor=principal.user,
+            correlation_id=correlation_id,
+            answers=answers,
+            graph=graph,
+            config=config,
+            metadata=metadata,
+        )
+        return await self._submit(command, wait=wait)
+
+    async def cancel(
+        self, principal: Principal, thread_id: str, turn_id: str, *, reason: str = ""
+    ) -> None:
+        """Publish a `CancelTurn`; returns when Kafka has it. Cancelling an ended turn does nothing."""
+        command = CancelTurn(
+            tenant=principal.tenant,
+            thread_id=check_thread_id(thread_id),
+            turn_id=str(parse_turn_id(turn_id)),
+            at=time.time_ns() // 1000,
+            actor=principal.user,
+            reason=reason,
+        )
+        await self._append(thread_key(principal.tenant, thread_id), command)
+
+    def is_recent(self, key: str) -> bool:
+        """Say whether this edge sent a turn for the thread lately (the ledger may not know it yet)."""
+        return self._recent is not None and key in self._recent
+
+    async def _submit(self, command: StartTurn | ResumeTurn, *, wait: bool) -> Submitted:
+        key = thread_key(command.tenant, command.thread_id)
+        refusable = isinstance(command, ResumeTurn)
+        with self.feed.expect(key, command.turn_id, past_start=refusable) as first:
+            await self._append(key, command)
+            self._remember(key)
+            if not wait:
+                return Submitted(turn_id=command.turn_id, state="pending")
+            try:
+                async with asyncio.timeout(self.start_wait_s):
+                    offset, record = await first
+            except TimeoutError:
+                return Submitted(turn_id=command.turn_id, state="pending")
+        if isinstance(record, TurnRejected):
+            raise ConflictError(record.message, code=record.reason)
+        if isinstance(record, TurnEnded) and record.outcome == "rejected":
+            raise ConflictError(record.message, code=record.code or "rejected")
+        return Submitted(
+            turn_id=command.turn_id,
+            state="ended" if record.terminal else "started",
+            record=record,
+            applied_through=first_seq(self.feed.incarnation, offset) - 1,
+        )
+
+    async def _append(self, key: str, command: Command) -> None:
+        size = self.log.size(command) + len(key.encode()) + RECORD_OVERHEAD_BYTES
+        if size > COMMAND_BYTES_MAX:
+            raise RecordTooLargeError(
+                f"the command has {size} bytes, {COMMAND_BYTES_MAX} are allowed",
+                code="command_too_large",
+            )
+        await self.log.append(key, command)
+
+    def _remember(self, key: str) -> None:
+        recent = self._recent = OrderedDict() if self._recent is None else self._recent
+        recent[key] = None
+        recent.move_to_end(key)
+        if len(recent) > RECENT_MAX:
+            recent.popitem(last=False)
+
+
+def _turn_id(tenant: str, turn_id: str, idempotency_key: str) -> str:
+    if turn_id and idempotency_key:
+        raise InvalidRequestError("give turn_id or idempotency_key, not both", field="turn_id")
+    if turn_id:
+        return str(parse_turn_id(turn_id))
+    if idempotency_key:
+        return str(turn_id_of_key(tenant, idempotency_key))
+    return str(new_turn_id(time.time_ns() // 1_000_000, os.urandom(10)))
