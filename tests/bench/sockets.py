@@ -34,6 +34,7 @@ class Stream(asyncio.Protocol):
 
     def __init__(self, end: bytes) -> None:
         self.end, self.rest, self.reading = re.compile(end), b"", Reading()
+        self.delivered = 0
         self.waiter: asyncio.Future[None] | None = None
         self.head: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         self.closed = False
@@ -72,6 +73,7 @@ class Stream(asyncio.Protocol):
         if not reading.first_at:
             reading.first_at, reading.first_stamp = now / 1e9, stamp / 1e9
         reading.tokens += 1
+        self.delivered += 1
         reading.latencies.append((now - stamp) / 1e9)
 
     async def turn(self, timeout_s: float) -> None:
@@ -92,8 +94,10 @@ def frame(body: object) -> bytes:
     """One masked WebSocket text frame (RFC 6455 §5.2) of less than 64 KiB."""
     data = json.dumps(body).encode()
     mask = os.urandom(4)
-    head = bytes([0x81, 0x80 | len(data)]) if len(data) < 126 else (
-        b"\x81" + bytes([0x80 | 126]) + len(data).to_bytes(2, "big")
+    head = (
+        bytes([0x81, 0x80 | len(data)])
+        if len(data) < 126
+        else (b"\x81" + bytes([0x80 | 126]) + len(data).to_bytes(2, "big"))
     )
     return head + mask + bytes(byte ^ mask[at % 4] for at, byte in enumerate(data))
 

@@ -76,6 +76,4 @@ def make_app(model_url: str, database_url: str) -> FastAPI:
 
 if __name__ == "__main__":
     port, url, database = sys.argv[1:]
-    uvicorn.run(
-        make_app(url, database), host="127.0.0.1", port=int(port), log_level="warning"
-    )
+    uvicorn.run(make_app(url, database), host="127.0.0.1", port=int(port), log_level="warning")

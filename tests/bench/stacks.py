@@ -1,0 +1,162 @@
+"""The processes of a bench: servers, the scripted model, ours, and the template beside it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
+
+import psycopg
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@dataclass
+class Bench:
+    """What a measurement needs to know."""
+
+    edge_port: int
+    template_port: int
+    pids: dict[str, int]
+    template_pids: dict[str, int]
+    logs: Path
+    settings: dict[str, str]
+    processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+
+
+async def _ready(name: str, url: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + 60
+    while True:
+        if process.poll() is not None:
+            raise SystemExit(f"{name} ended with {process.returncode}:\n{log.read_text()[-2000:]}")
+        try:
+            await asyncio.to_thread(urllib.request.urlopen, url, timeout=2)
+        except OSError:
+            if time.monotonic() > deadline:
+                raise SystemExit(f"{name} is not ready:\n{log.read_text()[-2000:]}") from None
+            await asyncio.sleep(0.1)
+        else:
+            return
+
+
+def _database(admin: str, name: str) -> str:
+    with psycopg.connect(admin, autocommit=True) as connection:
+        connection.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
+        connection.execute(f'CREATE DATABASE "{name}"')
+    return urlunsplit(urlsplit(admin)._replace(path=f"/{name}"))
+
+
+def _postmaster(database: str) -> int:
+    """The pid of the server behind the URL, through one of its backends."""
+    with psycopg.connect(database) as connection:
+        row = connection.execute("SELECT pg_backend_pid()").fetchone()
+        stat = Path(f"/proc/{row[0]}/stat").read_text()
+        return int(stat.rsplit(")", 1)[1].split()[1])
+
+
+def _kafka_pid(bootstrap: str) -> int:
+    """The process that listens on the broker's port; 0 when it is not of this machine."""
+    import psutil
+
+    port = int(bootstrap.rpartition(":")[2])
+    for process in psutil.process_iter(["name"]):
+        if process.info["name"] != "java":
+            continue
+        with contextlib.suppress(psutil.Error):
+            for connection in process.net_connections("tcp"):
+                if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port:
+                    return int(process.pid)
+    return 0
+
+
+@contextlib.asynccontextmanager
+async def running(settings: dict[str, str]):
+    """Start everything and stop it again; `settings` are TURNSTREAM_* for ours."""
+    from turnstream.deploy.local import LocalStack
+
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
+        kafka = os.environ.get("TURNSTREAM_TEST_KAFKA", "")
+        admin = os.environ.get("TURNSTREAM_TEST_DATABASE", "")
+        if not (kafka and admin):
+            local = stack.enter_context(LocalStack(folder / "stack"))
+            kafka, admin = local.kafka_bootstrap, local.database_url
+        ports = {name: free_port() for name in ("model", "worker", "edge", "template")}
+        ours, theirs = _database(admin, "bench_ours"), _database(admin, "bench_template")
+        env = (
+            os.environ
+            | {
+                "TURNSTREAM_KAFKA_BOOTSTRAP": kafka,
+                "TURNSTREAM_DATABASE_URL": ours,
+                "TURNSTREAM_TOPIC_PREFIX": f"bench{os.getpid()}-",
+                "TURNSTREAM_MODEL_URL": f"http://127.0.0.1:{ports['model']}/v1",
+                "TURNSTREAM_MODEL_NAME": "scripted",
+                "TURNSTREAM_EDGE_PORT": str(ports["edge"]),
+                "TURNSTREAM_WORKER_HEALTH_PORT": str(ports["worker"]),
+                "TURNSTREAM_LOG_LEVEL": "warning",
+            }
+            | settings
+        )
+        cli = [sys.executable, "-m", "turnstream.streams.cli"]
+        commands = {
+            "model": (
+                [sys.executable, "-m", "turnstream.connectors.models.scripted", "--port", str(ports["model"])],
+                f"http://127.0.0.1:{ports['model']}/health",
+            ),
+            "worker": ([*cli, "worker"], f"http://127.0.0.1:{ports['worker']}/readyz"),
+            "edge": ([*cli, "edge"], f"http://127.0.0.1:{ports['edge']}/readyz"),
+            "template": (
+                [sys.executable, "-m", "tests.bench.template", str(ports["template"]),
+                 f"http://127.0.0.1:{ports['model']}/v1", theirs],
+                f"http://127.0.0.1:{ports['template']}/openapi.json",
+            ),
+        }  # fmt: skip
+        processes: dict[str, subprocess.Popen[bytes]] = {}
+        try:
+            for name, (command, url) in commands.items():
+                log = folder / f"{name}.log"
+                with log.open("wb") as out:
+                    processes[name] = subprocess.Popen(command, env=env, stdout=out, stderr=out)
+                await _ready(name, url, processes[name], log)
+            pids = {name: process.pid for name, process in processes.items()}
+            pids |= {"kafka": _kafka_pid(kafka), "postgres": _postmaster(ours)}
+            yield Bench(
+                edge_port=ports["edge"],
+                template_port=ports["template"],
+                pids={name: pid for name, pid in pids.items() if name != "template"},
+                template_pids={name: pids[name] for name in ("template", "model", "postgres")},
+                logs=folder,
+                settings=env,
+                processes=processes,
+            )
+        finally:
+            for process in reversed(processes.values()):
+                process.terminate()
+            for process in processes.values():
+                try:
+                    process.wait(20)
+                except subprocess.TimeoutExpired:
+                    process.kill()
+                    process.wait()
+
+
+def http_json(url: str, body: object) -> object:
+    request = urllib.request.Request(
+        url, json.dumps(body).encode(), {"content-type": "application/json"}
+    )
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        return json.load(answer)

@@ -1,0 +1,96 @@
+"""Docs say what is there: names they cite exist, and what exists is named."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from turnstream.schemas import errors
+from turnstream.schemas.events import EVENTS
+from turnstream.schemas.topics import Topics
+from turnstream.streams.settings import Settings
+
+ROOT = Path(__file__).parents[1]
+PAGES = {page.name: page.read_text() for page in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"))}
+REFERENCE = PAGES["reference.md"]
+SYMBOL = re.compile(r"`([\w/.-]+\.py)::([\w.]+)`")
+LINK = re.compile(r"\]\((?!https?:|#)([^)#]+)")
+COMMAND = re.compile(r"`(make [a-z]+|turnstream [a-z]+)")
+
+
+def _names(path: Path) -> set[str]:
+    """Top-level names of a module, and `Class.name` of what its classes hold."""
+    found = set()
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            found |= {target.id for target in targets if isinstance(target, ast.Name)}
+        name = getattr(node, "name", None)
+        if name is None:
+            continue
+        found.add(name)
+        if isinstance(node, ast.ClassDef):
+            found |= {f"{name}.{part.name}" for part in node.body if hasattr(part, "name")}
+    return found
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_symbols_that_a_page_cites_exist(page):
+    for path, symbol in SYMBOL.findall(PAGES[page]):
+        assert (ROOT / path).exists(), path
+        assert symbol in _names(ROOT / path), f"{path}::{symbol}"
+
+
+def test_architecture_follows_a_turn_in_eight_hops():
+    text = PAGES["ARCHITECTURE.md"].split("## One turn in eight hops")[1].split("\n## ")[0]
+    rows = [row for row in text.splitlines() if re.match(r"\| \d", row)]
+    assert len(rows) == 8
+    assert all(SYMBOL.search(row) for row in rows)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page):
+    folder = ROOT / "docs" if (ROOT / "docs" / page).exists() else ROOT
+    for target in LINK.findall(PAGES[page]):
+        assert (folder / target).exists(), target
+
+
+def test_every_setting_is_documented():
+    for name, field in Settings.model_fields.items():
+        assert f"`TURNSTREAM_{name.upper()}`" in REFERENCE, name
+        assert field.description, name
+
+
+def test_every_error_code_is_documented():
+    pending = [errors.TurnstreamError]
+    while pending:
+        error = pending.pop()
+        pending.extend(error.__subclasses__())
+        assert f"`{error.code}`" in REFERENCE, error
+
+
+def test_every_event_and_topic_is_documented():
+    for event in EVENTS:
+        assert f"`{event.__name__}`" in REFERENCE, event
+    topics = Topics()
+    architecture = PAGES["ARCHITECTURE.md"]
+    for topic in topics.all(("<tenant>",), 1):
+        assert f"`{topic.name}`" in architecture, topic.name
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_commands_that_a_page_names_exist(page):
+    made = (ROOT / "Makefile").read_text()
+    for command in set(COMMAND.findall(PAGES[page])):
+        program, name = command.split()
+        if program == "make":
+            assert re.search(rf"^{name}:", made, re.MULTILINE), command
+        else:
+            run = subprocess.run(
+                [ROOT / ".venv/bin/turnstream", name, "--help"], capture_output=True, check=False
+            )
+            assert run.returncode == 0, (command, run.stderr.decode()[-500:])
