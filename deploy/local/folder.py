@@ -1,11 +1,11 @@
 """The folder that one local stack lives in, and the lock that gives it to one supervisor.
 
-    .gitignore         so that nobody commits it
-    lock               held (flock) as long as a supervisor lives
-    state.json         see `state`
-    postgres.password  mode 0600
-    logs/PART.log      of the latest start; PART.log.1 of the one before
-    kafka/ postgres/   data, kept from start to start
+.gitignore         so that nobody commits it
+lock               held (flock) as long as a supervisor lives
+state.json         see `state`
+postgres.password  mode 0600
+logs/PART.log      of the latest start; PART.log.1 of the one before
+kafka/ postgres/   data, kept from start to start
 """
 
 from __future__ import annotations
@@ -17,14 +17,19 @@ from typing import TYPE_CHECKING
 from turnstream.deploy.local.machine import unprivileged_account
 from turnstream.deploy.local.postgres import data_place
 from turnstream.deploy.local.process import kill_group, wait_gone
-from turnstream.deploy.local.state import StackState, Status, read_state
+from turnstream.deploy.local.state import PartState, StackState, Status, read_state
 from turnstream.schemas.errors import StackRunningError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
     from typing import TextIO
 
+    from turnstream.deploy.local.process import Identity
+
 DEFAULT_NAME = ".turnstream"
+SUPERVISOR_LOG = "supervisor.log"
+_KILL_TIMEOUT_S = 5.0
 
 
 class Folder:
@@ -55,6 +60,11 @@ class Folder:
             ) from None
         self._lock = lock
 
+    @property
+    def held(self) -> bool:
+        """Return whether the lock is ours."""
+        return self._lock is not None
+
     def release(self) -> None:
         """Give the lock back."""
         if self._lock is not None:
@@ -71,10 +81,12 @@ class Folder:
 
     def clear(self) -> None:
         """Remove all data and logs, but neither the lock nor the ports remembered."""
-        for path in (self.path / "kafka", data_place(self.path), self.logs):
+        for path in (self.path / "kafka", self.path / "processor", data_place(self.path)):
             shutil.rmtree(path, ignore_errors=True)
         (self.path / "postgres.password").unlink(missing_ok=True)
-        self.logs.mkdir(mode=0o700)
+        for log in self.logs.iterdir():
+            if log.name != SUPERVISOR_LOG:  # our own output goes there
+                log.unlink()
 
     def remove(self) -> None:
         """Remove the folder with everything in it."""
@@ -82,25 +94,34 @@ class Folder:
         shutil.rmtree(self.path, ignore_errors=True)
 
 
-def stop_parts(state: StackState, *, kill: bool = False) -> list[str]:
+def stop_parts(
+    state: StackState,
+    *,
+    hurry: Callable[[], bool] = lambda: False,
+    report: Callable[[PartState], None] = lambda _: None,
+) -> list[str]:
     """Stop all processes of a state, the last started first; return the names of those stopped.
 
     Only processes that are the recorded ones are touched (pid and start time). Those of a tier are
-    asked together; who is not gone in its time is killed. `kill` does not ask.
+    asked together; who is not gone in its time, or when `hurry` says so, is killed.
     """
     stopped = []
     for tier in sorted({part.tier for part in state.parts}, reverse=True):
-        asked = []
+        asked: list[tuple[PartState, Identity]] = []
         for part in state.parts:
             if part.tier == tier and part.process is not None:
-                if part.process.send(9 if kill else part.stop_signal):
+                if part.process.send(part.stop_signal):
                     asked.append((part, part.process))
-                    stopped.append(part.name)
-                part.status = Status.STOPPED
+                    part.status, part.detail = Status.STOPPING, ""
+                    report(part)
+                else:
+                    part.status, part.process = Status.ENDED, None
         timeout = max((part.stop_timeout_s for part, _ in asked), default=0.0)
-        for process in wait_gone([process for _, process in asked], timeout):
+        for process in wait_gone([process for _, process in asked], timeout, hurry):
             kill_group(process)
-        wait_gone([process for _, process in asked], 5.0)
-        for part, _ in asked:
-            part.process = None
+        for part, process in asked:
+            wait_gone([process], _KILL_TIMEOUT_S)
+            part.status, part.process = Status.STOPPED, None
+            report(part)
+            stopped.append(part.name)
     return stopped

@@ -61,7 +61,8 @@ def read_lock(text: str | None = None) -> tuple[Jar, ...]:
     for line in text.splitlines():
         if line.strip() and not line.startswith("#"):
             coordinate, sha256 = line.split()
-            jars.append(Jar(*coordinate.split(":"), sha256))
+            group, artifact, version = coordinate.split(":")
+            jars.append(Jar(group, artifact, version, sha256))
     return tuple(jars)
 
 
@@ -76,11 +77,8 @@ def fetch_jars(
     repository = cache / "jars"
     repository.mkdir(parents=True, exist_ok=True)
     with _exclusive(cache / "jars.lock"), ThreadPoolExecutor(_FETCHES_MAX) as pool:
-        missing = [
-            jar
-            for jar, intact in zip(jars, pool.map(lambda j: j.intact(repository), jars), strict=True)
-            if not intact
-        ]
+        intact = pool.map(lambda jar: jar.intact(repository), jars)
+        missing = [jar for jar, good in zip(jars, intact, strict=True) if not good]
         progress(len(jars) - len(missing), len(jars))
         fetches = [pool.submit(_fetch, jar, repository) for jar in missing]
         for done, fetch in enumerate(as_completed(fetches), start=1):

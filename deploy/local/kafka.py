@@ -45,7 +45,7 @@ def kafka_part(
     """
     folder.mkdir(exist_ok=True)
     configuration = folder / "server.properties"
-    settings = _configuration(folder / "data", port, controller_port) | options
+    settings = {**_configuration(folder / "data", port, controller_port), **options}
     configuration.write_text("".join(f"{key}={value}\n" for key, value in settings.items()))
     class_path = ":".join(map(str, jars))
     if not (folder / "data" / "meta.properties").exists():
@@ -87,7 +87,8 @@ def broker_answers(port: int) -> bool:
         connection.sendall(struct.pack(">i", len(request)) + request)
         with connection.makefile("rb") as stream:
             head = stream.read(4)
-            answer = stream.read(min(struct.unpack(">i", head)[0], _ANSWER_BYTES_MAX)) if head else b""
+            size = struct.unpack(">i", head)[0] if head else 0
+            answer = stream.read(min(size, _ANSWER_BYTES_MAX))
     # correlation id, then the number of brokers
     return len(answer) >= struct.calcsize(">ii") and struct.unpack(">ii", answer[:8])[1] > 0
 
@@ -142,7 +143,11 @@ def _format(
     with log.open("ab") as output:
         done = subprocess.run(  # noqa: S603 - our own arguments
             [*argv, "--config", str(configuration)],
-            stdout=output, stderr=output, env=dict(env), check=False, timeout=60
+            stdout=output,
+            stderr=output,
+            env=dict(env),
+            check=False,
+            timeout=60,
         )
     if done.returncode:
         tail = tuple(log.read_text(errors="replace").splitlines()[-15:])

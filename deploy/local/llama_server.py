@@ -21,7 +21,7 @@ def main() -> None:
     arguments = parser.parse_args()
     stop = {signal.SIGTERM, signal.SIGINT}
     signal.pthread_sigmask(signal.SIG_BLOCK, stop)  # before the server's threads inherit the mask
-    import xllamacpp  # type: ignore[import-untyped] # noqa: PLC0415 - loads code for this CPU
+    import xllamacpp  # noqa: PLC0415 - loads code for this CPU
 
     parameters = xllamacpp.CommonParams()
     parameters.model.path = arguments.weights

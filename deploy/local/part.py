@@ -111,7 +111,7 @@ class Running:
         """Return the error that tells what the part logged last."""
         lines = tuple(self._logged().splitlines()[-TAIL_LINES:])
         error = PartError(part=self.part.name, cause=cause, tail=lines, log=str(self.part.log))
-        error.add_note("\n".join(lines))  # who holds the stack in a program sees it in the traceback
+        error.add_note("\n".join(lines))  # for the traceback of who holds the stack in a program
         return error
 
     def _died_early(self, returncode: int) -> None:

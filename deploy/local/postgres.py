@@ -103,7 +103,8 @@ def postgres_part(
         "unix_socket_directories": "",  # nobody needs one, and its path may be too long
         "max_connections": "200",
         "log_line_prefix": "%m [%p] ",
-    } | options
+        **options,
+    }
     flags = (f"-c{key}={value}" for key, value in settings.items())
     return Part(
         name="postgres",

@@ -18,7 +18,7 @@ import msgspec
 from turnstream.schemas.errors import StackError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
 _EXEC = Path(__file__).with_name("_exec.py")
 _POLL_S = 0.02
@@ -106,12 +106,14 @@ def spawn(
         )
 
 
-def wait_gone(processes: Sequence[Identity], timeout_s: float) -> list[Identity]:
-    """Block until all have ended or the time is up; return those still there."""
+def wait_gone(
+    processes: Sequence[Identity], timeout_s: float, hurry: Callable[[], bool] = lambda: False
+) -> list[Identity]:
+    """Block until all have ended, the time is up or `hurry` says so; return those still there."""
     deadline = time.monotonic() + timeout_s
     while True:
         left = [process for process in processes if process.alive()]
-        if not left or time.monotonic() > deadline:
+        if not left or time.monotonic() > deadline or hurry():
             return left
         time.sleep(_POLL_S)
 

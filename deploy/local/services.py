@@ -48,14 +48,14 @@ def edge_part(*, logs: Path, env: Mapping[str, str], port: int) -> Part:
     )
 
 
-def processor_part(*, logs: Path, env: Mapping[str, str]) -> Part:
+def processor_part(*, folder: Path, logs: Path, env: Mapping[str, str]) -> Part:
     """Return the usage processor; it serves nothing, so ready is what its log says."""
     log = logs / "processor.log"
     return Part(
         name="processor",
         argv=_command("processor", "usage"),
         log=log,
-        env=env,
+        env={**env, "TURNSTREAM_PROCESSOR_FOLDER": str(folder)},
         ready=lambda: _PROCESSOR_READY in log.read_text(errors="replace"),
         tier=2,
     )

@@ -171,20 +171,18 @@ class LocalStack:
             self.stop()
             raise
 
-    def stop(self, *, kill: bool = False) -> None:
-        """Stop everything that was started here, the last first; safe to call twice."""
+    def stop(self, *, hurry: Callable[[], bool] = lambda: False) -> None:
+        """Stop everything that was started here, the last first; safe to call twice.
+
+        Each part has its time to end by itself, unless `hurry` begins to return True.
+        """
+        if not self.folder.held:
+            return
         self.state.ready = False
-        for part in self.state.parts:
-            if part.process is not None and part.process.alive():
-                part.status = Status.STOPPING
-                self._report(part)
-        stop_parts(self.state, kill=kill)
+        stop_parts(self.state, hurry=hurry, report=self._report)
         for running in self._running:
             running.reap()
         self._running.clear()
-        for part in self.state.parts:
-            if part.status is Status.STOPPED:
-                self._report(part)
         self.state.supervisor = None
         write_state(self.folder.path, self.state)
         if self._temporary:
@@ -248,7 +246,10 @@ class LocalStack:
             begun.append(self._begin("edge", edge))
             self.state.edge_url = begun[-1].part.url
         if "processor" in plan.parts:
-            begun.append(self._begin("processor", lambda: processor_part(logs=logs, env=env)))
+            folder = self.folder.path / "processor"
+            begun.append(
+                self._begin("processor", lambda: processor_part(folder=folder, logs=logs, env=env))
+            )
         self._await(begun)
 
     def _kafka(self) -> Part:
