@@ -54,6 +54,10 @@ bench: setup ## print the tables "token path" and "turns"
 build: setup ## the wheel and the source archive, in dist/
 	@$(BIN)/python -m build
 
+.PHONY: docs
+docs: setup ## write docs/reference.md from the code
+	@$(BIN)/python -m turnstream.streams.reference > docs/reference.md
+
 .PHONY: lock
 lock: ## compile the lock files anew
 	@$(COMPILE) pyproject.toml --extra local --extra processor --group dev -o requirements/all.lock

@@ -59,6 +59,12 @@ def test_links_lead_somewhere(page):
         assert (folder / target).exists(), target
 
 
+def test_reference_is_what_the_code_says():
+    from turnstream.streams.reference import reference
+
+    assert reference() == REFERENCE, "make docs"
+
+
 def test_every_setting_is_documented():
     for name, field in Settings.model_fields.items():
         assert f"`TURNSTREAM_{name.upper()}`" in REFERENCE, name

@@ -1,0 +1,88 @@
+"""The reference page, made from what is there: settings, error codes, records, metrics.
+
+`make docs` writes `docs/reference.md`; a test holds the file to this.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from pydantic import SecretStr
+from pydantic_core import PydanticUndefined
+
+from turnstream.schemas.commands import COMMANDS
+from turnstream.schemas.errors import TurnstreamError
+from turnstream.schemas.events import EVENTS
+from turnstream.schemas.results import RESULTS
+from turnstream.streams.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+HEAD = """# Reference
+
+Made by `make docs` from the code.
+"""
+
+
+def reference() -> str:
+    """Return the page as Markdown."""
+    return "\n".join([HEAD, *_settings(), *_records(), *_errors()]) + "\n"
+
+
+def _first_sentence(doc: str | None) -> str:
+    text = " ".join((doc or "").split("\n\n")[0].split())
+    return text.replace("|", "\\|")
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, SecretStr):
+        value = value.get_secret_value()
+    if value is PydanticUndefined or value is None or value in ("", ()):
+        return ""
+    if isinstance(value, tuple):
+        value = ", ".join(map(str, value))
+    return f"`{value}`"
+
+
+def _settings() -> Iterator[str]:
+    yield "## Settings\n"
+    yield "From the environment or a file `.env`. `turnstream config show` prints them.\n"
+    yield "| variable | default | meaning |\n| --- | --- | --- |"
+    for name, field in Settings.model_fields.items():
+        default = _shown(field.get_default(call_default_factory=True, validated_data={}))
+        meaning = (field.description or "").replace("|", "\\|")
+        yield f"| `TURNSTREAM_{name.upper()}` | {default} | {meaning} |"
+    yield ""
+
+
+def _records() -> Iterator[str]:
+    parts = (("Commands", COMMANDS), ("Events", EVENTS), ("Results", RESULTS))
+    for title, records in parts:
+        yield f"## {title}\n"
+        yield "| record | fields beyond the envelope | meaning |\n| --- | --- | --- |"
+        for record in records:
+            base = record.__mro__[1]
+            envelope = set(getattr(base, "__struct_fields__", ()))
+            own = [f.name for f in msgspec.structs.fields(record) if f.name not in envelope]
+            fields = ", ".join(f"`{name}`" for name in own)
+            yield f"| `{record.__name__}` | {fields} | {_first_sentence(record.__doc__)} |"
+        yield ""
+
+
+def _errors() -> Iterator[str]:
+    yield "## Error codes\n"
+    yield "A WebSocket closes with 4000 + status.\n"
+    yield "| code | HTTP status | retry | meaning |\n| --- | --- | --- | --- |"
+    pending: list[type[TurnstreamError]] = [TurnstreamError]
+    while pending:
+        error = pending.pop(0)
+        pending.extend(sorted(error.__subclasses__(), key=lambda one: one.__name__))
+        retry = "yes" if error.retryable else "no"
+        yield f"| `{error.code}` | {error.status} | {retry} | {_first_sentence(error.__doc__)} |"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(reference())
