@@ -109,7 +109,7 @@ class OpenAIModel:
                 asyncio.timeout(self.limits.connect_timeout_s * 2),
                 self._session.get(f"{self.base_url}/models") as response,
             ):
-                body = await response.content.read(self.limits.error_bytes_max)
+                body = await _body(response.content, self.limits.answer_bytes_max)
                 if response.status != HTTPStatus.OK:
                     raise error_of_response(response.status, body, response.headers)
                 return [entry.id for entry in msgspec.json.decode(body, type=_Models).data]
@@ -163,10 +163,10 @@ class _Call:
         """Make one try."""
         limits = self.client.limits
         try:
-            async with asyncio.timeout(None) as timeout:
-                deadline = self._loop.time() + limits.first_token_timeout_s
-                self._watch = self._loop.call_at(deadline, timeout.reschedule, deadline)
-                return await self._read(timeout)
+            async with asyncio.timeout(None) as deadline:
+                first = self._loop.time() + limits.first_token_timeout_s
+                self._watch = self._loop.call_at(first, deadline.reschedule, first)
+                return await self._read(deadline)
         except TimeoutError as error:
             what = "between two tokens" if self.pushed else "before the first token"
             seconds = limits.token_gap_timeout_s if self.pushed else limits.first_token_timeout_s
@@ -177,20 +177,20 @@ class _Call:
             if self._watch is not None:
                 self._watch.cancel()
 
-    def _watch_gap(self, timeout: asyncio.Timeout) -> None:
+    def _watch_gap(self, deadline: asyncio.Timeout) -> None:
         """Time out a gap between two events.
 
         Looks at the last event and sets itself again, so that a token costs no timer.
         """
         if self._watch is not None:
             self._watch.cancel()
-        deadline = self._last + self.client.limits.token_gap_timeout_s
-        if self._loop.time() >= deadline:
-            timeout.reschedule(deadline)
+        at = self._last + self.client.limits.token_gap_timeout_s
+        if self._loop.time() >= at:
+            deadline.reschedule(at)
         else:
-            self._watch = self._loop.call_at(deadline, self._watch_gap, timeout)
+            self._watch = self._loop.call_at(at, self._watch_gap, deadline)
 
-    async def _read(self, timeout: asyncio.Timeout) -> ChatAnswer:
+    async def _read(self, deadline: asyncio.Timeout) -> ChatAnswer:
         client = self.client
         parser = DeltaParser()
         try:
@@ -198,7 +198,7 @@ class _Call:
                 f"{client.base_url}/chat/completions", data=self.body, headers=self.headers
             ) as response:
                 try:
-                    await self._deltas(response, parser, timeout)
+                    await self._deltas(response, parser, deadline)
                 except BaseException:
                     response.close()  # a request that nobody reads must free its slot
                     raise
@@ -223,12 +223,12 @@ class _Call:
         self,
         response: aiohttp.ClientResponse,
         parser: DeltaParser,
-        timeout: asyncio.Timeout,
+        deadline: asyncio.Timeout,
     ) -> None:
         limits = self.client.limits
         content = response.content
         if response.status != HTTPStatus.OK:
-            body = await content.read(limits.error_bytes_max)
+            body = await _body(content, limits.error_bytes_max)
             raise error_of_response(response.status, body, response.headers)
         room = limits.answer_bytes_max
         seen = 0
@@ -240,7 +240,7 @@ class _Call:
             if deltas:
                 if not self.pushed:
                     self.pushed = True
-                    self._watch_gap(timeout)
+                    self._watch_gap(deadline)
                 self.push(deltas)
             room -= len(data)
             if room < 0:
@@ -287,6 +287,13 @@ def request_body(request: ChatRequest, model: str) -> bytes:
         return msgspec.json.encode(body)
     except UnicodeEncodeError:
         return msgspec.json.encode(_clean(body))
+
+
+async def _body(content: aiohttp.StreamReader, bytes_max: int) -> bytes:
+    body = b""
+    while len(body) < bytes_max and (data := await content.readany()):
+        body += data
+    return body[:bytes_max]
 
 
 def _clean(value: Any) -> Any:
