@@ -1,6 +1,6 @@
 """Bare clients that cost little: one HTTP connection, one WebSocket, read by pattern.
 
-The scripted model writes the monotonic clock (ns) into each token (`@<ns> `); whoever reads the
+The scripted model writes the monotonic clock (ns) into each token (`<ns> `); whoever reads the
 bytes knows how long that token was on its way.
 """
 
@@ -14,7 +14,7 @@ import re
 import time
 from dataclasses import dataclass, field
 
-STAMP = re.compile(rb"@(\d{10,19})")
+STAMP = re.compile(rb"(\d{12,19}) ")
 TAIL_BYTES = 64
 
 
