@@ -1,0 +1,195 @@
+"""The worker's lease: one row, renewed from a thread and a direct connection of its own.
+
+The thread renews only while the event loop ticks (`beat`) and acks arrive (`pause`, `resume`), so
+that a worker which cannot work is not taken for alive. Peers judge the row by the server's clock
+and by whether this connection's session still exists.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import select
+import threading
+import time
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+import psycopg
+
+from turnstream.schemas.errors import DatabaseUnavailableError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import TracebackType
+    from uuid import UUID
+
+LEASE_TTL_S = 3.0
+RENEW_EVERY_S = 1.0
+RETRY_EVERY_S = 0.2
+
+LeaseState = Literal["held", "holding", "lost"]
+
+
+class Lease:
+    """Registers `worker` and keeps its row until it is left, or lost.
+
+    `held`: produce and commit. `holding`: the deadline has passed without a renewal; emit nothing
+    and begin nothing, for a peer may own the threads by now. The next renewal either finds the row
+    untouched (`held` again) or gone: `lost`, for good; the attempts end, and a new worker id is
+    needed. `on_change` is called on the event loop when the thread sees the state change; the
+    property tells it at any moment, also of a process that was just woken.
+    """
+
+    def __init__(
+        self,
+        dsn: str,
+        worker: UUID,
+        name: str,
+        *,
+        ttl_s: float = LEASE_TTL_S,
+        renew_every_s: float = RENEW_EVERY_S,
+        on_change: Callable[[LeaseState], None] | None = None,
+    ) -> None:
+        self.worker = worker
+        self._dsn = dsn
+        self._name = name
+        self._ttl_s = ttl_s
+        self._every_s = renew_every_s
+        self._on_change = on_change
+        self._connection: psycopg.Connection[Any] | None = None
+        self._deadline = 0.0
+        self._beat = 0.0
+        self._paused = False
+        self._lost = False
+        self._told: LeaseState = "held"
+        self._ended = False
+        self._wake_in, self._wake_out = -1, -1
+        self._thread = threading.Thread(target=self._run, name="lease", daemon=True)
+
+    @property
+    def state(self) -> LeaseState:
+        """Return the state at this moment; cheap enough to be asked before every produce."""
+        if self._lost:
+            return "lost"
+        return "held" if time.monotonic() < self._deadline else "holding"
+
+    def beat(self) -> None:
+        """Tell that the event loop ticks; to be called more often than `renew_every_s`."""
+        self._beat = time.monotonic()
+
+    def pause(self) -> None:
+        """Stop renewing, because acks do not arrive."""
+        self._paused = True
+
+    def resume(self) -> None:
+        """Renew again."""
+        self._paused = False
+
+    async def __aenter__(self) -> Self:
+        """Register the worker; raises `DatabaseUnavailableError`."""
+        self._loop = asyncio.get_running_loop()
+        self.beat()
+        await asyncio.to_thread(self._register)
+        self._wake_out, self._wake_in = os.pipe()
+        self._thread.start()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        """Stop renewing and leave; threads that are still this worker's go to `ready`."""
+        self._ended = True
+        os.write(self._wake_in, b"x")
+        await asyncio.to_thread(self._thread.join)
+        os.close(self._wake_in)
+        os.close(self._wake_out)
+
+    def _register(self) -> None:
+        sent = time.monotonic()
+        try:
+            self._connection = self._connect()
+            self._connection.execute(
+                "SELECT register_worker(%s, %s, make_interval(secs => %s))",
+                (self.worker, self._name, self._ttl_s),
+            )
+        except psycopg.Error as error:
+            raise DatabaseUnavailableError(f"cannot register the worker: {error}") from error
+        self._deadline = sent + self._ttl_s
+
+    def _run(self) -> None:
+        wait_s = self._every_s
+        while not (self._ended or self._lost):
+            self._sleep(wait_s)
+            if self._ended:
+                break
+            wait_s = self._every_s
+            alive = time.monotonic() - self._beat < self._every_s and not self._paused
+            if alive:
+                try:
+                    self._renew()
+                except psycopg.Error:
+                    self._drop()
+                    wait_s = min(RETRY_EVERY_S, self._every_s)
+            else:
+                wait_s = min(RETRY_EVERY_S, self._every_s)
+            self._tell()
+        if not self._lost:
+            self._leave()
+        self._drop()
+
+    def _sleep(self, wait_s: float) -> None:
+        # A cut connection can be read at once, so it is replaced before peers miss its session.
+        sockets = [self._wake_out]
+        if self._connection is not None:
+            sockets.append(self._connection.fileno())
+        ready, _, _ = select.select(sockets, [], [], self._until_change(wait_s))
+        if self._connection is not None and self._connection.fileno() in ready:
+            self._drop()
+
+    def _until_change(self, wait_s: float) -> float:
+        left = self._deadline - time.monotonic()
+        return min(wait_s, left + 0.001) if left > 0 else wait_s
+
+    def _renew(self) -> None:
+        connection = self._connection = self._connection or self._connect()
+        sent = time.monotonic()
+        row = connection.execute(
+            "SELECT renew_worker(%s, make_interval(secs => %s))", (self.worker, self._ttl_s)
+        ).fetchone()
+        if row and row[0]:
+            self._deadline = sent + self._ttl_s
+        else:
+            self._lost = True
+
+    def _leave(self) -> None:
+        try:
+            connection = self._connection = self._connection or self._connect()
+            connection.execute("SELECT dismiss_worker(%s)", (self.worker,))
+        except psycopg.Error:
+            return  # peers find the row's time over
+
+    def _tell(self) -> None:
+        state = self.state
+        if state != self._told and self._on_change is not None:
+            self._loop.call_soon_threadsafe(self._on_change, state)
+        self._told = state
+
+    def _connect(self) -> psycopg.Connection[Any]:
+        limit_ms = round(self._ttl_s * 1000)
+        return psycopg.connect(
+            self._dsn,
+            autocommit=True,
+            prepare_threshold=0,
+            connect_timeout=max(2, round(self._ttl_s)),
+            application_name="turnstream-lease",
+            options=f"-c statement_timeout={limit_ms}",
+            tcp_user_timeout=limit_ms,
+        )
+
+    def _drop(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None

@@ -1,0 +1,103 @@
+"""Wake-ups between processes: LISTEN and NOTIFY. Nothing rests on them; polls stand behind.
+
+A NOTIFY inside a writing transaction makes all commits queue up, so it is always its own statement.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import asyncpg
+
+from turnstream.schemas.errors import DatabaseUnavailableError
+
+if TYPE_CHECKING:
+    from uuid import UUID
+
+CANCEL_CHANNEL = "turnstream_cancel"
+READY_CHANNEL = "turnstream_ready"
+READY_EVERY_S = 0.005
+RECONNECT_S_MAX = 2.0
+
+Listeners = Mapping[str, Callable[[str], None]]
+
+_PEER = """
+SELECT pg_notify($1, worker::text) FROM workers
+ WHERE worker <> $2 AND lease_until > clock_timestamp() ORDER BY random() LIMIT 1
+"""
+_FAILURES = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError)
+
+
+class Signals:
+    """Sends wake-ups over a pool; a failure to send is not an error."""
+
+    def __init__(self, pool: asyncpg.Pool) -> None:
+        self._pool = pool
+        self._ready_from = 0.0
+
+    async def wake(self, channel: str, payload: str) -> None:
+        """Notify every listener of a channel."""
+        await self._send("SELECT pg_notify($1, $2)", channel, payload)
+
+    async def wake_peer(self, worker: UUID) -> None:
+        """Tell one other live worker that threads wait in `ready`; at most once per 5 ms.
+
+        The payload is the id of the worker that is meant; the others do nothing.
+        """
+        now = asyncio.get_running_loop().time()
+        if now < self._ready_from:
+            return
+        self._ready_from = now + READY_EVERY_S
+        await self._send(_PEER, READY_CHANNEL, worker)
+
+    async def _send(self, sql: str, *values: Any) -> None:
+        try:
+            await self._pool.execute(sql, *values)
+        except _FAILURES:
+            return  # whoever was meant finds out by its next poll
+
+
+async def listen(
+    dsn: str, listeners: Listeners, *, on_connect: Callable[[], None] | None = None
+) -> None:
+    """Call each channel's listener with every payload, until cancelled; reconnects by itself.
+
+    Needs a direct connection. What was said while there was none is lost: `on_connect` is called
+    after every connect, to look for it. Raises `DatabaseUnavailableError` if the first one fails.
+    """
+    wait_s, first = 0.05, True
+    while True:
+        try:
+            await _listen_once(dsn, listeners, on_connect)
+            wait_s = 0.05
+        except _FAILURES as error:
+            if first:
+                raise DatabaseUnavailableError(f"cannot listen: {error}") from error
+        first = False
+        await asyncio.sleep(random.uniform(0.5, 1.0) * wait_s)  # noqa: S311
+        wait_s = min(2 * wait_s, RECONNECT_S_MAX)
+
+
+async def _listen_once(
+    dsn: str, listeners: Listeners, on_connect: Callable[[], None] | None
+) -> None:
+    cut = asyncio.Event()
+    connection = await asyncpg.connect(
+        dsn, timeout=5.0, server_settings={"application_name": "turnstream-listener"}
+    )
+    try:
+        connection.add_termination_listener(lambda _: cut.set())
+        for channel, heard in listeners.items():
+            await connection.add_listener(channel, _callback(heard))
+        if on_connect is not None:
+            on_connect()
+        await cut.wait()
+    finally:
+        connection.terminate()
+
+
+def _callback(heard: Callable[[str], None]) -> Callable[[Any, int, str, str], None]:
+    return lambda _connection, _pid, _channel, payload: heard(payload)
