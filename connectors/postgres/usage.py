@@ -1,0 +1,83 @@
+"""What turns cost, counted once each: the store of the usage processor.
+
+Reads and writes `usage_turns` and `usage_totals` (sql/derived.sql).
+"""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+import asyncpg
+import msgspec
+
+from turnstream.schemas.errors import DatabaseUnavailableError, UndecodableError
+from turnstream.schemas.results import UsageTotal
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from turnstream.schemas.results import TurnResult
+
+_COUNT = "SELECT count_usage($1, $2, $3, $4, $5)"
+_DUE = """
+SELECT tenant, window_start, window_s, model, turns, input_tokens, output_tokens,
+       reasoning_tokens, cached_tokens
+FROM usage_totals WHERE rev > published
+ORDER BY tenant, window_start, window_s, model LIMIT $1 FOR UPDATE SKIP LOCKED
+"""
+_PUBLISHED = """
+UPDATE usage_totals AS t SET published = rev
+FROM unnest($1::text[], $2::bigint[], $3::int[], $4::text[]) AS k(tenant, window_start, window_s, model)
+WHERE (t.tenant, t.window_start, t.window_s, t.model)
+    = (k.tenant COLLATE "C", k.window_start, k.window_s, k.model COLLATE "C")
+"""
+
+
+class UsageStore:
+    """Count results, and hand out totals that changed. Raises `DatabaseUnavailableError`."""
+
+    def __init__(self, pool: asyncpg.Pool) -> None:
+        self._pool = pool
+
+    async def count(self, result: TurnResult, window_s: int) -> bool:
+        """Count a turn in the window of its result's time; False where it had been counted.
+
+        Raises `UndecodableError` (`invalid_result`) for a result that can never be counted: its
+        turn id is no UUID, a number does not fit, or a name holds U+0000.
+        """
+        window_us = window_s * 1_000_000
+        usage = msgspec.json.encode(result.usage).decode()
+        start = result.at - result.at % window_us
+        try:
+            turn_id = UUID(result.turn_id)
+            return bool(
+                await self._pool.fetchval(_COUNT, result.tenant, turn_id, start, window_s, usage)
+            )
+        except (ValueError, asyncpg.DataError) as error:
+            raise UndecodableError(f"cannot be counted: {error}", code="invalid_result") from error
+        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            raise DatabaseUnavailableError(f"usage: {error!r}") from error
+
+    @asynccontextmanager
+    async def due(self, limit: int) -> AsyncIterator[list[UsageTotal]]:
+        """Lend the totals that changed since they were published; leaving in peace marks them.
+
+        Their rows stay locked meanwhile, so that of two publishers the later one has the later
+        total; a publisher that dies or raises leaves them due.
+        """
+        try:
+            async with self._pool.acquire() as connection, connection.transaction():
+                rows = [UsageTotal(**row) for row in await connection.fetch(_DUE, limit)]
+                yield rows
+                if rows:
+                    await connection.execute(
+                        _PUBLISHED,
+                        [row.tenant for row in rows],
+                        [row.window_start for row in rows],
+                        [row.window_s for row in rows],
+                        [row.model for row in rows],
+                    )
+        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            raise DatabaseUnavailableError(f"usage: {error!r}") from error
