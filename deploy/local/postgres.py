@@ -19,8 +19,6 @@ from pathlib import Path
 from signal import SIGINT
 from typing import TYPE_CHECKING
 
-import psycopg
-
 from turnstream.deploy.local.machine import package_folder, reachable, unprivileged_account
 from turnstream.deploy.local.part import TAIL_LINES, Part
 from turnstream.schemas.errors import PartError, StackError
@@ -124,6 +122,8 @@ def postgres_part(
 
 def server_answers(url: str) -> bool:
     """Return whether the server lets us in, with our database there (created when it is not)."""
+    import psycopg  # noqa: PLC0415 - a tenth of a second that only a start needs
+
     admin = f"{url.rpartition('/')[0]}/postgres"
     try:
         with psycopg.connect(admin, autocommit=True, connect_timeout=2) as connection:
