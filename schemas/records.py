@@ -52,6 +52,11 @@ def _plain(schema: Any) -> Any:
     return schema
 
 
+def parse(text: str) -> dict[str, Any]:
+    """Return a schema's text as fastavro wants it: parsed, and without logical types."""
+    return cast("dict[str, Any]", parse_schema(_plain(json.loads(text))))
+
+
 def _load(struct: type[msgspec.Struct]) -> Schema:
     text = (files("turnstream.schemas") / "avro" / f"{struct.__name__}.avsc").read_text("utf-8")
     plain = _plain(json.loads(text))
@@ -60,7 +65,7 @@ def _load(struct: type[msgspec.Struct]) -> Schema:
         name=struct.__name__,
         struct=struct,
         text=text,
-        parsed=cast("dict[str, Any]", parse_schema(plain)),
+        parsed=parse(text),
         # the specification writes the eight bytes little-endian; fastavro gives them so, as hex
         fingerprint=bytes.fromhex(fingerprint(canonical, "CRC-64-AVRO")),
         nested=any(not isinstance(field["type"], str) for field in plain["fields"]),

@@ -1,6 +1,6 @@
 """What turns cost, counted once each: the store of the usage processor.
 
-Reads and writes `usage_turns` and `usage_totals` (sql/derived.sql).
+Reads and writes `usage_turns` and `usage_totals` (sql/usage.sql).
 """
 
 from __future__ import annotations
@@ -29,9 +29,10 @@ ORDER BY tenant, window_start, window_s, model LIMIT $1 FOR UPDATE SKIP LOCKED
 """
 _PUBLISHED = """
 UPDATE usage_totals AS t SET published = rev
-FROM unnest($1::text[], $2::bigint[], $3::int[], $4::text[]) AS k(tenant, window_start, window_s, model)
-WHERE (t.tenant, t.window_start, t.window_s, t.model)
-    = (k.tenant COLLATE "C", k.window_start, k.window_s, k.model COLLATE "C")
+FROM unnest($1::text[], $2::bigint[], $3::int[], $4::text[])
+  AS k(tenant, window_start, window_s, model)
+WHERE t.tenant = k.tenant AND t.window_start = k.window_start AND t.window_s = k.window_s
+  AND t.model = k.model
 """
 
 

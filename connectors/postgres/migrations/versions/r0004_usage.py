@@ -1,16 +1,16 @@
-"""Incarnations of topics, and the tables of the usage processor."""
+"""The tables of the usage processor."""
 
 from __future__ import annotations
 
 from turnstream.connectors.postgres.migrate import run_sql
 
-revision = "0002"
-down_revision = "0001"
+revision = "0004"
+down_revision = "0003"
 
 
 def upgrade() -> None:
     """Create the tables and the counting function."""
-    run_sql("derived")
+    run_sql("usage")
 
 
 def downgrade() -> None:

@@ -1,14 +1,4 @@
--- What is derived from the log, and what the log itself is.
-
--- One row a topic: `incarnation` rises when the topic's id changes, because it was made anew.
-CREATE TABLE incarnations (
-  topic       text COLLATE "C" PRIMARY KEY,
-  topic_id    uuid NOT NULL,
-  incarnation integer NOT NULL,
-  since       timestamptz NOT NULL DEFAULT now()
-);
-
--- Usage. A turn counts once, in the window of its result's time; `usage` is what it was counted with.
+-- Usage, derived from the results. A turn counts once, in the window of its result's time; `usage` is what it was counted with.
 CREATE TABLE usage_turns (
   tenant       text COLLATE "C" NOT NULL,
   turn_id      uuid NOT NULL,

@@ -1,0 +1,123 @@
+"""A schema registry with Confluent's API: register our schemas, learn those of others.
+
+Subjects are record names (`turnstream.StartTurn`), compatibility BACKWARD_TRANSITIVE. Reads and
+writes over HTTP, at start and when a reader meets an id that it does not know.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import aiohttp
+import msgspec
+
+from turnstream.connectors.avro import Codec
+from turnstream.schemas.errors import ConfigurationError, UnavailableError
+from turnstream.schemas.records import parse, schemas
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+COMPATIBILITY = "BACKWARD_TRANSITIVE"
+_CONFLICT = 409
+_NOT_FOUND = 404
+_TIMEOUT_S = 15.0
+_CALLS_MAX = 8
+_TYPE = "application/vnd.schemaregistry.v1+json"
+
+
+class RegistryUnavailableError(UnavailableError):
+    """The schema registry does not answer."""
+
+    code = "registry_unavailable"
+
+
+class Registry:
+    """Calls to one registry; `writers` is what the codec reads by, and grows with `load`."""
+
+    def __init__(self, url: str, session: aiohttp.ClientSession) -> None:
+        self._url = url.rstrip("/")
+        self._session = session
+        self._calls = asyncio.Semaphore(_CALLS_MAX)
+        self.writers: dict[int, tuple[str, dict[str, Any]]] = {}
+
+    async def register(self) -> dict[str, int]:
+        """Register every schema of ours and return its id by record name; safe to repeat.
+
+        Raises `ConfigurationError` where one is not compatible with what the registry holds.
+        """
+        known = list(schemas().values())
+        await asyncio.gather(*(self._demand_compatibility(schema.subject) for schema in known))
+        ids = await asyncio.gather(*(self._register(s.subject, s.text) for s in known))
+        return {schema.name: number for schema, number in zip(known, ids, strict=True)}
+
+    async def load(self) -> None:
+        """Learn every version of every schema of ours, so that older records can be read."""
+        for name, versions in await asyncio.gather(
+            *(self._versions(schema.name, schema.subject) for schema in schemas().values())
+        ):
+            for number, text in versions:
+                self.writers[number] = (name, parse(text))
+
+    async def _register(self, subject: str, text: str) -> int:
+        body = {"schema": text, "schemaType": "AVRO"}
+        answer = await self._call("POST", f"/subjects/{subject}/versions", body, subject)
+        return int(answer["id"])
+
+    async def _demand_compatibility(self, subject: str) -> None:
+        await self._call("PUT", f"/config/{subject}", {"compatibility": COMPATIBILITY}, subject)
+
+    async def _versions(self, name: str, subject: str) -> tuple[str, list[tuple[int, str]]]:
+        numbers = await self._call("GET", f"/subjects/{subject}/versions", None, subject)
+        found = await asyncio.gather(
+            *(
+                self._call("GET", f"/subjects/{subject}/versions/{number}", None, subject)
+                for number in numbers or ()
+            )
+        )
+        return name, [(int(one["id"]), one["schema"]) for one in found]
+
+    async def _call(self, method: str, path: str, body: Any, subject: str) -> Any:
+        """Return the answer's JSON, or None for 404."""
+        data = msgspec.json.encode(body) if body is not None else None
+        try:
+            async with (
+                self._calls,
+                self._session.request(
+                    method, self._url + path, data=data, headers={"Content-Type": _TYPE}
+                ) as response,
+            ):
+                answer = await response.read()
+                if response.status == _CONFLICT:
+                    raise ConfigurationError(
+                        f"the registry refuses {subject}: {answer[:300].decode(errors='replace')}"
+                    )
+                if response.status == _NOT_FOUND and method == "GET":
+                    return None
+                response.raise_for_status()
+                return msgspec.json.decode(answer)
+        except (aiohttp.ClientError, TimeoutError, msgspec.DecodeError) as error:
+            raise RegistryUnavailableError(f"{method} {self._url}{path}: {error!r}") from error
+
+
+@asynccontextmanager
+async def open_registry(url: str) -> AsyncIterator[Registry]:
+    """Open a registry's client."""
+    timeout = aiohttp.ClientTimeout(total=_TIMEOUT_S)
+    async with aiohttp.ClientSession(timeout=timeout) as session:
+        yield Registry(url, session)
+
+
+async def open_codec(url: str) -> Codec:
+    """Return a codec: Confluent framing by the registry at `url`, or single-object without one.
+
+    Registers our schemas. Who reads for long should load again when an id is unknown.
+    """
+    if not url:
+        return Codec()
+    async with open_registry(url) as registry:
+        ids = await registry.register()
+        await registry.load()
+        return Codec(ids=ids, writers=registry.writers)
