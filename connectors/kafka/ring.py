@@ -1,0 +1,148 @@
+"""The latest of the log in memory: raw fetched batches, bounded by bytes, decoded when asked.
+
+Beside each fetched piece of a partition stands the set of keys in it, so that one thread's records
+are found without looking at the others'. When the bytes are over, the oldest pieces of the whole
+process go first. Pure: no I/O, no clock.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING
+
+from aiokafka.record.memory_records import MemoryRecords
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+# what a piece costs beside its bytes: its objects, its key set, its places in the index
+PIECE_OVERHEAD_BYTES = 1024
+
+
+def batch_records(raw: bytes, first: int) -> Iterator[tuple[int, bytes | None, bytes | None]]:
+    """Yield (offset, key, value) of each record at or after `first` in fetched bytes."""
+    batches = MemoryRecords(raw)
+    while batches.has_next():
+        batch = batches.next_batch()
+        if batch.is_control_batch or batch.next_offset <= first:
+            continue
+        for record in batch:
+            if record.offset >= first:
+                yield record.offset, record.key, record.value
+
+
+def next_offset(raw: bytes) -> int | None:
+    """Return the offset after the last whole batch in fetched bytes; None if there is none.
+
+    Read from the batches' headers alone (record format v2: base offset at 0, length at 8, last
+    offset delta at 23).
+    """
+    at, end, reached = 0, len(raw), None
+    while at + 27 <= end:
+        size = 12 + int.from_bytes(raw[at + 8 : at + 12], "big")
+        if at + size > end:
+            break
+        base = int.from_bytes(raw[at : at + 8], "big")
+        reached = base + int.from_bytes(raw[at + 23 : at + 27], "big") + 1
+        at += size
+    return reached
+
+
+class _Piece:
+    """What one fetch gave of one partition: offsets `first` up to, without, `end`."""
+
+    __slots__ = ("end", "first", "keys", "raw")
+
+    def __init__(self, first: int, end: int, raw: bytes, keys: set[bytes]) -> None:
+        self.first = first
+        self.end = end
+        self.raw = raw
+        self.keys = keys
+
+
+class _Partition:
+    __slots__ = ("begins", "by_key", "end", "pieces")
+
+    def __init__(self, begins: int) -> None:
+        self.begins = begins
+        self.end = begins
+        self.pieces: deque[_Piece] = deque()
+        self.by_key: dict[bytes, deque[_Piece]] = {}
+
+
+class Ring:
+    """Pieces of all partitions, `bytes_max` together."""
+
+    def __init__(self, bytes_max: int) -> None:
+        self.bytes_max = bytes_max
+        self.bytes = 0
+        self._partitions: dict[int, _Partition] = {}
+        self._order: deque[int] = deque()
+
+    def restart(self, partition: int, begins: int) -> None:
+        """Forget a partition and go on at an offset that does not follow the last."""
+        old = self._partitions.get(partition)
+        if old is not None:
+            self.bytes -= sum(_cost(piece) for piece in old.pieces)
+            self._order = deque(number for number in self._order if number != partition)
+        self._partitions[partition] = _Partition(begins)
+
+    def add(self, partition: int, end: int, raw: bytes, keys: set[bytes]) -> None:
+        """Append what follows the partition's end, up to `end`, with the keys in it."""
+        home = self._partitions[partition]
+        piece = _Piece(home.end, end, raw, keys)
+        home.pieces.append(piece)
+        home.end = end
+        by_key = home.by_key
+        for key in keys:
+            places = by_key.get(key)
+            if places is None:
+                by_key[key] = deque((piece,))
+            else:
+                places.append(piece)
+        self._order.append(partition)
+        self.bytes += _cost(piece)
+        while self.bytes > self.bytes_max and len(self._order) > 1:
+            self._evict(self._order.popleft())
+
+    def _evict(self, partition: int) -> None:
+        home = self._partitions[partition]
+        piece = home.pieces.popleft()
+        home.begins = piece.end
+        self.bytes -= _cost(piece)
+        for key in piece.keys:
+            places = home.by_key[key]
+            places.popleft()
+            if not places:
+                del home.by_key[key]
+
+    def begins(self, partition: int) -> int:
+        """Return the first offset from which on nothing is missing."""
+        return self._partitions[partition].begins
+
+    def end(self, partition: int) -> int:
+        """Return the offset after the last piece; 0 for a partition that never was read."""
+        home = self._partitions.get(partition)
+        return 0 if home is None else home.end
+
+    def held(
+        self, partition: int, key: bytes, first: int, limit: int
+    ) -> list[tuple[int, bytes]] | None:
+        """Return up to `limit` (offset, value) of the key from `first` on; None if not held."""
+        home = self._partitions.get(partition)
+        if home is None or first < home.begins:
+            return None
+        found: list[tuple[int, bytes]] = []
+        for piece in home.by_key.get(key, ()):
+            if piece.end <= first:
+                continue
+            for offset, record_key, value in batch_records(piece.raw, max(first, piece.first)):
+                if record_key == key and value is not None:
+                    found.append((offset, value))
+            if len(found) >= limit:
+                break
+        return found
+
+
+def _cost(piece: _Piece) -> int:
+    return len(piece.raw) + PIECE_OVERHEAD_BYTES

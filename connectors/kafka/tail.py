@@ -1,0 +1,398 @@
+"""The tail of `turn-events`: every partition, no group, each record to those who follow its key.
+
+One loop a broker fetches what it leads and never sleeps between fetches (`fetch_max_wait_ms` is the
+knob). Fetched bytes go into the ring as they are; records are told apart by key before anything is
+decoded. Fetches go straight through aiokafka's client, because its consumer makes an object of each
+record whether anybody wants it or not, and does not hand out the raw bytes. Reads Kafka only.
+
+Ready: every partition has reached the end that stood at start. The tail ends with an error when the
+topic was deleted or made anew: offsets then mean other records, and the process has to start again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+from uuid import UUID
+
+import structlog
+from aiokafka.client import AIOKafkaClient
+from aiokafka.errors import (
+    KafkaError,
+    NoError,
+    NotLeaderForPartitionError,
+    OffsetOutOfRangeError,
+    UnknownTopicOrPartitionError,
+    for_code,
+)
+from aiokafka.protocol.fetch import FetchRequest
+from aiokafka.protocol.offset import OffsetRequest
+from aiokafka.structs import TopicPartition
+
+from turnstream.connectors.kafka.metadata import DescribeTopics
+from turnstream.connectors.kafka.ring import Ring, batch_records, next_offset
+from turnstream.schemas.errors import KafkaUnavailableError, NotFoundError, UnavailableError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+_log = structlog.get_logger(__name__)
+
+EARLIEST = -2
+LATEST = -1
+_READ_UNCOMMITTED = 0
+_PAUSE_S = 0.1
+_LEADER_TRIES = 50
+
+
+class TopicChangedError(UnavailableError):
+    """The topic was made anew while it was read."""
+
+    code = "topic_changed"
+
+
+class Numbering(Protocol):
+    """Gives the ids of a topic their incarnations."""
+
+    async def number(self, topic: str, topic_id: UUID) -> int:
+        """Return the incarnation of this id."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TailOptions:
+    """Bounds of a tail. `warm_s`: how far back it starts, so that the ring is not empty."""
+
+    ring_bytes_max: int = 256 << 20
+    warm_s: float = 60.0
+    fetch_max_wait_ms: int = 500
+    fetch_min_bytes: int = 1
+    fetch_bytes_max: int = 16 << 20
+    partition_fetch_bytes_max: int = 1 << 20
+    log_reads_max: int = 4
+    held_max: int = 256
+    topic_check_s: float = 10.0
+
+
+class Tail:
+    """Follow a topic's end. `run` is its life; `ready` is set once it has caught up."""
+
+    def __init__(
+        self,
+        bootstrap: str,
+        topic: str,
+        numbering: Numbering,
+        options: TailOptions | None = None,
+        **client: Any,
+    ) -> None:
+        self.topic = topic
+        self.options = options or TailOptions()
+        self.ready = asyncio.Event()
+        self.incarnation = 0
+        self.records = 0
+        self.followed_records = 0
+        self.fetches = 0
+        self.lost: Callable[[int], None] = lambda _partition: None
+        self._numbering = numbering
+        self._client = AIOKafkaClient(bootstrap_servers=bootstrap, **client)
+        # log reads must not wait behind the tail's own long polls
+        self._log_client = AIOKafkaClient(bootstrap_servers=bootstrap, **client)
+        self._log_reads = asyncio.Semaphore(self.options.log_reads_max)
+        self._ring = Ring(self.options.ring_bytes_max)
+        self._sinks: dict[bytes, Callable[[int, int, bytes], None]] = {}
+        self._positions: dict[int, int] = {}
+        self._starts: dict[int, int] = {}
+        self._boot_ends: dict[int, int] = {}
+        self._behind: set[int] = set()
+        self._topic_id = UUID(int=0)
+        self._fetched_at = 0.0
+
+    # what followers use
+
+    def follow(self, key: bytes, sink: Callable[[int, int, bytes], None]) -> None:
+        """Call `sink(partition, offset, value)` for each record of the key from now on."""
+        self._sinks[key] = sink
+
+    def unfollow(self, key: bytes) -> None:
+        """Stop calling."""
+        self._sinks.pop(key, None)
+
+    def end(self, partition: int) -> int:
+        """Return the offset after the last record that followers were told of."""
+        return self._ring.end(partition)
+
+    def held(self, partition: int, key: bytes, first: int) -> list[tuple[int, bytes]] | None:
+        """Return the key's next records from `first` on; None if the ring no longer holds `first`.
+
+        At most about `held_max`; an empty list means that there are none up to `end`.
+        """
+        return self._ring.held(partition, key, first, self.options.held_max)
+
+    async def bounds(self, partition: int) -> tuple[int, int]:
+        """Ask for the partition's first offset and its end."""
+        first, end = await asyncio.gather(
+            self._offsets({partition: EARLIEST}), self._offsets({partition: LATEST})
+        )
+        return first[partition], end[partition]
+
+    async def at_time(self, partition: int, unix_ms: int) -> int:
+        """Return the first offset at or after a time; the end if there is none."""
+        found = (await self._offsets({partition: max(unix_ms, 0)}))[partition]
+        return found if found >= 0 else (await self._offsets({partition: LATEST}))[partition]
+
+    async def read(
+        self, partition: int, key: bytes, first: int
+    ) -> AsyncIterator[tuple[int, list[tuple[int, bytes]]]]:
+        """Read the log itself from `first` on, up to where the ring begins.
+
+        Yields the offset reached and the key's records before it. At most `log_reads_max` at once.
+        """
+        position = first
+        async with self._log_reads:
+            while position < self._ring.begins(partition):
+                raw, start = await self._fetch_log(partition, position)
+                reached = next_offset(raw) if raw else None
+                entries: list[tuple[int, bytes]] = []
+                if reached is not None:
+                    entries = [
+                        (offset, value)
+                        for offset, record_key, value in batch_records(raw, position)
+                        if record_key == key and value is not None
+                    ]
+                position = max(start, position if reached is None else reached)
+                yield position, entries
+
+    @property
+    def lag_s(self) -> float:
+        """Return for how long no broker has answered, in seconds."""
+        return max(0.0, time.monotonic() - self._fetched_at) if self._fetched_at else 0.0
+
+    @property
+    def ring_bytes(self) -> int:
+        """Return how many bytes of log are held."""
+        return self._ring.bytes
+
+    @property
+    def partitions(self) -> int:
+        """Return how many partitions the topic has."""
+        return len(self._positions)
+
+    # its life
+
+    async def run(self) -> None:
+        """Follow the topic until cancelled; raises `TopicChangedError`, `NotFoundError`."""
+        try:
+            await self._open()
+            async with asyncio.TaskGroup() as group:
+                loops: dict[int, asyncio.Task[None]] = {}
+                checked = time.monotonic()
+                while True:
+                    for node in self._leaders():
+                        if node not in loops or loops[node].done():
+                            loops[node] = group.create_task(self._fetch_from(node))
+                    await asyncio.sleep(1.0)
+                    if time.monotonic() - checked > self.options.topic_check_s:
+                        checked = time.monotonic()
+                        await self._check_topic()
+        finally:
+            self.ready.clear()
+            for client in (self._client, self._log_client):
+                with contextlib.suppress(KafkaError, OSError):
+                    await client.close()
+
+    async def _open(self) -> None:
+        try:
+            for client in (self._client, self._log_client):
+                await client.bootstrap()
+                await client.set_topics([self.topic])
+            self._topic_id = await self._read_topic_id()
+            self.incarnation = await self._numbering.number(self.topic, self._topic_id)
+            numbers = sorted(self._client.cluster.partitions_for_topic(self.topic) or ())
+            ends = await self._offsets(dict.fromkeys(numbers, LATEST))
+            since_ms = int((time.time() - self.options.warm_s) * 1000)
+            warm = await self._offsets(dict.fromkeys(numbers, since_ms))
+        except KafkaError as error:
+            raise KafkaUnavailableError(f"cannot tail {self.topic}: {error!r}") from error
+        for number in numbers:
+            start = ends[number] if warm[number] < 0 else warm[number]
+            self._positions[number] = start
+            self._boot_ends[number] = ends[number]
+            self._ring.restart(number, start)
+        self._behind = {number for number in numbers if self._positions[number] < ends[number]}
+        self._fetched_at = time.monotonic()
+        if not self._behind:
+            self.ready.set()
+
+    def _leaders(self) -> set[int]:
+        cluster = self._client.cluster
+        found: set[int] = set()
+        for number in self._positions:
+            node = cluster.leader_for_partition(TopicPartition(self.topic, number))
+            if node is None or node == -1:
+                self._client.force_metadata_update()
+            else:
+                found.add(node)
+        return found
+
+    async def _fetch_from(self, node: int) -> None:
+        """Fetch from one broker until it leads nothing of the topic."""
+        options = self.options
+        cluster = self._client.cluster
+        while True:
+            targets = [
+                (number, position, options.partition_fetch_bytes_max)
+                for number, position in self._positions.items()
+                if cluster.leader_for_partition(TopicPartition(self.topic, number)) == node
+            ]
+            if not targets:
+                return
+            # a full answer is cut at its end: another partition stands first each time
+            turn = self.fetches % len(targets)
+            request = FetchRequest(
+                options.fetch_max_wait_ms,
+                options.fetch_min_bytes,
+                options.fetch_bytes_max,
+                _READ_UNCOMMITTED,
+                [(self.topic, targets[turn:] + targets[:turn])],
+            )
+            try:
+                response = await self._client.send(node, request)
+            except KafkaError as error:
+                _log.warning("fetch failed", node=node, error=repr(error))
+                await asyncio.sleep(_PAUSE_S)
+                self._client.force_metadata_update()
+                continue
+            self.fetches += 1
+            self._fetched_at = time.monotonic()
+            for _topic, partitions in response.topics:
+                for number, code, *_, raw in partitions:
+                    if code:
+                        await self._refused(number, for_code(code))
+                    elif raw:
+                        self._took(number, raw)
+            if self._behind:
+                self._look_ready()
+
+    def _took(self, number: int, raw: bytes) -> None:
+        """Put fetched bytes into the ring and tell the followers, without an await between."""
+        end = next_offset(raw)
+        if end is None:
+            return
+        position = self._positions[number]
+        keys: set[bytes] = set()
+        sinks = self._sinks
+        told: list[tuple[Callable[[int, int, bytes], None], int, bytes]] = []
+        batches = batch_records(raw, position)
+        for offset, key, value in batches:
+            if key is None or value is None:
+                continue
+            keys.add(key)
+            sink = sinks.get(key)
+            if sink is not None:
+                told.append((sink, offset, value))
+            self.records += 1
+        self._positions[number] = end
+        self._ring.add(number, end, raw, keys)
+        self.followed_records += len(told)
+        for sink, offset, value in told:
+            sink(number, offset, value)
+
+    async def _refused(self, number: int, error: type[KafkaError]) -> None:
+        if error in (NotLeaderForPartitionError, UnknownTopicOrPartitionError):
+            self._client.force_metadata_update()
+            await asyncio.sleep(_PAUSE_S)
+            return
+        if error is not OffsetOutOfRangeError:
+            _log.warning("partition not readable", partition=number, error=error.__name__)
+            await asyncio.sleep(_PAUSE_S)
+            return
+        await self._check_topic()
+        first, end = await self.bounds(number)
+        position = self._positions[number]
+        # behind the log's start: retention was faster; past its end: an unclean election cut it
+        start = first if position < first else end
+        _log.error("log moved away", partition=number, position=position, first=first, end=end)
+        self._positions[number] = start
+        self._ring.restart(number, start)
+        self.lost(number)
+
+    def _look_ready(self) -> None:
+        self._behind = {n for n in self._behind if self._positions[n] < self._boot_ends[n]}
+        if not self._behind:
+            self.ready.set()
+
+    async def _check_topic(self) -> None:
+        try:
+            topic_id = await self._read_topic_id()
+        except KafkaError as error:
+            _log.warning("topic not checked", error=repr(error))
+            return
+        if topic_id != self._topic_id:
+            raise TopicChangedError(f"topic {self.topic} was made anew")
+
+    async def _read_topic_id(self) -> UUID:
+        node = self._client.get_random_node()
+        response = await self._client.send(node, DescribeTopics([self.topic]))
+        for row in response.to_object()["topics"]:
+            if row["name"] == self.topic and row["error_code"] == 0:
+                topic_id: UUID = row["topic_id"]
+                return topic_id
+        raise NotFoundError(f"there is no topic {self.topic}", code="unknown_topic")
+
+    async def _offsets(self, asked: dict[int, int]) -> dict[int, int]:
+        """Return offsets by time (ms), `EARLIEST` or `LATEST`; -1 where no record is that late."""
+        by_node: dict[int, list[tuple[int, int]]] = {}
+        for number, at in asked.items():
+            by_node.setdefault(await self._leader(number), []).append((number, at))
+        found: dict[int, int] = {}
+        for node, wanted in by_node.items():
+            request = OffsetRequest(-1, _READ_UNCOMMITTED, [(self.topic, wanted)])
+            try:
+                response = await self._log_client.send(node, request)
+            except KafkaError as error:
+                raise KafkaUnavailableError(f"offsets of {self.topic}: {error!r}") from error
+            for _topic, partitions in response.topics:
+                for number, code, _at, offset, *_ in partitions:
+                    if for_code(code) is not NoError:
+                        raise KafkaUnavailableError(
+                            f"offsets of {self.topic}: {for_code(code).__name__}"
+                        )
+                    found[number] = offset
+        return found
+
+    async def _leader(self, number: int) -> int:
+        for _ in range(_LEADER_TRIES):
+            node = self._log_client.cluster.leader_for_partition(TopicPartition(self.topic, number))
+            if node is not None and node >= 0:
+                return int(node)
+            await self._log_client.force_metadata_update()
+            await asyncio.sleep(_PAUSE_S)
+        raise KafkaUnavailableError(f"{self.topic}[{number}] has no leader")
+
+    async def _fetch_log(self, partition: int, position: int) -> tuple[bytes, int]:
+        """Return fetched bytes from `position`, and the log's first offset."""
+        request = FetchRequest(
+            self.options.fetch_max_wait_ms,
+            1,
+            self.options.fetch_bytes_max,
+            _READ_UNCOMMITTED,
+            [(self.topic, [(partition, position, self.options.fetch_bytes_max)])],
+        )
+        try:
+            response = await self._log_client.send(await self._leader(partition), request)
+        except KafkaError as error:
+            raise KafkaUnavailableError(f"read of {self.topic}: {error!r}") from error
+        for _topic, partitions in response.topics:
+            for _number, code, *_, raw in partitions:
+                refusal = for_code(code)
+                if refusal is OffsetOutOfRangeError:
+                    return b"", (await self.bounds(partition))[0]
+                if refusal is NotLeaderForPartitionError:
+                    await self._log_client.force_metadata_update()
+                elif refusal is not NoError:
+                    raise KafkaUnavailableError(f"read of {self.topic}: {refusal.__name__}")
+                return raw or b"", 0
+        return b"", 0
