@@ -117,6 +117,12 @@ class ProduceRefusedError(KafkaUnavailableError):
     code = "produce_refused"
 
 
+class InputLostError(TurnstreamError):
+    """Commands are gone from an input topic before they were read; somebody has to decide."""
+
+    code = "input_lost"
+
+
 class DatabaseUnavailableError(UnavailableError):
     """Postgres does not answer."""
 
@@ -232,6 +238,36 @@ class StepLimitError(TurnError):
     """The agent used all its model calls and the model still asks for tools."""
 
     code = "step_limit"
+
+
+class ToolError(TurnstreamError):
+    """The tool did not return a result; the message is for the model."""
+
+    code = "tool_error"
+
+
+class ToolArgumentsError(ToolError):
+    """The tool cannot be called with these arguments."""
+
+    code = "tool_arguments"
+
+
+class ToolUnknownError(ToolError):
+    """There is no such tool."""
+
+    code = "tool_unknown"
+
+
+class ToolTimeoutError(ToolError):
+    """The tool took too long."""
+
+    code = "tool_timeout"
+
+
+class ToolCallsError(ToolError):
+    """The model asked for too many tools at once."""
+
+    code = "tool_calls_max"
 
 
 class StackError(TurnstreamError):
