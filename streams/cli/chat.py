@@ -1,0 +1,5 @@
+"""`turnstream chat`."""
+
+
+def chat() -> None:
+    """Talk to an agent in the terminal."""

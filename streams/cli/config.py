@@ -1,0 +1,192 @@
+"""`turnstream config`: what is set, where it comes from, and whether it works."""
+
+import asyncio
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from turnstream.streams.settings import Settings
+
+app = typer.Typer(help="Show and check the settings.", no_args_is_help=True)
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+HIDDEN = "********"
+_CHECK_TIMEOUT_S = 10.0
+
+
+@app.command()
+def show(*, as_json: AsJson = False) -> None:
+    """Print every setting with its value and its source; secrets are hidden."""
+    from turnstream.streams.cli.configured import configured_with_sources
+
+    settings, sources = configured_with_sources()
+    rows = [
+        {"name": name, "value": _shown(getattr(settings, name)), "source": sources[name]}
+        for name in type(settings).model_fields
+    ]
+    if as_json:
+        typer.echo(json.dumps(rows, indent=2))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for title in ("setting", "value", "source"):
+        table.add_column(title, overflow="fold")
+    for row in rows:
+        value = row["value"] if isinstance(row["value"], str) else json.dumps(row["value"])
+        table.add_row(row["name"], value, row["source"], style=_style(row["source"]))
+    Console().print(table)
+
+
+@app.command()
+def env() -> None:
+    """Print every setting as a line of an `.env` file, with its default and what it means."""
+    from turnstream.streams.settings import Settings
+
+    for name, field in Settings.model_fields.items():
+        default = _shown(field.default)
+        text = default if isinstance(default, str) else json.dumps(default)
+        if field.description:
+            typer.echo(f"# {field.description}")
+        typer.echo(f"#TURNSTREAM_{name.upper()}={text}")
+
+
+@app.command()
+def check(
+    *,
+    offline: Annotated[
+        bool, typer.Option("--offline", help="Check the values only, connect to nothing.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Check the settings against each other and against the servers; exit with 3 if one fails."""
+    from turnstream.streams.cli.configured import configured_with_sources
+
+    settings, _ = configured_with_sources()
+    findings = list(_consistent(settings))
+    if not offline:
+        findings += asyncio.run(_reachable(settings))
+    if as_json:
+        typer.echo(
+            json.dumps(
+                [{"check": f.what, "ok": f.ok, "detail": f.detail} for f in findings], indent=2
+            )
+        )
+    else:
+        for finding in findings:
+            typer.echo(f"{'ok  ' if finding.ok else 'FAIL'}  {finding.what}: {finding.detail}")
+    if not all(finding.ok for finding in findings):
+        raise typer.Exit(3)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What one check came to."""
+
+    what: str
+    ok: bool
+    detail: str
+
+
+def _consistent(settings: "Settings") -> list[Finding]:
+    from turnstream.schemas.errors import InvalidRequestError
+    from turnstream.schemas.ids import check_tenant
+
+    found: list[Finding] = []
+    for tenant in settings.tenants:
+        try:
+            check_tenant(tenant)
+        except InvalidRequestError as error:
+            found.append(Finding("tenants", ok=False, detail=str(error)))
+    secret = settings.jwt_secret.get_secret_value()
+    enough = len(secret.encode()) >= 32  # noqa: PLR2004  RFC 7518 §3.2 for HS256
+    if secret and not enough:
+        found.append(Finding("jwt_secret", ok=False, detail="shorter than 32 bytes"))
+    if not (secret or settings.jwks_url):
+        local = settings.edge_host in {"127.0.0.1", "::1", "localhost"}
+        where = "on loopback only" if local else f"on {settings.edge_host}"
+        found.append(Finding("auth", ok=local, detail=f"nobody has to prove who they are, {where}"))
+    if settings.langgraph_json is not None and not settings.langgraph_json.is_file():
+        detail = f"{settings.langgraph_json} is not there"
+        found.append(Finding("langgraph_json", ok=False, detail=detail))
+    return found or [Finding("values", ok=True, detail="consistent")]
+
+
+async def _reachable(settings: "Settings") -> list[Finding]:
+    checks: list[tuple[str, bool, Callable[[Settings], Awaitable[str]]]] = [
+        ("kafka", bool(settings.kafka_bootstrap), _kafka),
+        ("postgres", bool(settings.database_url.get_secret_value()), _postgres),
+        ("model", bool(settings.model_url), _model),
+    ]
+    return [
+        await _try(name, check, settings)
+        if is_set
+        else Finding(name, ok=False, detail="not set, and no local stack runs in this folder")
+        for name, is_set, check in checks
+    ]
+
+
+async def _try(
+    what: str, check: "Callable[[Settings], Awaitable[str]]", settings: "Settings"
+) -> Finding:
+    try:
+        async with asyncio.timeout(_CHECK_TIMEOUT_S):
+            return Finding(what, ok=True, detail=await check(settings))
+    except Exception as error:  # noqa: BLE001  whatever it is, it is the answer
+        return Finding(what, ok=False, detail=f"{type(error).__name__}: {error}"[:300])
+
+
+async def _kafka(settings: "Settings") -> str:
+    from turnstream.connectors.kafka.admin import TopicAdmin
+    from turnstream.schemas.errors import ConfigurationError
+
+    wanted = settings.topics.all(settings.tenants, settings.partitions)
+    async with TopicAdmin(settings.kafka_bootstrap) as admin:
+        brokers = await admin.brokers()
+        drifts = await admin.check(wanted)
+    if drifts:
+        raise ConfigurationError("; ".join(map(str, drifts)))
+    return f"{settings.kafka_bootstrap}, {brokers} broker(s), all topics as wanted"
+
+
+async def _postgres(settings: "Settings") -> str:
+    import asyncpg
+
+    connection = await asyncpg.connect(settings.database_url.get_secret_value())
+    try:
+        return f"version {await connection.fetchval('show server_version')}"
+    finally:
+        await connection.close()
+
+
+async def _model(settings: "Settings") -> str:
+    import aiohttp
+
+    key = settings.model_api_key.get_secret_value()
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    async with (
+        aiohttp.ClientSession(headers=headers) as session,
+        session.get(f"{settings.model_url.rstrip('/')}/models") as response,
+    ):
+        response.raise_for_status()
+        found = [model["id"] for model in (await response.json())["data"]]
+    return f"{settings.model_url} serves {', '.join(found) or 'nothing'}"
+
+
+def _shown(value: Any) -> Any:
+    """Return a value as JSON can hold it; a secret that is set as asterisks."""
+    if hasattr(value, "get_secret_value"):
+        return HIDDEN if value.get_secret_value() else ""
+    if isinstance(value, tuple):
+        return list(value)
+    return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)
+
+
+def _style(source: str) -> str:
+    return "dim" if source == "default" else ""

@@ -1,0 +1,74 @@
+"""`turnstream replay view`: a thread or a turn out of the log, with every digest checked."""
+
+import asyncio
+import json
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from turnstream.streams.replay import ThreadReplay
+
+app = typer.Typer(
+    help="Show a thread or a turn from the log, and check its digests.", no_args_is_help=True
+)
+
+
+@app.callback()
+def _group() -> None:
+    """Keep `view` a command of its own: other replays stand beside it."""
+
+
+@app.command()
+def view(
+    *,
+    thread: Annotated[str, typer.Option(help="Thread id.", metavar="THREAD")] = "",
+    turn: Annotated[str, typer.Option(help="Turn id, a UUID.", metavar="TURN")] = "",
+    tenant: Annotated[str, typer.Option(help="Tenant of the thread or turn.")] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Fold the log and print the transcript. Needs Kafka only, no Postgres.
+
+    Each text is checked against its recorded SHA-256. A turn is `partial` where the log no longer
+    holds its beginning. Exit code 3: a digest differs, events are missing or cannot be read.
+    """
+    if bool(thread) == bool(turn):
+        raise typer.BadParameter("give either --thread or --turn")
+    found = asyncio.run(_replay(thread, turn, tenant))
+    from turnstream.streams.cli import transcript
+
+    if as_json:
+        typer.echo(json.dumps(transcript.as_json(found), indent=2, ensure_ascii=False))
+    else:
+        transcript.show(found)
+    if found.problems:
+        raise typer.Exit(3)
+
+
+async def _replay(thread: str, turn: str, tenant: str) -> "ThreadReplay":
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+    from turnstream.connectors.kafka.scan import LogScan, partition_of
+    from turnstream.connectors.registry import open_codec
+    from turnstream.schemas.ids import parse_turn_id, thread_key
+    from turnstream.streams.cli.configured import configured
+    from turnstream.streams.replay_log import Replayer
+
+    settings = configured("kafka_bootstrap")
+    codec = await open_codec(settings.schema_registry_url)
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
+    err = Console(stderr=True)
+    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
+        task = progress.add_task("records read", total=None)
+        async with LogScan(settings.kafka_bootstrap) as log:
+            replayer = Replayer(
+                log,
+                codec,
+                settings.topics.events,
+                partition_of,
+                lambda done, total: progress.update(task, completed=done, total=total),
+            )
+            if turn:
+                return await replayer.turn(str(parse_turn_id(turn)), tenant)
+            return await replayer.thread(thread_key(tenant or "default", thread))
