@@ -1,0 +1,154 @@
+"""Wait for a run, or read it along: one watch, one projection, and the state where it belongs.
+
+Reads the log through the feed, the ledger, and the state. When the log no longer holds a run, the
+ledger's outcome ends it here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+from turnstream.schemas.errors import ConflictError
+from turnstream.schemas.events import Event, InputResolved
+from turnstream.schemas.ids import split_thread_key
+from turnstream.schemas.results import Outcome
+from turnstream.streams.edge.cursor import RECORD_EVENTS_MAX, Cursor
+from turnstream.streams.edge.event_stream import sse
+from turnstream.streams.edge.feed import Reset
+from turnstream.streams.edge.runs import RunEvent, RunProjection, StateWanted, shown, state_events
+from turnstream.streams.edge.states import encode
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from turnstream.connectors.postgres.ledger import Ledger
+    from turnstream.streams.edge.feed import Feed
+    from turnstream.streams.edge.reader import Step
+    from turnstream.streams.edge.states import States
+
+# after this long without a record, the ledger is asked whether the run is over
+QUIET_S = 2.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Joining:
+    """Reads runs along for the routes."""
+
+    feed: Feed
+    ledger: Ledger
+    states: States
+    quiet_s: float = QUIET_S
+
+    async def stream(
+        self, key: str, projection: RunProjection, after: Cursor | None = None
+    ) -> AsyncIterator[bytes]:
+        """Yield the run's server-sent events, those up to the cursor left out."""
+        async with aclosing(self.steps(key, projection.run_id)) as steps:
+            async for step in steps:
+                if isinstance(step, Outcome):
+                    for lost in projection.lost(step):
+                        for event in await self._events(key, projection, lost):
+                            yield sse(event.event, encode(event.data))
+                    return
+                for k, item in enumerate(projection.apply(step.change)):
+                    k_max = min(k, RECORD_EVENTS_MAX - 1)
+                    place = Cursor(self.feed.incarnation, step.offset, k_max)
+                    if after is None or place > after:
+                        for event in await self._events(key, projection, item):
+                            yield sse(event.event, encode(event.data), place.seq)
+                if projection.done:
+                    return
+
+    async def wait(self, key: str, run_id: str) -> dict[str, Any]:
+        """Return the run's final values once it is over.
+
+        With `__interrupt__` if it asks something; only `__error__` if it failed.
+        """
+        projection = RunProjection(run_id, frozenset({"values"}))
+        items: list[RunEvent | StateWanted] = []
+        async with aclosing(self.steps(key, run_id)) as steps:
+            async for step in steps:
+                lost = isinstance(step, Outcome)
+                items = projection.lost(step) if lost else projection.apply(step.change)
+                if projection.done:
+                    break
+        for item in items:
+            if isinstance(item, RunEvent) and item.event == "error":
+                return {"__error__": item.data}
+            if isinstance(item, StateWanted):
+                return await self._final_values(key, run_id, item)
+        return {}
+
+    async def ended(self, key: str, run_id: str) -> Event | Outcome:
+        """Return the run's terminal once it is there, or its outcome where the log lost it."""
+        async with aclosing(self.steps(key, run_id)) as steps:
+            async for step in steps:
+                if isinstance(step, Outcome):
+                    return step
+                if isinstance(step.record, Event) and step.record.terminal:
+                    return step.record
+        raise AssertionError("a watch does not end")
+
+    async def steps(self, key: str, run_id: str) -> AsyncIterator[Step | Outcome]:
+        """Yield the run's records once each, in order; the outcome where they do not come."""
+        last, quiet = -1, 0
+        async with self.feed.watch(key, from_turn=run_id) as watch:
+            reading = aiter(watch)
+            coming = asyncio.ensure_future(_next(reading))
+            try:
+                while True:
+                    await asyncio.wait((coming,), timeout=self.quiet_s)
+                    if not coming.done():
+                        outcome = await self._closed(key, run_id)
+                        quiet = quiet + 1 if outcome is not None else 0
+                        # its terminal may be on its way: ask twice
+                        if outcome is not None and quiet > 1:
+                            yield outcome
+                            return
+                        continue
+                    step = coming.result()
+                    coming = asyncio.ensure_future(_next(reading))
+                    # a watch that fell behind repeats the record it continues from
+                    if isinstance(step, Reset) or step.offset <= last:
+                        continue
+                    last = step.offset
+                    record = step.record
+                    mine = isinstance(record, Event) and record.turn_id == run_id
+                    if mine and not isinstance(record, InputResolved):
+                        quiet = 0
+                        yield step
+            finally:
+                coming.cancel()
+                await asyncio.wait((coming,))
+
+    async def _events(
+        self, key: str, projection: RunProjection, item: RunEvent | StateWanted
+    ) -> list[RunEvent]:
+        if isinstance(item, RunEvent):
+            return [item]
+        try:
+            if item.checkpoint_id:
+                state = await self.states.committed(key, item.checkpoint_id)
+            else:
+                state = await self.states.of_turn(key, projection.run_id)
+        except ConflictError:  # this edge does not have the graph: it cannot read its state
+            state = None
+        return [] if state is None else state_events(item, projection.modes, state)
+
+    async def _final_values(self, key: str, run_id: str, wanted: StateWanted) -> dict[str, Any]:
+        values = (await self.states.of_turn(key, run_id))["values"]
+        if wanted.interrupts and isinstance(values, dict):
+            return {**values, "__interrupt__": shown(wanted.interrupts)}
+        return values  # type: ignore[no-any-return]
+
+    async def _closed(self, key: str, run_id: str) -> Outcome | None:
+        row = await self.ledger.turn(split_thread_key(key)[0], UUID(run_id))
+        return row.outcome if row is not None and row.closed_at is not None else None
+
+
+async def _next(reading: AsyncIterator[Step | Reset]) -> Step | Reset:
+    return await anext(reading)

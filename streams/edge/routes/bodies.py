@@ -1,0 +1,230 @@
+"""What the REST routes take: request bodies, and the checks that no type can say.
+
+Unknown fields are tolerated, as LangGraph's server does; a field that is known and cannot be
+honoured yet is refused by name (422 `unsupported`), never ignored in silence.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema
+
+from turnstream.schemas.errors import InvalidRequestError
+
+DEPTH_MAX = 64
+SEARCH_LIMIT_MAX = 1000
+OFFSET_MAX = 1_000_000
+_INT64 = 1 << 63
+
+
+def check_json(value: Any) -> Any:
+    """Return the value; raises ValueError for JSON that a store or another client could not hold.
+
+    No NUL (Postgres), no lone surrogates (UTF-8), integers of 64 bits, at most 64 levels.
+    """
+    _check(value, DEPTH_MAX)
+    return value
+
+
+def _check(value: Any, depth: int) -> None:
+    if depth < 0:
+        raise ValueError(f"is nested more than {DEPTH_MAX} levels deep")
+    if isinstance(value, str):
+        check_text(value)
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            check_text(key)
+            _check(item, depth - 1)
+    elif isinstance(value, list):
+        for item in value:
+            _check(item, depth - 1)
+    elif isinstance(value, int) and not -_INT64 <= value < _INT64:
+        raise ValueError("has an integer of more than 64 bits")
+    elif isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):  # noqa: PLR0124  NaN
+        raise ValueError("has a number that JSON does not know")
+
+
+def check_text(text: str) -> str:
+    """Return the text; raises ValueError for NUL and lone surrogates."""
+    if "\x00" in text:
+        raise ValueError("contains NUL (U+0000): remove it")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError("contains a lone surrogate: send valid Unicode") from None
+    return text
+
+
+Json = Annotated[Any, AfterValidator(check_json), WithJsonSchema({})]
+JsonObject = Annotated[dict[str, Any], AfterValidator(check_json)]
+Text = Annotated[str, AfterValidator(check_text)]
+Id = Annotated[str, AfterValidator(check_text), Field(max_length=500)]
+
+
+class Body(BaseModel):
+    """A request body: unknown fields are tolerated."""
+
+    model_config = ConfigDict(extra="allow")
+
+
+class CheckpointBody(Body):
+    """Names a checkpoint; `checkpoint_ns` "" is the root graph's."""
+
+    thread_id: Id | None = None
+    checkpoint_ns: Id | None = None
+    checkpoint_id: Id | None = None
+    checkpoint_map: JsonObject | None = None
+
+
+class CommandBody(Body):
+    """A command to a graph. Only `resume` is honoured."""
+
+    resume: Json = Field(
+        None,
+        description="interrupt id to answer; or one answer, if exactly one interrupt is open",
+    )
+    update: Json = Field(None, description="not supported yet: 422")
+    goto: Json = Field(None, description="not supported yet: 422")
+
+
+class RunBody(Body):
+    """Start a run, or resume one with `command.resume`."""
+
+    assistant_id: Id = Field(description="a graph's name, or an assistant's id")
+    input: Json = Field(None, description='the graph\'s input; a text is {"messages": [user]}')
+    command: CommandBody | None = None
+    config: JsonObject | None = Field(None, description="`configurable`, `recursion_limit`, `tags`")
+    context: JsonObject | None = None
+    metadata: JsonObject | None = None
+    stream_mode: Text | list[Text] | None = Field(
+        None,
+        description="values (default), updates, messages, messages-tuple, custom, tasks, "
+        "checkpoints, debug, tools",
+    )
+    stream_subgraphs: bool | None = Field(None, description="show what nested graphs say too")
+    stream_resumable: bool | None = Field(None, description="every stream is resumable")
+    on_disconnect: Literal["cancel", "continue"] | None = Field(
+        None, description="default continue: a disconnect is not a stop"
+    )
+    multitask_strategy: Literal["reject", "enqueue", "interrupt", "rollback"] | None = Field(
+        None, description="default enqueue; interrupt and rollback: 422 until they exist"
+    )
+    if_not_exists: Literal["create", "reject"] | None = Field(
+        None, description="of the thread; default reject (404)"
+    )
+    checkpoint: CheckpointBody | None = Field(None, description="only the thread's head for now")
+    checkpoint_id: Id | None = None
+    interrupt_before: Json = Field(None, description="not supported yet: 422")
+    interrupt_after: Json = Field(None, description="not supported yet: 422")
+    webhook: Text | None = Field(None, description="not supported yet: 422")
+    after_seconds: float | None = Field(None, description="not supported yet: 422")
+    on_completion: Literal["delete", "keep"] | None = Field(
+        None, description="delete: not supported yet, 422"
+    )
+    durability: Literal["sync", "async", "exit"] | None = Field(
+        None, description="every run is sync, the strongest of them"
+    )
+
+
+class ThreadBody(Body):
+    """Create a thread."""
+
+    thread_id: Text | None = None
+    metadata: JsonObject | None = None
+    if_exists: Literal["raise", "do_nothing"] | None = None
+    supersteps: Json = Field(None, description="not supported yet: 422")
+    ttl: Json = Field(None, description="not supported yet: 422")
+
+
+class ThreadPatch(Body):
+    """Merge metadata into a thread's."""
+
+    metadata: JsonObject | None = None
+    ttl: Json = Field(None, description="not supported yet: 422")
+
+
+class ThreadFilter(Body):
+    """Which threads: all conditions hold."""
+
+    metadata: JsonObject | None = Field(None, description="these keys and values are contained")
+    values: JsonObject | None = Field(None, description="not supported yet: 422")
+    status: Literal["idle", "busy", "interrupted", "error"] | None = None
+
+
+class ThreadSearch(ThreadFilter):
+    """Search threads; newest first unless sorted otherwise."""
+
+    ids: list[Id] | None = Field(None, max_length=SEARCH_LIMIT_MAX)
+    limit: int | None = Field(10, ge=1, le=SEARCH_LIMIT_MAX)
+    offset: int | None = Field(0, ge=0, le=OFFSET_MAX)
+    sort_by: (
+        Literal["thread_id", "status", "created_at", "updated_at", "state_updated_at"] | None
+    ) = None
+    sort_order: Literal["asc", "desc"] | None = None
+    select: list[Text] | None = None
+    extract: Json = Field(None, description="not supported yet: 422")
+
+
+class HistoryBody(Body):
+    """Which of a thread's past states, newest first."""
+
+    limit: int | None = Field(10, ge=1, le=SEARCH_LIMIT_MAX)
+    before: Id | CheckpointBody | None = Field(
+        None, description="states before this checkpoint (its id, or the checkpoint)"
+    )
+    metadata: JsonObject | None = None
+    checkpoint: CheckpointBody | None = Field(None, description="of a nested graph: its namespace")
+    select: list[Text] | None = None
+
+
+class StateBody(Body):
+    """Which state of a thread."""
+
+    checkpoint: CheckpointBody
+    subgraphs: bool | None = None
+    select: list[Text] | None = None
+
+
+class AssistantSearch(Body):
+    """Search assistants."""
+
+    graph_id: Id | None = None
+    name: Text | None = None
+    metadata: JsonObject | None = None
+    limit: int | None = Field(10, ge=1, le=SEARCH_LIMIT_MAX)
+    offset: int | None = Field(0, ge=0, le=OFFSET_MAX)
+    select: list[Text] | None = None
+
+
+class CancelMany(Body):
+    """Cancel several runs: those named, or the thread's runs of a status."""
+
+    thread_id: Text | None = None
+    run_ids: list[Id] | None = Field(None, max_length=SEARCH_LIMIT_MAX)
+    status: Literal["pending", "running", "all"] | None = None
+
+
+class ChatBody(Body):
+    """One message to a thread; without `thread_id` a new thread is made."""
+
+    text: Text = Field(min_length=1, description="what the user says")
+    thread_id: Text | None = None
+    graph: Id = Field("agent", description="a graph's name, or an assistant's id")
+    idempotency_key: Id | None = Field(None, description="the same key never gives a second turn")
+    wait: bool = Field(True, description="false: answer as soon as the turn is accepted (202)")
+
+
+def refuse(**fields: Any) -> None:
+    """Raise `InvalidRequestError` (`unsupported`) for the first field that asks for something."""
+    for name, value in fields.items():
+        if value not in (None, [], {}, "", 0, False):
+            raise InvalidRequestError(
+                f"{name} is not supported: leave it out", code="unsupported", field=name
+            )
+
+
+def json_text(value: Any) -> str:
+    """Return a checked JSON value as JSON text; "" for None."""
+    return "" if value is None else json.dumps(value, ensure_ascii=False, separators=(",", ":"))

@@ -1,0 +1,171 @@
+"""What the REST routes share: who calls, the edge's parts, and answers in the documented forms."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Annotated, Any, cast
+from uuid import UUID, uuid5
+
+from fastapi import Depends
+from pydantic import BaseModel, Field
+from starlette.requests import HTTPConnection  # noqa: TC002  FastAPI reads the annotation
+from starlette.responses import Response
+
+from turnstream.schemas.errors import NotFoundError
+from turnstream.schemas.ids import parse_turn_id, split_thread_key
+from turnstream.streams.edge.auth import Principal  # noqa: TC001  FastAPI reads the annotation
+from turnstream.streams.edge.context import EdgeContext, edge_of, principal_of
+from turnstream.streams.edge.joining import Joining
+from turnstream.streams.edge.states import encode
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from turnstream.connectors.postgres.ledger import Ledger, TurnRow
+    from turnstream.connectors.postgres.threads import ThreadInfo, Threads
+    from turnstream.streams.edge.states import States
+
+# the namespace in which LangGraph's server derives an assistant's id from its graph's name
+GRAPH_NAMESPACE = UUID("6ba7b821-9dad-11d1-80b4-00c04fd430c8")
+LEDGER_POLL_S = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class Rest:
+    """The edge as one caller's REST request sees it."""
+
+    edge: EdgeContext
+    caller: Principal
+
+    @property
+    def ledger(self) -> Ledger:
+        """The ledger, to read."""
+        return cast("Ledger", self.edge.ledger)
+
+    @property
+    def threads(self) -> Threads:
+        """What clients say about threads."""
+        return cast("Threads", self.edge.threads)
+
+    @property
+    def states(self) -> States:
+        """Threads' states."""
+        return cast("States", self.edge.state)
+
+    @property
+    def joining(self) -> Joining:
+        """Runs, to read along."""
+        return Joining(feed=self.edge.feed, ledger=self.ledger, states=self.states)
+
+    async def key(self, thread_id: str) -> str:
+        """Return the key of the caller's thread; raises `NotFoundError`, `InvalidRequestError`."""
+        return await self.edge.authorised(self.caller, thread_id)
+
+    async def info(self, key: str) -> ThreadInfo:
+        """Return what is known of a thread; raises `NotFoundError`.
+
+        A thread whose first turn this edge has just sent may not be in the ledger yet.
+        """
+        found = await self._soon(key, lambda: self.threads.get(key))
+        if found is None:
+            raise NotFoundError("there is no such thread", code="thread_not_found")
+        return cast("ThreadInfo", found)
+
+    async def run(self, key: str, run_id: str) -> TurnRow:
+        """Return a run of the thread; raises `NotFoundError` (`run_not_found`).
+
+        One that this edge has just sent may not be in the ledger yet.
+        """
+        row = await self.find_run(run_id, key)
+        if row is None or row.thread_key != key:
+            raise NotFoundError("the thread has no such run", code="run_not_found")
+        return row
+
+    async def find_run(self, run_id: str, key: str = "") -> TurnRow | None:
+        """Return a run of the caller's tenant."""
+        turn_id = parse_turn_id(run_id)
+        return cast(
+            "TurnRow | None",
+            await self._soon(key, lambda: self.ledger.turn(self.caller.tenant, turn_id)),
+        )
+
+    async def _soon(self, key: str, read: Any) -> Any:
+        deadline = asyncio.get_running_loop().time() + self.edge.submit.start_wait_s
+        while (found := await read()) is None:
+            if not self.edge.submit.is_recent(key) or asyncio.get_running_loop().time() > deadline:
+                return None
+            await asyncio.sleep(LEDGER_POLL_S)
+        return found
+
+
+def _rest(
+    connection: HTTPConnection, caller: Annotated[Principal, Depends(principal_of)]
+) -> Rest:
+    return Rest(edge_of(connection), caller)
+
+
+Caller = Annotated[Rest, Depends(_rest)]
+
+
+class JsonAnswer(Response):
+    """An answer encoded as `states.encode` does, whatever a graph put into its state."""
+
+    media_type = "application/json"
+
+    def __init__(
+        self, value: Any, *, status_code: int = 200, headers: Mapping[str, str] | None = None
+    ) -> None:
+        super().__init__(encode(value), status_code=status_code, headers=headers)
+
+
+class ProblemBody(BaseModel):
+    """A problem (RFC 9457). `code` is stable; `field` names the part of the request."""
+
+    type: str = "about:blank"
+    title: str
+    status: int
+    code: str
+    detail: str = ""
+    field: str = ""
+    retryable: bool = Field(default=False, description="the same request may work later")
+
+
+_PROBLEM = {"application/problem+json": {"schema": ProblemBody.model_json_schema()}}
+_WHEN = {
+    400: "the body is not JSON",
+    401: "no valid token",
+    403: "the token does not allow this",
+    404: "no such thread, run, assistant or checkpoint, or it belongs to somebody else",
+    409: "the thread is in a state that does not allow this",
+    413: "the body, or a text in it, is too large",
+    422: "a field cannot be right; `field` names it",
+    429: "a limit is reached",
+    503: "Kafka or Postgres does not answer; try again",
+}
+PROBLEMS: dict[int | str, dict[str, Any]] = {
+    status: {"description": f"{HTTPStatus(status).phrase}: {when}", "content": _PROBLEM}
+    for status, when in _WHEN.items()
+}
+
+
+def answers(model: Any, description: str, status: int = 200) -> dict[int | str, dict[str, Any]]:
+    """Return the documented answers of a route: the good one and the problems."""
+    return {status: {"model": model, "description": description}, **PROBLEMS}
+
+
+def streams(description: str) -> dict[int | str, dict[str, Any]]:
+    """Return the documented answers of a route that streams server-sent events."""
+    good = {"description": description, "content": {"text/event-stream": {"schema": {}}}}
+    return {200: good, **PROBLEMS}
+
+
+def assistant_id_of(name: str) -> str:
+    """Return the id of a name's assistant, as LangGraph's server derives it."""
+    return str(uuid5(GRAPH_NAMESPACE, name))
+
+
+def thread_id_of(key: str) -> str:
+    """Return the thread's id in its tenant."""
+    return split_thread_key(key)[1]

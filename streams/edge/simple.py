@@ -1,0 +1,128 @@
+"""A thread as plain events, for those who want tokens and tools and nothing else. Pure.
+
+Events (all with `run_id`): `started {attempt}`, `token {message_id, text}`,
+`reasoning {message_id, text}`, `message {message_id, role, text}` (whole), `tool {tool_call_id,
+name, state: running|progress|finished|failed, ...}`, `custom {name, payload}`,
+`question {id, value}`, `rewind {message_ids, tool_call_ids}` (forget them: said again under other
+ids), and once a run `end {status, text, error?, questions?}`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from turnstream.schemas.events import (
+    AttemptStarted,
+    CustomEmitted,
+    InputRequested,
+    MessageFinished,
+    MessageStarted,
+    TokensEmitted,
+    ToolFailed,
+    ToolFinished,
+    ToolProgressed,
+    ToolStarted,
+    TurnInterrupted,
+)
+from turnstream.schemas.fold import Verdict
+from turnstream.streams.edge.runs import ending, raw, shown
+
+if TYPE_CHECKING:
+    from turnstream.schemas.events import Event
+    from turnstream.schemas.fold import Change
+
+SimpleEvent = tuple[str, dict[str, Any]]
+
+
+@dataclass(slots=True)
+class SimpleProjection:
+    """One reader's view of a thread; feed it the thread's changes in log order."""
+
+    _roles: dict[str, str] = field(default_factory=dict)
+    _texts: dict[str, list[str]] = field(default_factory=dict)
+    _attempts: Counter[str] = field(default_factory=Counter)
+
+    def apply(self, change: Change) -> list[SimpleEvent]:
+        """Return the events that the change shows, in order."""
+        if change.turn is None or change.verdict in (Verdict.IGNORED, Verdict.GAP):
+            return []
+        out: list[SimpleEvent] = []
+        if change.dropped:
+            out.append(("rewind", self._rewind(change.dropped)))
+        if isinstance(change.record, AttemptStarted):
+            self._attempts[change.turn.turn_id] += 1
+            attempt = self._attempts[change.turn.turn_id]
+            out.append(("started", {"attempt": attempt}))
+        else:
+            event = self._event(change.record)  # type: ignore[arg-type]  a turn's is an event
+            if event is not None:
+                out.append(event)
+        run_id = {"run_id": change.turn.turn_id}
+        return [(name, run_id | data) for name, data in out]
+
+    def _event(self, record: Event) -> SimpleEvent | None:
+        match record:
+            case TokensEmitted(kind="text"):
+                self._texts.setdefault(record.message_id, []).append(record.text)
+                if self._roles.get(record.message_id, "assistant") != "assistant":
+                    return None
+                return "token", {"message_id": record.message_id, "text": record.text}
+            case TokensEmitted(kind="reasoning"):
+                return "reasoning", {"message_id": record.message_id, "text": record.text}
+            case MessageStarted():
+                self._roles[record.message_id] = record.role
+                return None
+            case MessageFinished():
+                role = self._roles.pop(record.message_id, "assistant")
+                text = "".join(self._texts.pop(record.message_id, []))
+                return "message", {"message_id": record.message_id, "role": role, "text": text}
+            case CustomEmitted():
+                return "custom", {"name": record.name, "payload": raw(record.payload)}
+            case InputRequested():
+                return "question", {"id": record.interrupt_id, "value": raw(record.payload)}
+            case ToolStarted() | ToolProgressed() | ToolFinished() | ToolFailed():
+                return "tool", _tool(record)
+            case _ if record.terminal:
+                return "end", end_of(record)
+            case _:
+                return None
+
+    def _rewind(self, dropped: tuple[Event, ...]) -> dict[str, Any]:
+        messages: dict[str, None] = {}
+        tools: dict[str, None] = {}
+        for item in dropped:
+            if isinstance(item, MessageStarted | TokensEmitted | MessageFinished):
+                messages[item.message_id] = None
+            elif isinstance(item, ToolStarted | ToolProgressed | ToolFinished | ToolFailed):
+                tools[item.tool_call_id] = None
+        for message_id in messages:
+            self._roles.pop(message_id, None)
+            self._texts.pop(message_id, None)
+        return {"message_ids": list(messages), "tool_call_ids": list(tools)}
+
+
+def end_of(record: Event) -> dict[str, Any]:
+    """Return how a run ended: `status` as the SDK names it, its text, its error or questions."""
+    status, error = ending(record)
+    end: dict[str, Any] = {"status": status, "text": getattr(record, "text", "")}
+    if error is not None:
+        end["error"] = {"code": error["error"], "message": error["message"]}
+    if isinstance(record, TurnInterrupted):
+        end["questions"] = shown(tuple(record.interrupts))
+    return end
+
+
+def _tool(record: ToolStarted | ToolProgressed | ToolFinished | ToolFailed) -> dict[str, Any]:
+    tool: dict[str, Any] = {"tool_call_id": record.tool_call_id}
+    match record:
+        case ToolStarted():
+            return tool | {"name": record.name, "state": "running", "args": raw(record.args)}
+        case ToolProgressed():
+            return tool | {"state": "progress", "data": raw(record.data)}
+        case ToolFinished():
+            return tool | {"name": record.name, "state": "finished", "output": record.output}
+        case ToolFailed():
+            error = {"code": record.code, "message": record.message}
+            return tool | {"name": record.name, "state": "failed", "error": error}
