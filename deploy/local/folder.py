@@ -112,16 +112,22 @@ def stop_parts(
             if part.tier == tier and part.process is not None:
                 if part.process.send(part.stop_signal):
                     asked.append((part, part.process))
-                    part.status, part.detail = Status.STOPPING, ""
-                    report(part)
+                    _show(part, Status.STOPPING, report)
                 else:
-                    part.status, part.process = Status.ENDED, None
+                    part.process = None
+                    _show(part, Status.ENDED, report)
         timeout = max((part.stop_timeout_s for part, _ in asked), default=0.0)
         for process in wait_gone([process for _, process in asked], timeout, hurry):
             kill_group(process)
         for part, process in asked:
             wait_gone([process], _KILL_TIMEOUT_S)
-            part.status, part.process = Status.STOPPED, None
-            report(part)
+            part.process = None
+            _show(part, Status.STOPPED, report)
             stopped.append(part.name)
     return stopped
+
+
+def _show(part: PartState, status: Status, report: Callable[[PartState], None]) -> None:
+    if part.status is not Status.FAILED:  # why the stack stops stays to be seen
+        part.status, part.detail = status, ""
+        report(part)

