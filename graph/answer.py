@@ -1,0 +1,185 @@
+"""One answer of a model as it comes: said through the emitter, collected into a message."""
+
+from __future__ import annotations
+
+import uuid
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from langchain_core.messages import AIMessage
+from langchain_core.messages.ai import InputTokenDetails, OutputTokenDetails, UsageMetadata
+from langchain_core.messages.tool import invalid_tool_call, tool_call
+
+from turnstream.schemas.events import MessageFinished, MessageStarted, Usage
+from turnstream.schemas.transcript import clean_text, text_sha256
+
+if TYPE_CHECKING:
+    from langchain_core.messages import InvalidToolCall, ToolCall
+
+    from turnstream.graph.ports import Emitter
+    from turnstream.schemas.chat import ChatAnswer, Delta
+
+
+class _Block:
+    """A run of deltas of one kind; for a tool call all that belongs to it."""
+
+    __slots__ = ("call_id", "index", "kind", "name", "parts", "server_id")
+
+    def __init__(self, index: int, kind: str) -> None:
+        self.index = index
+        self.kind = kind
+        self.parts: list[str] = []
+        self.server_id = self.call_id = self.name = ""
+
+    @property
+    def text(self) -> str:
+        return "".join(self.parts)
+
+
+class Answer:
+    """Takes deltas in and says them; `push` is the hot path.
+
+    Blocks are numbered in the order in which they begin. `taken` are tool-call ids that the history
+    has: a server that repeats one, or gives none, has it replaced by one made of the message's id,
+    so that a run after a crash finds the same.
+    """
+
+    def __init__(self, emitter: Emitter, path: str, message_id: str, taken: set[str]) -> None:
+        self.message_id = message_id
+        self._emitter = emitter
+        self._path = path
+        self._taken = taken
+        self._blocks: list[_Block] = []
+        self._calls: dict[int, _Block] = {}
+        self._open: _Block | None = None  # the block of the delta before, unless a tool call's
+
+    def push(self, deltas: list[Delta]) -> None:
+        """Say the deltas of one network read."""
+        tokens = self._emitter.tokens
+        for delta in deltas:
+            kind = delta.kind
+            block = self._open
+            if block is None or block.kind != kind:
+                if not self._blocks:
+                    self._start()
+                if kind == "tool_args":
+                    self._tool_args(delta)
+                    continue
+                block = self._open = self._new(kind)
+            text = delta.text
+            block.parts.append(text)
+            tokens(
+                path=self._path,
+                message_id=self.message_id,
+                block=block.index,
+                kind=kind,
+                text=text,
+            )
+
+    def _start(self) -> None:
+        self._emitter.emit(
+            MessageStarted, path=self._path, message_id=self.message_id, role="assistant", name=""
+        )
+
+    def _new(self, kind: str) -> _Block:
+        block = _Block(len(self._blocks), kind)
+        self._blocks.append(block)
+        return block
+
+    def _tool_args(self, delta: Delta) -> None:
+        self._open = None
+        block = self._calls.get(delta.index)
+        # some servers give every call index 0 and tell them apart by id
+        first = block is None or bool(
+            delta.tool_call_id and block.server_id and delta.tool_call_id != block.server_id
+        )
+        if block is None or first:
+            block = self._calls[delta.index] = self._new("tool_args")
+            block.server_id = delta.tool_call_id
+            block.call_id = self._call_id(delta.tool_call_id, block.index)
+        block.name = block.name or delta.tool_name
+        block.parts.append(delta.text)
+        self._emitter.tokens(
+            path=self._path,
+            message_id=self.message_id,
+            block=block.index,
+            kind="tool_args",
+            text=delta.text,
+            tool_call_id=block.call_id if first else "",
+            tool_name=block.name if first else "",
+        )
+
+    def _call_id(self, given: str, index: int) -> str:
+        if not given or given in self._taken:
+            given = f"call_{uuid.uuid5(uuid.UUID(self.message_id), str(index)).hex[:24]}"
+        self._taken.add(given)
+        return given
+
+    def finish(self, answer: ChatAnswer, params: dict[str, Any]) -> AIMessage:
+        """Say that the message is whole and return it."""
+        if not self._blocks:
+            self._start()
+        text = self._text("text")
+        self._emitter.emit(
+            MessageFinished,
+            path=self._path,
+            message_id=self.message_id,
+            finish_reason=answer.finish_reason,
+            usage=answer.usage,
+            sha256=text_sha256(text),
+            request_sha256=answer.request_sha256,
+            params=msgspec.json.encode(params).decode() if params else "",
+        )
+        reasoning = self._text("reasoning")
+        calls, bad = self._tool_calls()
+        return AIMessage(
+            content=clean_text(text),
+            id=self.message_id,
+            additional_kwargs={"reasoning_content": clean_text(reasoning)} if reasoning else {},
+            response_metadata={
+                "model_name": answer.model,
+                "finish_reason": answer.finish_reason,
+                "request_sha256": answer.request_sha256,
+            },
+            tool_calls=calls,
+            invalid_tool_calls=bad,
+            usage_metadata=usage_metadata(answer.usage),
+        )
+
+    def _text(self, kind: str) -> str:
+        return "".join(block.text for block in self._blocks if block.kind == kind)
+
+    def _tool_calls(self) -> tuple[list[ToolCall], list[InvalidToolCall]]:
+        calls: list[ToolCall] = []
+        bad: list[InvalidToolCall] = []
+        for block in self._blocks:
+            if block.kind != "tool_args":
+                continue
+            raw = clean_text(block.text)
+            try:
+                arguments = msgspec.json.decode(raw or "{}", type=dict[str, Any])
+            except (msgspec.DecodeError, ValueError) as error:
+                bad.append(
+                    invalid_tool_call(
+                        name=block.name,
+                        args=raw,
+                        id=block.call_id,
+                        error=f"no JSON object: {error}",
+                    )
+                )
+            else:
+                calls.append(tool_call(name=block.name, args=arguments, id=block.call_id))
+        return calls, bad
+
+
+def usage_metadata(usage: Usage | None) -> UsageMetadata | None:
+    """Return LangChain's form of a usage."""
+    if usage is None:
+        return None
+    return UsageMetadata(
+        input_tokens=usage.input_tokens,
+        output_tokens=usage.output_tokens,
+        total_tokens=usage.input_tokens + usage.output_tokens,
+        input_token_details=InputTokenDetails(cache_read=usage.cached_tokens),
+        output_token_details=OutputTokenDetails(reasoning=usage.reasoning_tokens),
+    )

@@ -1,0 +1,72 @@
+"""A node of a native graph as an event pair: `StepStarted`, `StepFinished`."""
+
+from __future__ import annotations
+
+import uuid
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from langgraph.config import get_config
+from langgraph.errors import GraphBubbleUp
+
+from turnstream.graph.values import to_json
+from turnstream.schemas.errors import TurnstreamError
+from turnstream.schemas.events import StepFinished, StepStarted
+from turnstream.schemas.ids import path_of_namespace
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from langgraph.runtime import Runtime
+
+    from turnstream.graph.ports import Emitter, TurnContext
+
+UPDATE_CHARS_MAX = 8 << 10
+"""Of a step's update as an event carries it; a larger one is left out, the checkpoint has it."""
+
+
+@dataclass(slots=True)
+class Step:
+    """Where a node runs. `path` is its events' path; `update` what the node returns."""
+
+    emitter: Emitter
+    turn_id: uuid.UUID
+    path: str
+    task_id: str
+    update: dict[str, Any] = field(default_factory=dict)
+
+    def id_of(self, what: str = "") -> uuid.UUID:
+        """Return an id that a run after a crash gives again: task ids do not change."""
+        return uuid.uuid5(self.turn_id, f"{self.task_id}/{what}" if what else self.task_id)
+
+
+@contextmanager
+def step(runtime: Runtime[TurnContext]) -> Iterator[Step]:
+    """Say that the node began, and how it ended; says nothing more when it is cancelled."""
+    info = runtime.execution_info
+    if info is None:
+        raise RuntimeError("a native node runs inside a graph only")
+    metadata = get_config().get("metadata") or {}
+    emitter = runtime.context.emitter
+    path = path_of_namespace(info.checkpoint_ns) or info.task_id
+    said: dict[str, Any] = {
+        "path": path,
+        "step": int(metadata.get("langgraph_step", -1)),
+        "node": str(metadata.get("langgraph_node", "")),
+        "task_id": info.task_id,
+    }
+    emitter.emit(StepStarted, **said)
+    here = Step(emitter, runtime.context.turn_id, path, info.task_id)
+    try:
+        yield here
+    except GraphBubbleUp:  # an interrupt: the node runs again when it is answered
+        raise
+    except Exception as error:
+        code = error.code if isinstance(error, TurnstreamError) else type(error).__name__
+        emitter.emit(StepFinished, **said, update="", error=code)
+        raise
+    update = to_json(here.update)
+    if len(update) > UPDATE_CHARS_MAX:
+        update = ""
+    emitter.emit(StepFinished, **said, update=update, error="")
