@@ -1,0 +1,216 @@
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+
+import pytest
+
+from turnstream.connectors.postgres.lease import Lease
+from turnstream.schemas.errors import DatabaseUnavailableError
+
+_HOLD = """
+import asyncio, sys, uuid
+from turnstream.connectors.postgres.lease import Lease
+
+async def main():
+    async with Lease(sys.argv[1], uuid.UUID(sys.argv[2]), "child") as lease:
+        print("held", flush=True)
+        while True:
+            lease.beat()
+            await asyncio.sleep(0.05)
+
+asyncio.run(main())
+"""
+
+
+async def until(condition, deadline_s: float = 10.0):
+    """Poll an async condition until it is true."""
+    end = time.monotonic() + deadline_s
+    while not await condition():
+        assert time.monotonic() < end, "not in time"
+        await asyncio.sleep(0.01)
+
+
+@contextlib.asynccontextmanager
+async def beating(lease: Lease):
+    async def beat():
+        while True:
+            lease.beat()
+            await asyncio.sleep(0.02)
+
+    task = asyncio.create_task(beat())
+    try:
+        yield
+    finally:
+        task.cancel()
+
+
+@pytest.fixture
+async def child(scene, ledger_dsn):
+    """Another process that holds a lease, and a thread that it owns."""
+    worker = uuid.uuid4()
+    process = subprocess.Popen(
+        [sys.executable, "-c", _HOLD, ledger_dsn, str(worker)], stdout=subprocess.PIPE
+    )
+    try:
+        assert await asyncio.to_thread(process.stdout.readline) == b"held\n"
+        (scene.claim,) = (await scene.admit(worker, scene.start("1"))).claims
+        process.worker = worker
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        process.communicate()
+
+
+async def alive(scene, worker) -> bool:
+    return bool(await scene.pool.fetchval("SELECT 1 FROM workers WHERE worker = $1", worker))
+
+
+async def test_the_lease_is_renewed_while_the_loop_ticks(scene, ledger_dsn):
+    lease = Lease(ledger_dsn, uuid.uuid4(), "w", ttl_s=0.6, renew_every_s=0.1)
+    async with lease, beating(lease):
+        end = time.monotonic() + 1.5
+        while time.monotonic() < end:
+            assert lease.state == "held"
+            assert await scene.ledger.reap() == 0
+            await asyncio.sleep(0.02)
+        assert await alive(scene, lease.worker)
+    assert not await alive(scene, lease.worker)
+
+
+async def test_leaving_gives_back_what_is_left(scene, ledger_dsn):
+    lease = Lease(ledger_dsn, uuid.uuid4(), "w")
+    async with lease:
+        await scene.admit(lease.worker, scene.start("1"))
+    assert await scene.ready() == ["acme/a"]
+
+
+@pytest.mark.parametrize("why", ["the loop stands still", "acks do not arrive"])
+async def test_without_ticks_or_acks_it_holds_and_then_goes_on(scene, ledger_dsn, why):
+    told = []
+    lease = Lease(
+        ledger_dsn, uuid.uuid4(), "w", ttl_s=0.6, renew_every_s=0.2, on_change=told.append
+    )
+
+    async def holds():
+        return told == ["holding"]
+
+    async def goes_on():
+        return told == ["holding", "held"]
+
+    async with lease:
+        if why == "acks do not arrive":
+            lease.pause()
+            async with beating(lease):
+                await until(holds)
+                assert lease.state == "holding"
+                lease.resume()
+                await until(goes_on)
+        else:
+            await until(holds)
+            assert lease.state == "holding"
+            async with beating(lease):
+                await until(goes_on)
+    assert lease.state == "held"
+
+
+async def test_a_reaped_worker_is_lost(scene, ledger_dsn):
+    told = []
+    lease = Lease(
+        ledger_dsn, uuid.uuid4(), "w", ttl_s=0.4, renew_every_s=0.1, on_change=told.append
+    )
+
+    async def lost():
+        return lease.state == "lost" and told == ["holding", "lost"]
+
+    async with lease:
+        await scene.admit(lease.worker, scene.start("1"))
+        lease.pause()
+        await until(lambda: reaped(scene))
+        assert await scene.ready() == ["acme/a"]
+        lease.resume()
+        async with beating(lease):
+            await until(lost)
+
+
+async def reaped(scene) -> bool:
+    return await scene.ledger.reap() == 1
+
+
+async def test_a_cut_connection_loses_nothing(scene, ledger_dsn):
+    lease = Lease(ledger_dsn, uuid.uuid4(), "w")
+    async with lease, beating(lease):
+        pid = "SELECT pid FROM workers WHERE worker = $1"
+        first = await scene.pool.fetchval(pid, lease.worker)
+        await scene.pool.execute("SELECT pg_terminate_backend($1)", first)
+
+        async def renewed():
+            return await scene.pool.fetchval(pid, lease.worker) not in (first, None)
+
+        await until(renewed)
+        assert await scene.ledger.reap() == 0
+        assert lease.state == "held"
+
+
+async def test_a_killed_worker_is_seen_without_waiting_for_its_time(scene, child):
+    assert await scene.ledger.reap() == 0
+    os.kill(child.pid, signal.SIGKILL)
+    killed = time.monotonic()
+    await until(lambda: reaped(scene))
+    assert time.monotonic() - killed < 1.0, "the lease alone would take more than two seconds"
+    assert await scene.ready() == ["acme/a"]
+
+
+async def test_a_frozen_worker_is_reaped_when_its_time_is_over(scene, child):
+    os.kill(child.pid, signal.SIGSTOP)
+    try:
+        assert await scene.ledger.reap() == 0
+        await until(lambda: reaped(scene))
+    finally:
+        os.kill(child.pid, signal.SIGCONT)
+    (claim,) = await scene.ledger.reclaim(await scene.worker(), 1)
+    assert claim.epoch == scene.claim.epoch + 1
+
+
+async def test_after_a_restart_of_the_server_only_time_tells(scene):
+    """All sessions are missing then, also those of workers that live."""
+    worker = await scene.worker()
+    gone = "UPDATE workers SET pid = 1, backend_start = pg_postmaster_start_time() + $1::interval"
+    await scene.pool.execute(gone.replace("$1", "'-1 s'"))
+    assert await scene.ledger.reap() == 0
+    assert await alive(scene, worker)
+    await scene.pool.execute(gone.replace("$1", "'1 us'"))
+    await scene.ledger.reap()
+    assert not await alive(scene, worker)
+
+
+async def test_a_reaped_worker_claims_nothing_more(scene):
+    worker = await scene.worker(ttl_s=0)
+    (claim,) = (await scene.admit(worker, scene.start("1"), scene.start("2"))).claims
+    await scene.ledger.reap()
+    assert await scene.run(worker, claim) == []
+    assert await scene.ledger.reclaim(worker, 1) == []
+    assert await scene.ready() == ["acme/a"]
+
+
+async def test_the_reaper_waits_for_a_claim_under_way(scene):
+    worker = await scene.worker(ttl_s=0)
+    async with scene.pool.acquire() as connection, connection.transaction():
+        assert await connection.fetchval("SELECT worker_room($1, 1)", worker) == 1
+        assert await scene.ledger.reap() == 0
+        assert await alive(scene, worker)
+    await scene.ledger.reap()
+    assert not await alive(scene, worker)
+
+
+async def test_no_server_is_our_error():
+    with pytest.raises(DatabaseUnavailableError):
+        async with Lease("postgresql://nobody@127.0.0.1:1/none", uuid.uuid4(), "w"):
+            pass
