@@ -47,6 +47,10 @@ class Settings(BaseSettings):
     # model and agent
     model_url: str = Field("", description="OpenAI-compatible base URL, with /v1")
     model_name: str = Field("", description="empty: the first that the server lists")
+    model_routes: dict[str, str] = Field(
+        default_factory=dict,
+        description='JSON, model name to base URL, for turns whose config names a "model"',
+    )
     model_api_key: SecretStr = Field(SecretStr(""), description="bearer token of the model server")
     model_connect_timeout_s: float = Field(5.0, gt=0)
     model_first_token_timeout_s: float = Field(60.0, gt=0)
