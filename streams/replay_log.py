@@ -10,16 +10,17 @@ import dataclasses
 import hashlib
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
-import msgspec
-
+from turnstream.schemas.command_json import command_of_json
 from turnstream.schemas.commands import Command
 from turnstream.schemas.errors import NotFoundError, UndecodableError
 from turnstream.streams.replay import Input, Replay
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+
+    import msgspec
 
     from turnstream.connectors.kafka.scan import RawRecord, Span
     from turnstream.streams.replay import ThreadReplay
@@ -150,31 +151,23 @@ async def read_input(log: Log, decoder: Decoder, topic: str, partition: int, off
     raw = await log.record(topic, partition, offset)
     if raw is None:
         return Input(topic, partition, offset, found=False)
-    kind, fields = _command(decoder, raw.value)
-    asked = fields.get("input") or fields.get("answers") or ""
+    command = _command(decoder, raw.value)
     return Input(
         topic,
         partition,
         offset,
         found=True,
-        kind=kind,
-        text=str(fields.get("text", "")),
-        payload=asked if isinstance(asked, str) else msgspec.json.encode(asked).decode(),
-        correlation_id=str(fields.get("correlation_id", "")),
+        kind=type(command).__name__ if command is not None else "",
+        text=getattr(command, "text", ""),
+        payload=getattr(command, "input", "") or getattr(command, "answers", ""),
+        correlation_id=command.correlation_id if command is not None else "",
         sha256=hashlib.sha256(raw.value).hexdigest(),
     )
 
 
-def _command(decoder: Decoder, value: bytes) -> tuple[str, dict[str, Any]]:
+def _command(decoder: Decoder, value: bytes) -> Command | None:
     try:
-        if value.lstrip()[:1] == b"{":
-            fields = msgspec.json.decode(value, type=dict[str, Any])
-            return str(fields.get("type", "StartTurn")), fields
-        record = decoder.decode(value)
-    except (msgspec.DecodeError, UndecodableError, UnicodeDecodeError):
-        return "", {}
-    return (
-        (type(record).__name__, msgspec.structs.asdict(record))
-        if isinstance(record, Command)
-        else ("", {})
-    )
+        record = command_of_json(value) if value[:1] == b"{" else decoder.decode(value)
+    except UndecodableError:
+        return None
+    return record if isinstance(record, Command) else None
