@@ -16,11 +16,10 @@ import pytest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 
 @pytest.fixture(scope="session")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+def stack() -> Iterator[dict[str, str]]:
     """Bootstrap and database URL of servers that run until the session ends."""
     given = {
         "kafka": os.environ.get("TURNSTREAM_TEST_KAFKA", ""),
@@ -31,11 +30,10 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
         return
     from turnstream.deploy.local import LocalStack
 
-    folder: Path = tmp_path_factory.mktemp("stack")
     missing = tuple(
         part for part, name in (("kafka", "kafka"), ("postgres", "database")) if not given[name]
     )
-    with LocalStack(folder, parts=missing) as local:
+    with LocalStack(parts=missing) as local:
         yield {
             "kafka": given["kafka"] or local.kafka_bootstrap,
             "database": given["database"] or local.database_url,
