@@ -60,6 +60,10 @@ class Display(AbstractContextManager["Display"]):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        self.settle()
+
+    def settle(self) -> None:
+        """Leave the table as it is; what comes now is a line each."""
         if self._live.is_started:
             self._live.stop()
 

