@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -19,6 +19,14 @@ if TYPE_CHECKING:
 SaverCall = tuple[Any, ...]
 """A saver call that was collected: `("aput", config, checkpoint, metadata, new_versions)` or
 `("aput_writes", config, writes, task_id, task_path)`, arguments as LangGraph passes them."""
+
+
+class Asked(NamedTuple):
+    """A question: the path and namespace of the task that stopped, and what it asks."""
+
+    path: str
+    namespace: str
+    value: Any
 
 
 class Emitter(Protocol):
@@ -61,6 +69,21 @@ class Commits(Protocol):
 
     path_of: Callable[[str], str]
     """Path of a LangGraph namespace."""
+
+    is_last: Callable[[Any], bool] | None
+    """Tells of a root checkpoint that nothing runs after it; it then waits for the outcome."""
+
+    asked: Mapping[str, Asked]
+    """Questions that tasks stopped with in this attempt, by interrupt id, in order."""
+
+    @property
+    def lost(self) -> Exception | None:
+        """What ended the attempt, if it is over: fenced, or a commit's result is unknown."""
+        ...
+
+    def step_of(self, namespace: str) -> int:
+        """Return the step of a namespace's last checkpoint, -1 without one."""
+        ...
 
     def finished(self, task_id: str) -> bool:
         """Tell whether an earlier attempt, or turn of the chain, finished this task."""

@@ -11,7 +11,7 @@ import asyncio
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import msgspec
 import psycopg
@@ -34,6 +34,14 @@ if TYPE_CHECKING:
     from turnstream.schemas.results import Outcome
 
 _SESSION: ContextVar[Session | None] = ContextVar("turnstream_session", default=None)
+
+
+class Question(NamedTuple):
+    """What a task stopped with: its path, the namespace of its graph, what it asks."""
+
+    path: str
+    namespace: str
+    value: Any
 
 
 class LogPosition(Protocol):
@@ -119,6 +127,7 @@ class Session:
     path_of: Callable[[str], str] = path_of_namespace
     is_last: Callable[[Any], bool] | None = None
 
+    asked: dict[str, Question] = field(default_factory=dict)
     lost: TurnstreamError | None = None
     broken: TurnstreamError | None = None
     stopped: bool = False
@@ -126,6 +135,7 @@ class Session:
     _queue: list[Item] = field(default_factory=list)
     _turnstile: asyncio.Lock = field(default_factory=asyncio.Lock)
     _finished: set[str] = field(default_factory=set)
+    _steps: dict[str, int] = field(default_factory=dict)
 
     @contextmanager
     def bound(self) -> Iterator[Session]:
@@ -155,8 +165,9 @@ class Session:
         """Tell whether something waits to be committed, in one namespace or at all."""
         return any(ns is None or item.ns == ns for item in self._queue)
 
-    def seen(self, task_ids: Iterable[str]) -> None:
-        """Note tasks that a loaded checkpoint holds ordinary writes of."""
+    def seen(self, ns: str, step: int, task_ids: Iterable[str]) -> None:
+        """Note a loaded checkpoint's step, and the tasks that it holds ordinary writes of."""
+        self._steps[ns] = step
         self._finished.update(task_ids)
 
     async def put(self, item: Item, *, parent: str, step: int, source: str, last: bool) -> None:
@@ -166,6 +177,7 @@ class Session:
         worth a statement: a crash applies the same input again), and the one after which nothing
         runs (its transaction is the outcome's). Whatever is committed next takes them along.
         """
+        self._steps[item.ns] = step
         if source != "input":
             path = "" if not item.ns else item.keep
             self.log.emit(
@@ -224,6 +236,10 @@ class Session:
     def finished(self, task_id: str) -> bool:
         """Tell whether a loaded checkpoint holds this task's writes: it is not run again."""
         return task_id in self._finished
+
+    def step_of(self, namespace: str) -> int:
+        """Return the step of a namespace's last checkpoint, -1 without one."""
+        return self._steps.get(namespace, -1)
 
     async def settled(self, path: str) -> Sequence[Keep]:
         """Wait for commits under `path`; return the keep entries at or under it."""

@@ -21,7 +21,7 @@ from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
 from langgraph.checkpoint.serde.types import _DeltaSnapshot
 from psycopg.rows import dict_row, tuple_row
 
-from turnstream.connectors.postgres.commits import Item, Session
+from turnstream.connectors.postgres.commits import Item, Question, Session
 from turnstream.connectors.postgres.statements import (
     BlobRow,
     CheckpointRow,
@@ -158,6 +158,13 @@ class FencedSaver(AsyncPostgresSaver):
             return
         session.check()
         item = self._writes(session, config, writes, task_id, task_path)
+        for channel, value in writes:
+            if channel == "__interrupt__":
+                ns = config["configurable"]["checkpoint_ns"]
+                path = f"{session.path_of(ns)}|{task_id}" if ns else task_id
+                for asked in value:
+                    # the innermost task comes first, those around it repeat its question
+                    session.asked.setdefault(asked.id, Question(path, ns, asked.value))
         if item.rows.writes:
             await session.write(item, task_id)
 
@@ -172,9 +179,13 @@ class FencedSaver(AsyncPostgresSaver):
         loaded = await super().aget_tuple(config)
         if session is not None and loaded is not None:
             session.seen(
-                task_id
-                for task_id, channel, _ in loaded.pending_writes or ()
-                if task_id != NULL_TASK_ID and channel not in UNFINISHED_CHANNELS
+                configurable.get("checkpoint_ns", ""),
+                loaded.metadata.get("step", -1),
+                (
+                    task_id
+                    for task_id, channel, _ in loaded.pending_writes or ()
+                    if task_id != NULL_TASK_ID and channel not in UNFINISHED_CHANNELS
+                ),
             )
         return loaded
 

@@ -152,7 +152,7 @@ _FENCED = _FENCE.format("")
 _FENCED_END = (
     _FENCE.format(", interrupt = %(interrupt)s::jsonb")
     + """, o AS (
- UPDATE turns SET outcome = %(outcome)s::jsonb FROM f
+ UPDATE turns SET outcome = %(outcome)s::json FROM f
  WHERE turns.tenant = %(tenant)s AND turns.turn_id = %(turn)s)"""
 )
 _FREE = "f AS (SELECT NULL::text AS cancel)"

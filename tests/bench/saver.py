@@ -30,7 +30,7 @@ from psycopg_pool import AsyncConnectionPool
 from turnstream.connectors.memory import MemoryEmitter
 from turnstream.connectors.postgres.migrate import migrate
 from turnstream.connectors.postgres.saver import FencedSaver
-from turnstream.graph.runner import ends_after
+from turnstream.graph.ending import ends_after
 from turnstream.schemas.results import Outcome
 
 FLOOR = 2.5

@@ -1,0 +1,155 @@
+"""The checkpoints that end a turn which was cancelled or failed.
+
+They hold what had been said, as messages, and leave nothing to run, so that nobody ever reads the
+turn's pending writes. They are collected here and written together with the outcome.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
+from langgraph.checkpoint.base import BaseCheckpointSaver, CheckpointTuple
+from langgraph.constants import END
+from langgraph.types import StateUpdate
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from langchain_core.runnables import RunnableConfig
+    from langgraph.checkpoint.base import ChannelVersions, Checkpoint, CheckpointMetadata
+    from langgraph.pregel import Pregel
+
+    from turnstream.graph.ports import SaverCall
+    from turnstream.graph.said import SaidMessage
+
+_NULL_TASK = "00000000-0000-0000-0000-000000000000"
+
+
+class CollectingSaver(BaseCheckpointSaver[str]):
+    """Reads through to a saver and keeps what is written in `calls`, in order."""
+
+    def __init__(self, saver: BaseCheckpointSaver[str]) -> None:
+        super().__init__(serde=saver.serde)
+        self._saver = saver
+        self._written: dict[str, CheckpointTuple] = {}
+        self.calls: list[SaverCall] = []
+
+    def get_next_version(self, current: str | None, channel: None) -> str:
+        """Count versions as the saver behind does."""
+        return self._saver.get_next_version(current, channel)
+
+    async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
+        """Return what was written here, or else what is stored."""
+        checkpoint_id = config["configurable"].get("checkpoint_id")
+        if checkpoint_id in self._written:
+            return self._written[checkpoint_id]
+        return await self._saver.aget_tuple(config)
+
+    async def aput(
+        self,
+        config: RunnableConfig,
+        checkpoint: Checkpoint,
+        metadata: CheckpointMetadata,
+        new_versions: ChannelVersions,
+    ) -> RunnableConfig:
+        """Keep a checkpoint."""
+        self.calls.append(("aput", config, checkpoint, metadata, new_versions))
+        configurable = config["configurable"]
+        stored: RunnableConfig = {
+            "configurable": {
+                "thread_id": configurable["thread_id"],
+                "checkpoint_ns": configurable.get("checkpoint_ns", ""),
+                "checkpoint_id": checkpoint["id"],
+            }
+        }
+        self._written[checkpoint["id"]] = CheckpointTuple(
+            stored, checkpoint, metadata, config if configurable.get("checkpoint_id") else None, []
+        )
+        return stored
+
+    async def aput_writes(
+        self,
+        config: RunnableConfig,
+        writes: Sequence[tuple[str, Any]],
+        task_id: str,
+        task_path: str = "",
+    ) -> None:
+        """Keep writes."""
+        self.calls.append(("aput_writes", config, writes, task_id, task_path))
+
+
+async def closing_calls(
+    graph: Pregel[Any, Any, Any, Any],
+    saver: BaseCheckpointSaver[str],
+    config: RunnableConfig,
+    *,
+    turn_id: str,
+    given: Any,
+    said: Iterable[SaidMessage],
+    why: str,
+) -> tuple[SaverCall, ...]:
+    """Return the saver calls of a turn's closing checkpoints.
+
+    `given` is the turn's input (None for a resume); it is added if no checkpoint of this turn has
+    it. `said` are the turn's assistant messages in order; those that the state lacks are added
+    under their own ids. Open tool calls are answered with an error that says `why`.
+    """
+    buffer = CollectingSaver(saver)
+    closing = graph.copy(update={"checkpointer": buffer})
+    head = await buffer.aget_tuple(config)
+    applied = head is not None and head.metadata.get("run_id") == turn_id
+    update = dict(given) if isinstance(given, dict) and not applied else {}
+    if "messages" in graph.channels:
+        added = _added(head if applied or not update else None, said, turn_id=turn_id, why=why)
+        if added:
+            first = update.get("messages", [])
+            update["messages"] = [*(first if isinstance(first, list) else [first]), *added]
+    end = [StateUpdate(None, END)]
+    if update:
+        try:
+            await closing.abulk_update_state(config, [[StateUpdate(update, "__start__")], end])
+        except Exception:  # noqa: BLE001  the graph's own routing code runs here
+            buffer.calls.clear()
+        else:
+            return tuple(buffer.calls)
+    await closing.abulk_update_state(config, [end])
+    return tuple(buffer.calls)
+
+
+def _added(
+    head: CheckpointTuple | None, said: Iterable[SaidMessage], *, turn_id: str, why: str
+) -> list[BaseMessage]:
+    """Return messages of finished tasks, answers to open tool calls, and what else was said."""
+    stored = head.checkpoint["channel_values"].get("messages") if head is not None else None
+    known = [message for message in stored or () if isinstance(message, BaseMessage)]
+    added: list[BaseMessage] = []
+    for task_id, channel, value in (head.pending_writes or ()) if head is not None else ():
+        if channel == "messages" and task_id != _NULL_TASK:
+            values = value if isinstance(value, list) else [value]
+            added += [message for message in values if isinstance(message, BaseMessage)]
+    calls = {
+        call["id"]: call["name"]
+        for message in (*known, *added)
+        if isinstance(message, AIMessage)
+        for call in message.tool_calls
+    }
+    answered = {m.tool_call_id for m in (*known, *added) if isinstance(m, ToolMessage)}
+    added += [
+        ToolMessage(
+            f"The call was not finished: {why}.",
+            tool_call_id=call_id,
+            name=name,
+            status="error",
+            id=f"{turn_id}-{call_id}",
+        )
+        for call_id, name in calls.items()
+        if call_id not in answered
+    ]
+    ids = {message.id for message in (*known, *added)}
+    added += [
+        AIMessage(message.text, id=message.message_id, response_metadata={"finish_reason": why})
+        for message in said
+        if message.role == "assistant" and message.message_id not in ids and message.text
+    ]
+    return added

@@ -1,0 +1,119 @@
+"""What a turn ends with: outcomes of errors, of questions, of an answer. Pure."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from langchain_core.messages import AIMessage, HumanMessage
+from langgraph.errors import (
+    EmptyInputError,
+    GraphRecursionError,
+    InvalidUpdateError,
+    UnknownInterruptError,
+)
+
+from turnstream.graph.values import text_of
+from turnstream.schemas.errors import (
+    FencedError,
+    GraphError,
+    GraphUnsupportedError,
+    InvalidRequestError,
+    RecordTooLargeError,
+    StepLimitError,
+    TurnError,
+    TurnstreamError,
+)
+from turnstream.schemas.results import Outcome
+from turnstream.schemas.transcript import clean_text, text_sha256
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from langgraph.pregel import Pregel
+
+    from turnstream.graph.said import Said
+
+MESSAGE_CHARS_MAX = 2000
+"""Of an error's message in an outcome."""
+
+
+def outcome_of(error: BaseException) -> Outcome:
+    """Return what a turn ends with when its run raised `error`.
+
+    Errors of the attempt itself (`FencedError`, the database, the log) are raised again: what they
+    mean for the turn is the next owner's to find out.
+    """
+    if isinstance(error, UnknownInterruptError):
+        return Outcome(status="rejected", code="unknown_interrupt", message=_text(error))
+    named = _named(error)
+    return Outcome(
+        status="failed", code=named.code, retryable=named.retryable, message=_text(named)
+    )
+
+
+def _named(error: BaseException) -> TurnstreamError:
+    if isinstance(error, TurnError | RecordTooLargeError | InvalidRequestError):
+        return error
+    if isinstance(error, FencedError | TurnstreamError):
+        raise error
+    if isinstance(error, GraphRecursionError):
+        return StepLimitError(f"The graph did not end: {error}")
+    if isinstance(error, EmptyInputError | InvalidUpdateError):
+        return GraphError(_text(error), code="invalid_input")
+    if isinstance(error, asyncio.CancelledError):
+        return GraphError("A node cancelled its own task.")
+    if isinstance(error, AttributeError) and "_put_checkpoint_fut" in str(error):
+        return GraphUnsupportedError(
+            "A node runs a graph compiled with checkpointer=False; compile it without that"
+            " argument, or add it to its parent as a node."
+        )
+    return GraphError(f"{type(error).__name__}: {_text(error)}")
+
+
+def _text(error: BaseException) -> str:
+    return clean_text(str(error))[:MESSAGE_CHARS_MAX]
+
+
+def with_words(ended: Outcome, said: Said) -> Outcome:
+    """Return the outcome of a turn that did not come to its end, with what it had said last."""
+    spoken = [message for message in said.messages.values() if message.text]
+    text = spoken[-1].text if spoken else ""
+    return Outcome(
+        status=ended.status,
+        code=ended.code,
+        retryable=ended.retryable,
+        message=ended.message,
+        message_id=spoken[-1].message_id if spoken else "",
+        text=text,
+        sha256=text_sha256(text),
+        usage=said.usage(),
+    )
+
+
+def last_answer(values: Any) -> tuple[str, str]:
+    """Return id and text of the last assistant message behind the last user message, or ""."""
+    messages = values.get("messages") if isinstance(values, dict) else None
+    for message in reversed(messages or []):
+        if isinstance(message, HumanMessage):
+            break
+        if isinstance(message, AIMessage) and (text := text_of(message.content)):
+            return message.id or "", clean_text(text)
+    return "", ""
+
+
+def ends_after(graph: Pregel[Any, Any, Any, Any]) -> Callable[[Any], bool]:
+    """Return the test whether nothing runs after a root checkpoint of this graph.
+
+    Goes by what the step updated and what that triggers. A wrong yes costs little: the checkpoint
+    waits for the next commit instead of being one.
+    """
+    triggers = frozenset(graph.trigger_to_nodes)
+
+    def is_last(checkpoint: Any) -> bool:
+        updated = checkpoint.get("updated_channels")
+        if not updated or checkpoint["channel_values"].get("__pregel_tasks"):
+            return False
+        return triggers.isdisjoint(updated)
+
+    return is_last

@@ -1,0 +1,76 @@
+"""JSON of what graphs hold, and text that every store takes. Pure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from langchain_core.messages import BaseMessage
+from pydantic import BaseModel
+
+from turnstream.schemas.transcript import clean_text
+
+
+def clean(value: Any) -> Any:
+    """Return JSON data whose strings Postgres and UTF-8 take: NUL, lone surrogates are U+FFFD."""
+    if isinstance(value, str):
+        if value.isascii() and "\x00" not in value:
+            return value
+        return clean_text(value).replace("\x00", "\ufffd")
+    if isinstance(value, dict):
+        return {clean(key): clean(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [clean(item) for item in value]
+    return value
+
+
+def to_json(value: Any) -> str:
+    """Return JSON text of what a node, tool or interrupt gave; what has no JSON form is its str."""
+    try:
+        return msgspec.json.encode(value, enc_hook=_foreign).decode()
+    except (TypeError, ValueError, RecursionError):
+        return msgspec.json.encode(_plain(value, depth=0)).decode()
+
+
+def _foreign(value: Any) -> Any:
+    if isinstance(value, BaseMessage):
+        return {
+            key: item
+            for key, item in value.model_dump().items()
+            if item not in (None, [], {}, "") or key == "content"
+        }
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    return str(value)
+
+
+def _plain(value: Any, depth: int) -> Any:
+    """Do slowly what the encoder refused: odd keys, lone surrogates, deep or circular data."""
+    if depth > 50:  # noqa: PLR2004  deeper than any sensible payload, shallower than the stack
+        return "…"
+    if isinstance(value, BaseMessage):
+        value = _foreign(value)
+    if isinstance(value, str):
+        return clean_text(value)
+    if isinstance(value, dict):
+        return {clean_text(str(key)): _plain(item, depth + 1) for key, item in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [_plain(item, depth + 1) for item in value]
+    if value is None or isinstance(value, (bool, int, float)):
+        return value
+    return clean_text(str(value))
+
+
+def text_of(content: Any) -> str:
+    """Return the text of a message's content: a string, or a list of blocks."""
+    if isinstance(content, str):
+        return content
+    if not isinstance(content, list):
+        return str(content)
+    parts = []
+    for block in content:
+        if isinstance(block, str):
+            parts.append(block)
+        elif isinstance(block, dict) and isinstance(block.get("text"), str):
+            parts.append(block["text"])
+    return "".join(parts)

@@ -1,0 +1,102 @@
+"""Callback handlers that see what LangGraph's streams leave out: retries, and a tool's task."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from langchain_core.callbacks import AsyncCallbackHandler, BaseCallbackHandler
+
+if TYPE_CHECKING:
+    from uuid import UUID
+
+    from turnstream.graph.ports import Commits
+    from turnstream.graph.translate import Translator
+
+_STREAM_TURNS = 10  # of the loop, until the reader of the stream has had what was said before
+
+
+class ToolTasks(BaseCallbackHandler):
+    """Notes in which task each tool call runs; the `tools` stream names only the graph."""
+
+    run_inline = True
+
+    def __init__(self, translator: Translator) -> None:
+        self._translator = translator
+
+    def on_tool_start(
+        self,
+        serialized: dict[str, Any] | None,  # noqa: ARG002  the interface's
+        input_str: str,  # noqa: ARG002
+        *,
+        run_id: UUID,
+        metadata: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Note the path under the tool call's id."""
+        namespace = (metadata or {}).get("langgraph_checkpoint_ns", "")
+        call = kwargs.get("tool_call_id") or str(run_id)
+        self._translator.tool_paths[call] = self._translator.path_of(namespace)
+
+
+class RetryWatch(AsyncCallbackHandler):
+    """Says `TaskRetried` before a task runs again in this attempt.
+
+    LangGraph awaits it before the node's body: what was committed under the task settles first, so
+    that the event can name what it does not take back.
+    """
+
+    run_inline = True
+    raise_error = True
+
+    def __init__(self, translator: Translator, commits: Commits) -> None:
+        self._translator = translator
+        self._commits = commits
+        self._loop = asyncio.get_running_loop()
+        self._attempts: dict[str, int] = {}
+        self._runs: dict[UUID, str] = {}
+        self._errors: dict[str, str] = {}
+
+    async def on_chain_start(
+        self,
+        serialized: dict[str, Any] | None,  # noqa: ARG002  the interface's
+        inputs: Any,  # noqa: ARG002
+        *,
+        run_id: UUID,
+        tags: list[str] | None = None,
+        metadata: dict[str, Any] | None = None,
+        **_: Any,
+    ) -> None:
+        """Count a task's runs; the tag tells them from what runs inside of a task."""
+        if not any(tag.startswith("graph:step:") for tag in tags or ()):
+            return
+        namespace = (metadata or {}).get("langgraph_checkpoint_ns", "")
+        if not namespace:
+            return
+        self._runs[run_id] = namespace
+        attempt = self._attempts[namespace] = self._attempts.get(namespace, 0) + 1
+        if attempt == 1:
+            return
+        retried = self._retried(namespace, attempt)
+        if asyncio.get_running_loop() is self._loop:
+            await retried
+        else:  # from a thread: synchronous code that runs a graph of its own
+            await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(retried, self._loop))
+
+    async def on_chain_error(self, error: BaseException, *, run_id: UUID, **_: Any) -> None:
+        """Remember why a run of a task failed."""
+        if (namespace := self._runs.pop(run_id, None)) is not None:
+            self._errors[namespace] = f"{type(error).__name__}: {error}"
+
+    async def on_chain_end(self, outputs: Any, *, run_id: UUID, **_: Any) -> None:  # noqa: ARG002
+        """Forget the run."""
+        self._runs.pop(run_id, None)
+
+    async def _retried(self, namespace: str, attempt: int) -> None:
+        for inner in [key for key in self._attempts if key.startswith(f"{namespace}|")]:
+            del self._attempts[inner]  # taken back with this task: they start anew
+        for _ in range(_STREAM_TURNS):
+            await asyncio.sleep(0)
+        path = self._translator.path_of(namespace)
+        keep = await self._commits.settled(path)
+        self._translator.retried(path, keep, attempt, self._errors.get(namespace, ""))
