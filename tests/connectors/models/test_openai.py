@@ -1,0 +1,301 @@
+"""The model client against the scripted server, on real sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import time
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import pytest
+
+from turnstream.connectors.models.openai import ModelLimits, OpenAIModel, request_body
+from turnstream.connectors.models.scripted import ScriptedServer
+from turnstream.schemas.chat import ChatAnswer, ChatRequest, Delta, ToolSpec
+from turnstream.schemas.errors import (
+    ModelBadResponseError,
+    ModelContextError,
+    ModelOverloadedError,
+    ModelRefusedError,
+    ModelStalledError,
+    ModelStreamCutError,
+    ModelUnreachableError,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+QUICK = ModelLimits(backoff_s=0.001, first_token_timeout_s=5, token_gap_timeout_s=5)
+TOOL = ToolSpec(name="add", description="Add.", parameters={"type": "object"})
+
+
+def ask(text: str, **fields: Any) -> ChatRequest:
+    return ChatRequest(messages=[{"role": "user", "content": text}], **fields)
+
+
+class Heard:
+    """What a client pushed."""
+
+    def __init__(self) -> None:
+        self.reads: list[list[Delta]] = []
+
+    def __call__(self, deltas: list[Delta]) -> None:
+        self.reads.append(deltas)
+
+    def text(self, kind: str = "text") -> str:
+        return "".join(d.text for read in self.reads for d in read if d.kind == kind)
+
+
+@asynccontextmanager
+async def scripted(
+    limits: ModelLimits = QUICK, **server: Any
+) -> AsyncIterator[tuple[ScriptedServer, OpenAIModel]]:
+    async with (
+        ScriptedServer(**server) as running,
+        OpenAIModel(running.url, limits=limits) as model,
+    ):
+        yield running, model
+
+
+async def until(condition: Callable[[], object]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0.002)
+
+
+@pytest.mark.parametrize("how", ["", " rate=500", " split=1", " split=7", " rate=2000 split=3"])
+async def test_text_reasoning_and_usage_arrive_whole(how):
+    async with scripted() as (_, model):
+        heard = Heard()
+        answer = await model.stream(ask(f"reasoning=3 tokens=40 seed=5{how}"), heard)
+        other = Heard()
+        await model.stream(ask("reasoning=3 tokens=40 seed=5"), other)
+        assert heard.text() == other.text()
+        assert heard.text("reasoning") == other.text("reasoning")
+        assert len(heard.text().split()) == 40
+        assert answer.finish_reason == "stop"
+        assert answer.model == "scripted"
+        assert answer.usage is not None
+        assert (answer.usage.output_tokens, answer.usage.reasoning_tokens) == (43, 3)
+
+
+async def test_both_names_of_reasoning_are_read():
+    async with scripted() as (_, model):
+        heard = Heard()
+        await model.stream(ask("reasoning=3 tokens=1 reasoning_field=reasoning"), heard)
+        assert len(heard.text("reasoning").split()) == 3
+
+
+async def test_deltas_of_one_read_come_in_one_call():
+    async with scripted() as (_, model):
+        heard = Heard()
+        await model.stream(ask("tokens=2000"), heard)
+        assert sum(map(len, heard.reads)) == 2000
+        assert len(heard.reads) < 1000
+
+
+async def test_tool_calls_arrive_in_pieces():
+    async with scripted() as (_, model):
+        heard = Heard()
+        answer = await model.stream(
+            ask('tool=add({"left":1,"right":2}) tool=add({})', tools=(TOOL,)), heard
+        )
+        first, second = ([d for r in heard.reads for d in r if d.index == i] for i in (0, 1))
+        assert answer.finish_reason == "tool_calls"
+        assert first[0].tool_name == "add"
+        assert first[0].tool_call_id != second[0].tool_call_id
+        assert "".join(d.text for d in first) == '{"left":1,"right":2}'
+        assert "".join(d.text for d in second) == "{}"
+
+
+async def test_the_request_is_hashed_as_it_was_sent():
+    async with scripted() as (server, model):
+        request = ask("hello", params={"temperature": 0.1}, tools=(TOOL,), model="named")
+        answer = await model.stream(request, Heard())
+        body = request_body(request, "named")
+        assert answer.request_sha256 == hashlib.sha256(body).hexdigest()
+        assert server.requests[-1].model == "named"
+        assert server.requests[-1].tools[0]["function"]["name"] == "add"
+        assert msgspec.json.decode(body)["temperature"] == 0.1
+
+
+async def test_lone_surrogates_are_sent_as_replacement_characters():
+    async with scripted() as (server, model):
+        await model.stream(ask("a\ud800b"), Heard())
+        assert server.requests[-1].messages[0]["content"] == "a\ufffdb"
+
+
+async def test_the_first_listed_model_is_used_where_none_is_named():
+    async with scripted(model="only") as (server, model):
+        assert await model.models() == ["only"]
+        answer = await model.stream(ask("hello"), Heard())
+        assert answer.model == server.requests[-1].model == "only"
+
+
+async def test_an_answer_without_usage():
+    async with scripted() as (_, model):
+        answer = await model.stream(ask("tokens=1 usage=0"), Heard())
+        assert answer.usage is None
+
+
+async def test_a_key_is_sent():
+    async with ScriptedServer(api_key="secret") as server:
+        async with OpenAIModel(server.url, api_key="secret", model="m") as model:
+            await model.stream(ask("hello"), Heard())
+        async with OpenAIModel(server.url, api_key="wrong", model="m") as model:
+            with pytest.raises(ModelRefusedError) as caught:
+                await model.stream(ask("hello"), Heard())
+    assert caught.value.code == "model_http_401"
+    assert not caught.value.retryable
+
+
+@pytest.mark.parametrize(
+    ("script", "kind", "code", "requests"),
+    [
+        ("error=400", ModelRefusedError, "model_http_400", 1),
+        ("error=404", ModelRefusedError, "model_http_404", 1),
+        ("error=429", ModelOverloadedError, "model_http_429", 3),
+        ("error=500", ModelOverloadedError, "model_http_500", 3),
+        ("error=503", ModelOverloadedError, "model_http_503", 3),
+        ("error=context", ModelContextError, "model_context_length", 1),
+        ("hangup=1", ModelUnreachableError, "model_unreachable", 3),
+        ("tokens=9 cut_after=0", ModelStreamCutError, "model_stream_cut", 3),
+        ("tokens=9 cut_after=4", ModelStreamCutError, "model_stream_cut", 1),
+        ("tokens=9 error_after=0", ModelOverloadedError, "model_http_500", 3),
+        ("tokens=9 error_after=4", ModelOverloadedError, "model_http_500", 1),
+    ],
+)
+async def test_each_failure_has_a_code_and_is_tried_again_only_before_the_first_token(
+    script, kind, code, requests
+):
+    async with scripted() as (server, model):
+        heard = Heard()
+        with pytest.raises(kind) as caught:
+            await model.stream(ask(script), heard)
+        assert caught.value.code == code
+        assert type(caught.value) is kind
+        assert len(server.requests) == requests
+        assert len(heard.text().split()) == (4 if "after=4" in script else 0)
+        await until(lambda: not server.running)
+
+
+@pytest.mark.parametrize("fault", ["error=503", "hangup=1"])
+async def test_a_server_that_recovers_is_not_noticed(fault):
+    async with scripted() as (server, model):
+        heard = Heard()
+        await model.stream(ask(f"tokens=5 error_times=2 {fault}"), heard)
+        assert len(heard.text().split()) == 5
+        assert len(server.requests) == 3
+
+
+async def test_retry_after_is_followed_up_to_a_bound():
+    limits = ModelLimits(backoff_s=0.001, backoff_max_s=0.2)
+    async with scripted(limits) as (_, model):
+        start = time.monotonic()
+        await model.stream(ask("tokens=1 error=429 error_times=1 retry_after=60"), Heard())
+        assert 0.2 <= time.monotonic() - start < 5
+
+
+async def test_a_server_that_is_not_there():
+    async with ScriptedServer() as gone:
+        url = gone.url
+    async with OpenAIModel(url, model="m", limits=QUICK) as model:
+        with pytest.raises(ModelUnreachableError) as caught:
+            await model.stream(ask("hello"), Heard())
+        assert caught.value.retryable
+        with pytest.raises(ModelUnreachableError):
+            await model.models()
+
+
+async def test_a_server_that_never_begins():
+    limits = ModelLimits(first_token_timeout_s=0.1, token_gap_timeout_s=60)
+    async with scripted(limits) as (server, model):
+        with pytest.raises(ModelStalledError, match="before the first token"):
+            await model.stream(ask("tokens=9 stall_after=0"), Heard())
+        await until(lambda: not server.running)
+        with pytest.raises(ModelStalledError):
+            await model.stream(ask("tokens=9 ttft=30"), Heard())
+        assert len(server.requests) == 2  # waiting longer would not help: not tried again
+
+
+async def test_a_server_that_stops_in_the_middle():
+    limits = ModelLimits(first_token_timeout_s=60, token_gap_timeout_s=0.1)
+    async with scripted(limits) as (server, model):
+        heard = Heard()
+        with pytest.raises(ModelStalledError, match="between two tokens") as caught:
+            await model.stream(ask("tokens=9 rate=1000 stall_after=4"), heard)
+        assert caught.value.code == "model_stalled"
+        assert len(heard.text().split()) == 4
+        await until(lambda: not server.running)
+
+
+async def test_a_long_answer_outlives_both_time_outs():
+    limits = ModelLimits(first_token_timeout_s=0.2, token_gap_timeout_s=0.2)
+    async with scripted(limits) as (_, model):
+        heard = Heard()
+        await model.stream(ask("tokens=60 rate=100"), heard)  # 0.6 s
+        assert len(heard.text().split()) == 60
+
+
+async def test_cancel_closes_the_connection():
+    async with scripted(slots=1) as (server, model):
+        heard = Heard()
+        call = asyncio.create_task(model.stream(ask("tokens=100000 rate=100"), heard))
+        await until(lambda: heard.reads)
+        waits = asyncio.create_task(model.stream(ask("tokens=1"), Heard()))
+        await until(lambda: server.waiting)
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        await waits  # it got the slot
+        assert server.aborted == 1
+        assert not server.running
+
+
+async def test_what_push_raises_ends_the_call():
+    async with scripted() as (server, model):
+
+        def push(_: list[Delta]) -> None:
+            raise RuntimeError("closed")
+
+        with pytest.raises(RuntimeError, match="closed"):
+            await model.stream(ask("tokens=100 rate=50"), push)
+        await until(lambda: not server.running)
+
+
+async def test_an_answer_beyond_the_bound_is_refused():
+    async with scripted(ModelLimits(answer_bytes_max=10_000)) as (_, model):
+        with pytest.raises(ModelBadResponseError, match="10000"):
+            await model.stream(ask("tokens=5000"), Heard())
+
+
+async def test_connections_are_used_again_and_bounded():
+    limits = ModelLimits(connections_max=4)
+    async with scripted(limits) as (server, model):
+        peak = 0
+
+        async def one() -> ChatAnswer:
+            nonlocal peak
+            answer = await model.stream(ask("tokens=5 rate=500"), Heard())
+            peak = max(peak, len(server.connections))
+            return answer
+
+        await asyncio.gather(*(one() for _ in range(40)))
+        assert len(server.connections) <= peak <= 4
+
+
+async def test_an_answer_that_is_no_stream():
+    async def page(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello")
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(page, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        async with OpenAIModel(f"http://127.0.0.1:{port}/v1", model="m", limits=QUICK) as model:
+            with pytest.raises(ModelBadResponseError, match="no event stream"):
+                await model.stream(ask("hello"), Heard())
+            with pytest.raises(ModelBadResponseError):
+                await model.models()
