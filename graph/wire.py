@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
 
+from turnstream.graph.values import text_of
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -29,14 +31,14 @@ def wire_messages(messages: Iterable[AnyMessage], system_prompt: str) -> list[di
         if isinstance(message, ToolMessage):
             if message.tool_call_id in unanswered:
                 unanswered.remove(message.tool_call_id)
-                wire.append(_tool_answer(message.tool_call_id, message.text))
+                wire.append(_tool_answer(message.tool_call_id, text_of(message.content)))
             continue
         wire += [_tool_answer(call_id, NO_RESULT) for call_id in unanswered]
         unanswered = []
         if isinstance(message, AIMessage):
             calls = _tool_calls(message)
             unanswered = [call["id"] for call in calls]
-            entry = {"role": "assistant", "content": message.text}
+            entry = {"role": "assistant", "content": text_of(message.content)}
             wire.append(entry | {"tool_calls": calls} if calls else entry)
         elif isinstance(message, (HumanMessage, SystemMessage)):
             role = "user" if isinstance(message, HumanMessage) else "system"

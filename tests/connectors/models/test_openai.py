@@ -61,7 +61,7 @@ async def scripted(
 
 async def until(condition: Callable[[], object]) -> None:
     async with asyncio.timeout(10):
-        while not condition():
+        while not condition():  # noqa: ASYNC110  a condition of the other side
             await asyncio.sleep(0.002)
 
 

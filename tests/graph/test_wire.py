@@ -1,0 +1,175 @@
+"""Histories as model servers take them, answers as they come."""
+
+from __future__ import annotations
+
+import uuid
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
+from langchain_core.messages.tool import invalid_tool_call, tool_call
+
+from turnstream.connectors.models.scripted_answer import fault_in_history
+from turnstream.graph.answer import Answer
+from turnstream.graph.memory import RecordingEmitter
+from turnstream.graph.wire import NO_RESULT, wire_messages
+from turnstream.schemas.chat import ChatAnswer, Delta
+from turnstream.schemas.events import MessageFinished, TokensEmitted, Usage
+from turnstream.schemas.fold import ThreadFold
+from turnstream.schemas.transcript import transcript
+
+MESSAGE = str(uuid.UUID(int=7))
+WHOLE = ChatAnswer(finish_reason="stop", model="m", request_sha256="0" * 64)
+
+
+def call(call_id: str) -> AIMessage:
+    return AIMessage("", tool_calls=[tool_call(name="f", args={"a": 1}, id=call_id)])
+
+
+def test_messages_in_the_apis_form():
+    messages = [
+        SystemMessage("be nice"),
+        HumanMessage([{"type": "text", "text": "look"}, "here"]),
+        call("c1"),
+        ToolMessage("done", tool_call_id="c1"),
+        AIMessage([{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]),
+    ]
+    assert wire_messages(messages, "prompt") == [
+        {"role": "system", "content": "prompt"},
+        {"role": "system", "content": "be nice"},
+        {
+            "role": "user",
+            "content": [{"type": "text", "text": "look"}, {"type": "text", "text": "here"}],
+        },
+        {
+            "role": "assistant",
+            "content": "",
+            "tool_calls": [
+                {"id": "c1", "type": "function", "function": {"name": "f", "arguments": '{"a":1}'}}
+            ],
+        },
+        {"role": "tool", "tool_call_id": "c1", "content": "done"},
+        {"role": "assistant", "content": "ab"},
+    ]
+
+
+def test_arguments_that_were_no_json_are_quoted():
+    bad = invalid_tool_call(name="f", args="{bad", id="c", error="no")
+    wire = wire_messages([AIMessage("", invalid_tool_calls=[bad])], "")
+    assert wire[0]["tool_calls"][0]["function"]["arguments"] == '{"not_json":"{bad"}'
+    assert wire[1] == {"role": "tool", "tool_call_id": "c", "content": NO_RESULT}
+
+
+ids = st.sampled_from(["a", "b", "c"])
+steps = st.one_of(
+    st.just(HumanMessage("x")),
+    st.just(AIMessage("y")),
+    ids.map(call),
+    ids.map(lambda call_id: ToolMessage("r", tool_call_id=call_id)),
+)
+
+
+@given(st.lists(steps, max_size=8))
+def test_any_history_becomes_one_that_servers_take(messages):
+    assert not fault_in_history(wire_messages(messages, "prompt"))
+
+
+def said(*deltas: Delta, taken: set[str] | None = None) -> tuple[AIMessage, RecordingEmitter]:
+    emitter = RecordingEmitter()
+    answer = Answer(emitter, "task", MESSAGE, taken or set())
+    for delta in deltas:
+        answer.push([delta])
+    return answer.finish(WHOLE, {}), emitter
+
+
+def test_blocks_are_numbered_as_they_begin():
+    message, emitter = said(
+        Delta("reasoning", "r"),
+        Delta("text", "a"),
+        Delta("text", "b"),
+        Delta("reasoning", "s"),
+        Delta("text", "c"),
+        Delta("tool_args", "", 0, "x", "f"),
+        Delta("tool_args", "", 1, "y", "g"),
+        Delta("tool_args", "{}", 0),
+        Delta("tool_args", '{"a":1}', 1),
+    )
+    tokens = [event for event in emitter.events if isinstance(event, TokensEmitted)]
+    assert [event.block for event in tokens] == [0, 1, 1, 2, 3, 4, 5, 4, 5]
+    assert [event.tool_name for event in tokens[5:]] == ["f", "g", "", ""]
+    assert message.content == "abc"
+    assert message.additional_kwargs == {"reasoning_content": "rs"}
+    assert [(c["id"], c["name"], c["args"]) for c in message.tool_calls] == [
+        ("x", "f", {}),
+        ("y", "g", {"a": 1}),
+    ]
+
+
+def test_calls_that_all_have_index_0_are_told_apart_by_id():
+    message, _ = said(Delta("tool_args", "{}", 0, "x", "f"), Delta("tool_args", "{}", 0, "y", "f"))
+    assert [c["id"] for c in message.tool_calls] == ["x", "y"]
+
+
+def test_a_server_that_repeats_the_id_with_every_piece():
+    message, _ = said(
+        Delta("tool_args", '{"a"', 0, "x", "f"), Delta("tool_args", ":1}", 0, "x", "f")
+    )
+    assert [c["args"] for c in message.tool_calls] == [{"a": 1}]
+
+
+def test_missing_and_used_ids_are_made_anew_and_always_the_same():
+    deltas = (Delta("tool_args", "{}", 0, "", "f"), Delta("tool_args", "{}", 1, "old", "f"))
+    first, _ = said(*deltas, taken={"old"})
+    again, _ = said(*deltas, taken={"old"})
+    made = [c["id"] for c in first.tool_calls]
+    assert made == [c["id"] for c in again.tool_calls]
+    assert len({*made, "", "old"}) == 4
+
+
+@pytest.mark.parametrize("raw", ["{bad", "[1]", "5", '"x"', "\ud800"])
+def test_arguments_that_are_no_object_are_kept_apart(raw):
+    message, _ = said(Delta("tool_args", raw, 0, "x", "f"))
+    assert message.tool_calls == []
+    assert message.invalid_tool_calls[0]["error"].startswith("no JSON object")
+
+
+def test_an_empty_answer_is_a_message_too():
+    message, emitter = said()
+    assert message.content == ""
+    assert [type(event).__name__ for event in emitter.events[1:]] == [
+        "MessageStarted",
+        "MessageFinished",
+    ]
+
+
+def test_usage_in_langchains_form():
+    answer = Answer(RecordingEmitter(), "task", MESSAGE, set())
+    usage = Usage(model="m", input_tokens=9, output_tokens=4, reasoning_tokens=3, cached_tokens=5)
+    message = answer.finish(msgspec.structs.replace(WHOLE, usage=usage), {"seed": 1})
+    assert message.usage_metadata == {
+        "input_tokens": 9,
+        "output_tokens": 4,
+        "total_tokens": 13,
+        "input_token_details": {"cache_read": 5},
+        "output_token_details": {"reasoning": 3},
+    }
+
+
+any_text = st.text(st.characters(codec=None), min_size=1, max_size=5)  # lone surrogates too
+
+
+@given(st.lists(st.tuples(st.sampled_from(["text", "reasoning"]), any_text), max_size=12))
+def test_what_readers_fold_is_what_the_state_keeps(parts):
+    message, emitter = said(*(Delta(kind, text) for kind, text in parts))
+    fold = ThreadFold()
+    for event in emitter.events:
+        fold.apply(event)
+    (view,) = fold.turns.values()
+    (shown,) = transcript(view).messages
+    finished = emitter.events[-1]
+    assert isinstance(finished, MessageFinished)
+    assert shown.intact
+    assert shown.finished
+    message.content.encode()
