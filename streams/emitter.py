@@ -125,7 +125,8 @@ class TurnEmitter:
         self.first_off: int | None = None
         self.last_off: int | None = None
         self.tokens_said = 0
-        self.first_token_at: float | None = None
+        self.first_token_s: float | None = None
+        self._began_at = time.monotonic()
 
     # -- what the graph calls ------------------------------------------------------------------
 
@@ -177,7 +178,7 @@ class TurnEmitter:
         first = not self._said_token
         if first:
             self._said_token = True
-            self.first_token_at = time.monotonic()
+            self.first_token_s = time.monotonic() - self._began_at
         self._pump.mark(self._to, self, urgent=first)
 
     def close(self) -> None:

@@ -99,8 +99,9 @@ class Pump:
     """Gathers records and produces them in rounds. `run` is its loop; without it nothing is sent.
 
     `tick_s`: least time between two rounds to one leader; urgent records do not wait for it.
-    `held` (set from outside) keeps every record back, for a worker that is past its lease. The size
-    of a batch is the producer's `max_batch_size`; a record larger than that goes alone.
+    `gate` is asked before every round: while it says no, every record is kept back (a worker past
+    its lease); whoever opens it again calls `hurry`. The size of a batch is the producer's
+    `max_batch_size`; a record larger than that goes alone.
     """
 
     def __init__(
@@ -108,10 +109,12 @@ class Pump:
         open_producer: OpenProducer,
         *,
         tick_s: float = 0.005,
+        gate: Callable[[], bool] = lambda: True,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._open_producer = open_producer
         self._tick_s = tick_s
+        self._gate = gate
         self._clock = clock
         self._producer: AIOKafkaProducer | None = None
         self._spent = False
@@ -125,7 +128,6 @@ class Pump:
         self._last_round = 0.0
         self._bell: asyncio.Future[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._held = False
         self.queued_bytes = 0
         self.rounds = 0
         self.records = 0
@@ -208,17 +210,6 @@ class Pump:
     # -- what the worker calls -----------------------------------------------------------------
 
     @property
-    def held(self) -> bool:
-        """Whether every record is kept back."""
-        return self._held
-
-    @held.setter
-    def held(self, held: bool) -> None:
-        self._held = held
-        if not held:
-            self.ring(urgent=True)
-
-    @property
     def idle(self) -> bool:
         """Whether nothing is queued, open or on its way."""
         return not (self._rounds or self._open or any(self._queues.values()))
@@ -266,7 +257,7 @@ class Pump:
     # -- rounds --------------------------------------------------------------------------------
 
     def _sendable(self) -> bool:
-        if self._held:
+        if not self._gate():
             return False
         return any(self._leader(to) not in self._rounds for to in (*self._open, *self._queues))
 
@@ -276,7 +267,7 @@ class Pump:
 
     async def _send_rounds(self) -> None:
         """One round to every leader that has none on its way."""
-        if self._held:
+        if not self._gate():
             return
         free: dict[int, list[TopicPartition]] = {}
         for to in {**self._open, **self._queues}:

@@ -62,6 +62,7 @@ _SWEEP = "SELECT * FROM sweep($1, $2)"
 _CLOSE = "SELECT close_ended($1, $2, $3, $4)"
 _POSITION = "SELECT next_off FROM intake WHERE topic = $1 AND partition = $2"
 _OPEN_POSITION = "INSERT INTO intake VALUES ($1, $2, $3) ON CONFLICT DO NOTHING"
+_OWNED = "SELECT thread_key, epoch FROM threads WHERE owner = $1"
 _UNCLOSED = "SELECT sum(unclosed)::bigint FROM tally"
 
 
@@ -138,6 +139,11 @@ class Ledger:
             return []
         keys, epochs = map(list, zip(*items, strict=True))
         return [row[0] for row in await self._rows(_RELEASE, keys, epochs)]
+
+    async def owned(self, worker: UUID) -> list[tuple[str, int]]:
+        """Return the threads (key, epoch) that are this worker's; reads all threads."""
+        rows = await self._rows(_OWNED, worker)
+        return [(row[0], row[1]) for row in rows]
 
     async def close_ended(self, items: Sequence[Closed], timeline: int) -> int:
         """Close unclaimed ends whose `TurnEnded` is acked; returns how many were not closed yet.

@@ -199,17 +199,18 @@ async def test_dead_senders_are_dropped_unsent(kafka: str, topic: str) -> None:
     assert [r.value for r in await read(kafka, topic, 2)] == [b"warm", b"alive"]
 
 
-async def test_held_keeps_everything_back(kafka: str, topic: str) -> None:
-    async with running(kafka, [topic]) as pump:
+async def test_a_closed_gate_keeps_everything_back(kafka: str, topic: str) -> None:
+    open_now = False
+    async with running(kafka, [topic], gate=lambda: open_now) as pump:
         sender = Recorder(pump, TopicPartition(topic, 0))
-        pump.held = True
         sender.say(b"1", urgent=True)
         sender.join("2")
         rounds = pump.rounds
         with pytest.raises(TimeoutError):
             await until(lambda: bool(sender.seen), timeout_s=0.2)
         assert pump.rounds == rounds
-        pump.held = False
+        open_now = True
+        pump.hurry()
         await until(lambda: len(sender.seen) == 2)
 
 

@@ -1,0 +1,198 @@
+"""The input topics as a worker reads them: a group divides the partitions, the ledger says where.
+
+Kafka's committed offsets are for lag tools only. A partition that was assigned is read only after
+`place` gave it the ledger's position, so that neither a rebalance nor a restored database loses or
+repeats a command. Reads `turns` and `turns.<tenant>`; writes committed offsets.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, Any, Self
+
+import structlog
+from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
+from aiokafka.errors import IllegalStateError, KafkaError, OffsetOutOfRangeError
+
+from turnstream.schemas.errors import InputLostError, KafkaUnavailableError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from types import TracebackType
+
+    from aiokafka.structs import ConsumerRecord
+
+log = structlog.get_logger(__name__)
+
+RECORDS_MAX = 500
+FETCH_WAIT_MS = 250
+COMMIT_EVERY_S = 5.0
+SESSION_TIMEOUT_MS = 10_000
+
+
+class Inbox:
+    """Reads batches of the partitions that the group gives to this process.
+
+    Use it as an async context manager. `client` are aiokafka's connection options.
+    """
+
+    def __init__(
+        self, bootstrap: str, group: str, topics: Sequence[str], *, client_id: str, **client: Any
+    ) -> None:
+        self._topics = tuple(topics)
+        self._consumer = AIOKafkaConsumer(
+            bootstrap_servers=bootstrap,
+            group_id=group,
+            client_id=client_id,
+            enable_auto_commit=False,
+            auto_offset_reset="none",
+            isolation_level="read_committed",
+            fetch_max_wait_ms=FETCH_WAIT_MS,
+            session_timeout_ms=SESSION_TIMEOUT_MS,
+            heartbeat_interval_ms=SESSION_TIMEOUT_MS // 4,
+            max_poll_interval_ms=300_000,
+            metadata_max_age_ms=30_000,
+            **client,
+        )
+        self._at: dict[TopicPartition, int] = {}
+        self._unplaced: set[TopicPartition] = set()
+        self._paused = False
+        self._committed_at = 0.0
+        self._committed: dict[TopicPartition, int] = {}
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self._consumer.start()
+        except KafkaError as error:
+            await self._consumer.stop()
+            raise KafkaUnavailableError(f"input topics: {error!r}") from error
+        self._consumer.subscribe(self._topics, listener=_Placing(self))
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        await self._consumer.stop()
+
+    def unplaced(self) -> frozenset[TopicPartition]:
+        """Return the partitions that wait for `place`."""
+        return frozenset(self._unplaced)
+
+    def assigned(self) -> frozenset[TopicPartition]:
+        """Return the partitions that this process reads."""
+        return frozenset(self._consumer.assignment())
+
+    async def start_of(self, partition: TopicPartition) -> int:
+        """Return the first offset that the log still holds, for a partition never read before."""
+        try:
+            return int((await self._consumer.beginning_offsets([partition]))[partition])
+        except KafkaError as error:
+            raise KafkaUnavailableError(f"{partition}: {error!r}") from error
+
+    def place(self, partition: TopicPartition, position: int) -> None:
+        """Read the partition from this position on; nothing happens if it has been taken away."""
+        if partition not in self._consumer.assignment():
+            self._unplaced.discard(partition)
+            return
+        self._consumer.seek(partition, position)
+        if not self._paused:
+            self._consumer.resume(partition)
+        self._at[partition] = position
+        self._unplaced.discard(partition)
+
+    def displace(self, partitions: Iterable[TopicPartition] | None = None) -> None:
+        """Read nothing of these partitions (all, if None) until they are placed again."""
+        assigned = self._consumer.assignment()
+        gone = assigned if partitions is None else assigned & set(partitions)
+        if gone:
+            self._consumer.pause(*gone)
+        self._unplaced |= gone
+
+    def position(self, partition: TopicPartition) -> int | None:
+        """Return where the next batch of the partition begins, None while it is not placed."""
+        return None if partition in self._unplaced else self._at.get(partition)
+
+    def moved(self, partition: TopicPartition, position: int) -> None:
+        """Note that everything before `position` is in the ledger."""
+        if partition not in self._unplaced:
+            self._at[partition] = position
+
+    @property
+    def paused(self) -> bool:
+        """Whether nothing is to be read."""
+        return self._paused
+
+    @paused.setter
+    def paused(self, paused: bool) -> None:
+        placed = self._consumer.assignment() - self._unplaced
+        if paused != self._paused and placed:
+            (self._consumer.pause if paused else self._consumer.resume)(*placed)
+        self._paused = paused
+
+    async def batches(self, *, wait_s: float) -> dict[TopicPartition, list[ConsumerRecord]]:
+        """Return what came in, per partition and in order; waits for the first at most `wait_s`.
+
+        Raises `InputLostError` where the ledger's position is not in the log, and
+        `KafkaUnavailableError`.
+        """
+        try:
+            got = await self._consumer.getmany(
+                timeout_ms=round(wait_s * 1000), max_records=RECORDS_MAX
+            )
+        except OffsetOutOfRangeError as error:
+            raise InputLostError(
+                f"the ledger's position is outside of the log: {error.args[0]}; records were "
+                "removed before they were read, or the topic is another one"
+            ) from error
+        except KafkaError as error:
+            raise KafkaUnavailableError(f"input topics: {error!r}") from error
+        return {
+            partition: fresh
+            for partition, records in got.items()
+            if (at := self.position(partition)) is not None
+            and (fresh := [record for record in records if record.offset >= at])
+        }
+
+    async def commit(self) -> None:
+        """Tell Kafka's lag tools where the ledger stands, now and then; a failure is no error."""
+        if time.monotonic() - self._committed_at < COMMIT_EVERY_S:
+            return
+        self._committed_at = time.monotonic()
+        assigned = self._consumer.assignment() - self._unplaced
+        offsets = {p: self._at[p] for p in assigned if self._at[p] != self._committed.get(p)}
+        if not offsets:
+            return
+        try:
+            async with asyncio.timeout(1.0):
+                await self._consumer.commit(offsets)
+        except (KafkaError, IllegalStateError, TimeoutError) as error:
+            log.info("offsets_not_committed", error=repr(error))
+        else:
+            self._committed.update(offsets)
+
+    def _assigned(self, partitions: Iterable[TopicPartition]) -> None:
+        for partition in partitions:
+            # a position of its own keeps the client from asking for the committed one
+            self._consumer.seek(partition, 0)
+            self._consumer.pause(partition)
+            self._unplaced.add(partition)
+
+    def _revoked(self, partitions: Iterable[TopicPartition]) -> None:
+        for partition in partitions:
+            self._at.pop(partition, None)
+            self._unplaced.discard(partition)
+
+
+class _Placing(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has no types
+    def __init__(self, inbox: Inbox) -> None:
+        self._inbox = inbox
+
+    def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
+        self._inbox._assigned(assigned)  # noqa: SLF001  its other half
+
+    def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:
+        self._inbox._revoked(revoked)  # noqa: SLF001  its other half

@@ -1,0 +1,233 @@
+"""From a record on an input topic to an admission, or to the reason why there is none. Pure.
+
+A record is refused with one of the codes of `UndecodableError` and `InvalidRequestError`, which
+become the dead letter's `code`; ARCHITECTURE.md lists them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Protocol
+
+import msgspec
+from aiokafka.partitioner import murmur2
+
+from turnstream.connectors.postgres.rows import Admission
+from turnstream.schemas.command_json import JSON_FIELDS, clean_json, command_of_json
+from turnstream.schemas.commands import CancelTurn, Command, ResumeTurn, StartTurn
+from turnstream.schemas.errors import InvalidRequestError, UndecodableError
+from turnstream.schemas.events import UnknownEvent
+from turnstream.schemas.ids import (
+    check_tenant,
+    check_thread_id,
+    parse_turn_id,
+    thread_key,
+    turn_id_of_key,
+    turn_id_of_record,
+)
+from turnstream.schemas.transcript import clean_text
+
+if TYPE_CHECKING:
+    from collections.abc import Container
+    from uuid import UUID
+
+    from turnstream.connectors.avro import Codec
+
+LABEL_CHARS_MAX = 500
+"""Of actor, correlation id, idempotency key, graph: they go into every result or index."""
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class Record(Protocol):
+    """What a Kafka client gives for one record."""
+
+    topic: str
+    partition: int
+    offset: int
+    key: bytes | None
+    value: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What admissions depend on beside the record.
+
+    `wire` decodes what comes in; `store` encodes what the ledger keeps, which must be readable
+    without a registry. `partitions`: of `turn-events`. `text_chars_max`: of a turn's text.
+    """
+
+    wire: Codec
+    store: Codec
+    graphs: Container[str]
+    partitions: int
+    text_chars_max: int
+
+
+def admission_of(record: Record, tenant: str | None, topic_id: str, rules: Rules) -> Admission:
+    """Return what the record asks for.
+
+    `tenant` is the topic's, None on the edges' own, where the body names it. Raises
+    `UndecodableError` or `InvalidRequestError`.
+    """
+    command = _command(record.value, rules.wire)
+    command = _checked(command, tenant, rules.text_chars_max)
+    key = thread_key(command.tenant, command.thread_id)
+    _check_key(record.key, key, command.thread_id)
+    turn_id = _turn_id(command, topic_id, record)
+    command = msgspec.structs.replace(command, turn_id=str(turn_id))
+    partition = partition_of(key.encode(), rules.partitions)
+    if isinstance(command, CancelTurn):
+        return Admission(
+            kind="cancel",
+            tenant=command.tenant,
+            thread_id=command.thread_id,
+            thread_key=key,
+            turn_id=turn_id,
+            partition=partition,
+            src_off=record.offset,
+            actor=command.actor,
+        )
+    if not isinstance(command, (StartTurn, ResumeTurn)):
+        raise UndecodableError(f"{type(command).__name__} is not for workers", code="not_a_command")
+    return Admission(
+        kind="start" if isinstance(command, StartTurn) else "resume",
+        tenant=command.tenant,
+        thread_id=command.thread_id,
+        thread_key=key,
+        turn_id=turn_id,
+        partition=partition,
+        src_off=record.offset,
+        body=rules.store.encode(command),
+        body_sha=_digest(command, rules.store),
+        graph=command.graph,
+        known=command.graph in rules.graphs,
+        on_busy=command.on_busy if isinstance(command, StartTurn) else "enqueue",
+        expires_at=_time(command.expires_at),
+        answers=_answers(command) if isinstance(command, ResumeTurn) else (),
+        actor=command.actor,
+    )
+
+
+def partition_of(key: bytes, partitions: int) -> int:
+    """Return the partition that Kafka's default partitioner gives a key."""
+    return int(murmur2(key) & 0x7FFFFFFF) % partitions
+
+
+def _command(value: bytes | None, wire: Codec) -> Command:
+    if value is None:
+        raise UndecodableError("the record has no value", code="empty")
+    if value[:1] == b"{":
+        return command_of_json(value)
+    decoded = wire.decode(value)
+    if isinstance(decoded, UnknownEvent):
+        raise UndecodableError(f"nobody here knows {decoded.type}", code="unknown_schema")
+    if not isinstance(decoded, Command):
+        raise UndecodableError(f"{type(decoded).__name__} is no command", code="not_a_command")
+    return decoded
+
+
+def _checked(command: Command, tenant: str | None, text_chars_max: int) -> Command:
+    if tenant is not None and command.tenant not in ("", tenant):
+        raise InvalidRequestError(
+            f"tenant {command.tenant[:60]!r} has no place on the topic of {tenant!r}",
+            code="tenant_mismatch",
+            field="tenant",
+        )
+    named = check_tenant(command.tenant if tenant is None else tenant)
+    check_thread_id(command.thread_id)
+    for field in ("actor", "correlation_id", "idempotency_key", "traceparent", "graph"):
+        _check_label(field, getattr(command, field, ""))
+    changes: dict[str, str] = {"tenant": named}
+    for field in JSON_FIELDS:
+        text = getattr(command, field, "")
+        if text:
+            changes[field] = _checked_json(field, text)
+    if isinstance(command, StartTurn):
+        if bool(command.text) == bool(command.input):
+            raise InvalidRequestError(
+                "exactly one of text and input is needed", code="invalid_input", field="text"
+            )
+        size = len(command.text) + len(command.input)
+        if size > text_chars_max:
+            raise InvalidRequestError(
+                f"{size} characters, {text_chars_max} are allowed", code="text_too_long"
+            )
+        changes["text"] = clean_json(command.text)
+    return msgspec.structs.replace(command, **changes)
+
+
+def _check_label(field: str, text: str) -> None:
+    if len(text) > LABEL_CHARS_MAX or "\x00" in text or clean_text(text) != text:
+        raise InvalidRequestError(
+            f"{field}: at most {LABEL_CHARS_MAX} characters, no NUL and no lone surrogates",
+            code=f"invalid_{field}",
+            field=field,
+        )
+
+
+def _checked_json(field: str, text: str) -> str:
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InvalidRequestError(
+            f"{field} is not JSON: {error}", code=f"invalid_{field}", field=field
+        ) from error
+    if field != "input" and not isinstance(value, dict):
+        raise InvalidRequestError(
+            f"{field} is not a JSON object", code=f"invalid_{field}", field=field
+        )
+    if "\\u" not in text:
+        return clean_text(text)
+    return msgspec.json.encode(clean_json(value)).decode()
+
+
+def _check_key(key: bytes | None, expected: str, thread_id: str) -> None:
+    """Refuse a key of another thread; none at all is fine, it only gives up the order."""
+    if key and key not in (expected.encode(), thread_id.encode()):
+        raise InvalidRequestError(
+            f"the record's key {key[:60]!r} is not its thread's, {expected[:60]!r}",
+            code="key_mismatch",
+            field="thread_id",
+        )
+
+
+def _turn_id(command: Command, topic_id: str, record: Record) -> UUID:
+    if command.turn_id:
+        return parse_turn_id(command.turn_id)
+    if isinstance(command, CancelTurn):
+        raise InvalidRequestError("a cancel names its turn", code="missing_field", field="turn_id")
+    if command.idempotency_key:
+        return turn_id_of_key(command.tenant, command.idempotency_key)
+    return turn_id_of_record(topic_id, record.partition, record.offset)
+
+
+def _answers(command: ResumeTurn) -> tuple[str, ...]:
+    answers = json.loads(command.answers or "null")
+    if not isinstance(answers, dict) or not answers:
+        raise InvalidRequestError(
+            "answers is a JSON object, interrupt id to answer",
+            code="invalid_answers",
+            field="answers",
+        )
+    return tuple(clean_text(answer) for answer in answers)
+
+
+def _digest(command: Command, store: Codec) -> bytes:
+    """Digest what the command asks for: a redelivery may differ in its time and trace alone."""
+    asked = msgspec.structs.replace(command, at=0, traceparent="")
+    return hashlib.sha256(store.encode(asked)).digest()
+
+
+def _time(micros: int) -> datetime | None:
+    if not micros:
+        return None
+    try:
+        return _EPOCH + timedelta(microseconds=micros)
+    except OverflowError as error:
+        raise InvalidRequestError(
+            "expires_at is beyond any calendar", code="invalid_expires_at", field="expires_at"
+        ) from error

@@ -1,0 +1,303 @@
+"""One attempt at one turn, from the fence to its result (rules W2 to W8).
+
+1. the fence: `AttemptStarted`, not awaited; every commit awaits it
+2. a turn that has its outcome already is only published
+3. the graph runs, under this attempt's session
+4. the outcome and its closing checkpoints, in one transaction
+5. the terminal event and the `TurnResult`, both acked
+6. the thread is handed to the batched finish
+
+Whatever makes the attempt impossible (fenced, a refused produce, a lost commit) ends it without a
+terminal: the thread is released, and its next owner carries on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import structlog
+from aiokafka import TopicPartition
+
+from turnstream.connectors.postgres.rows import Finish
+from turnstream.graph.runner import RunOutcome, TurnControl, run_turn
+from turnstream.graph.turn_input import TurnInput
+from turnstream.schemas.commands import Command, ResumeTurn, StartTurn
+from turnstream.schemas.errors import FencedError, TurnError, TurnstreamError
+from turnstream.schemas.events import InputResolved
+from turnstream.schemas.ids import event_id
+from turnstream.schemas.results import Outcome
+from turnstream.streams.emitter import TurnEmitter
+from turnstream.streams.outcomes import terminal_of
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from turnstream.connectors.avro import Codec
+    from turnstream.connectors.kafka.pump import Pump
+    from turnstream.connectors.postgres.rows import Claim
+    from turnstream.connectors.postgres.saver import FencedSaver
+    from turnstream.graph.catalog import Catalog
+    from turnstream.streams.metrics import WorkerMetrics
+    from turnstream.streams.outlets import Outlets
+
+log = structlog.get_logger(__name__)
+
+LOST_PAUSE_S = 0.1
+"""Before a thread is released whose attempt met a broken log or database: it will be met again."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bench:
+    """What every attempt of a worker works with. `name` is the worker's, for people."""
+
+    pump: Pump
+    wire: Codec
+    saver: FencedSaver
+    outlets: Outlets
+    catalog: Catalog
+    events_topic: str
+    name: str
+    metrics: WorkerMetrics
+
+
+class TurnAttempt:
+    """One hold on one turn. `release` gives the thread back; it is called at most once."""
+
+    def __init__(
+        self, claim: Claim, bench: Bench, release: Callable[[Claim], Awaitable[None]]
+    ) -> None:
+        self.claim = claim
+        self.control = TurnControl()
+        self.began_at = time.monotonic()
+        self._bench = bench
+        self._release = release
+        self._task: asyncio.Task[Any] | None = None
+        self._halted = ""
+        self._abandoned = False
+        self._command = bench.outlets.command_of(claim.body)
+        self._emitter = TurnEmitter(
+            bench.pump,
+            bench.wire,
+            TopicPartition(bench.events_topic, claim.partition),
+            tenant=claim.tenant,
+            thread_id=claim.thread_id,
+            turn_id=str(claim.turn_id),
+            epoch=claim.epoch,
+            n=claim.high_n,
+            actor=self._command.actor,
+            traceparent=self._command.traceparent,
+            on_refused=self._lost,
+        )
+        self._log = log.bind(
+            tenant=claim.tenant,
+            thread=claim.thread_id,
+            turn=str(claim.turn_id),
+            epoch=claim.epoch,
+        )
+
+    # -- what the worker calls -----------------------------------------------------------------
+
+    def cancel(self, cause: str) -> None:
+        """Stop the turn and keep what it said; a turn that has its outcome is not touched."""
+        self._log.info("turn_cancel", cause=cause)
+        self.control.cancel(cause)
+
+    def drain(self) -> None:
+        """Stop at the next step boundary and release the thread."""
+        self.control.drain()
+
+    def halt(self, why: str, *, silently: bool = False) -> None:
+        """Stop at a token and release the thread; what was said stays said unless `silently`."""
+        self._halted = self._halted or why
+        if silently:
+            self._emitter.kill()
+        else:
+            self._emitter.close()
+        if self._task is not None:
+            self._task.cancel()
+
+    def abandon(self) -> None:
+        """Stop without a word: the thread is somebody else's."""
+        self._abandoned = True
+        self._emitter.kill()
+        if self._task is not None:
+            self._task.cancel()
+
+    async def run(self) -> Finish | None:
+        """Run the attempt; returns what is to be finished, None where the thread is not ours."""
+        self._task = asyncio.current_task()
+        if self._halted or self._abandoned:
+            await self._give_up()
+            return None
+        try:
+            finish = await self._attempt()
+        except FencedError:
+            self._log.info("attempt_fenced")
+            self._emitter.kill()
+            return None
+        except TurnstreamError as error:
+            self._log.warning("attempt_lost", code=error.code, error=str(error))
+            await asyncio.sleep(LOST_PAUSE_S)
+            finish = None
+        except asyncio.CancelledError:
+            if not self._halted and not self._abandoned:
+                raise
+            if self._task is not None:
+                self._task.uncancel()
+            finish = None
+        if finish is None:
+            await self._give_up()
+        return finish
+
+    # -- the rules -----------------------------------------------------------------------------
+
+    async def _attempt(self) -> Finish | None:
+        claim, bench = self.claim, self._bench
+        self._say_fence()  # W2
+        outcome = claim.outcome  # W3, before any look at cancel
+        if outcome is None:
+            outcome = await self._run()  # W4-W7
+            if outcome is None:
+                return None
+        event_type, fields = terminal_of(outcome)  # W8
+        n = self._emitter.conclude(event_type, **fields)
+        await asyncio.gather(
+            self._emitter.acked(n),
+            bench.outlets.result(claim, self._command, outcome, attempts=claim.attempts),
+        )
+        took = time.monotonic() - self.began_at
+        bench.metrics.turn_over(outcome, took, self._emitter)
+        self._log.info(
+            "turn_over",
+            status=outcome.status,
+            code=outcome.code,
+            attempt=claim.attempts,
+            records=n,
+            tokens=self._emitter.tokens_said,
+            took_s=round(took, 4),
+        )
+        return Finish(
+            claim.thread_key, claim.epoch, self._emitter.last_off, self._emitter.first_off
+        )
+
+    def _say_fence(self) -> None:
+        claim, bench = self.claim, self._bench
+        entry = bench.catalog.get(claim.graph)
+        self._emitter.start(
+            resolved=tuple(map(self._resolved, claim.resolved)),
+            reason="again" if claim.started_again else "first",
+            base=claim.base,
+            keep_n=claim.keep_n,
+            high_n=claim.high_n,
+            keep=list(claim.keep),
+            worker=bench.name,
+            graph=claim.graph,
+            input_sha256=hashlib.sha256(claim.body).hexdigest(),
+            source_topic=claim.src_topic,
+            source_partition=claim.src_part,
+            source_offset=claim.src_off,
+            config_hash=entry.hash if entry is not None else "",
+        )
+
+    def _resolved(self, resolved: Any) -> InputResolved:
+        claim = self.claim
+        return InputResolved(
+            event_id=event_id(resolved.interrupt_id, 0, resolved.rev),
+            tenant=claim.tenant,
+            thread_id=claim.thread_id,
+            turn_id=str(claim.turn_id),
+            epoch=0,
+            n=0,
+            at=time.time_ns() // 1000,
+            actor=resolved.actor,
+            interrupt_id=resolved.interrupt_id,
+            rev=resolved.rev,
+        )
+
+    async def _run(self) -> Outcome | None:
+        claim, bench = self.claim, self._bench
+        session = bench.saver.session(
+            thread_key=claim.thread_key,
+            turn_id=claim.turn_id,
+            epoch=claim.epoch,
+            log=self._emitter,
+            keep_n=claim.keep_n,
+            high_n=claim.high_n,
+            keep=claim.keep,
+            on_cancel=self.cancel,
+            on_lost=self._lost,
+        )
+        if claim.cancel is not None:
+            self.cancel(claim.cancel)
+        entry = bench.catalog.get(claim.graph)
+        with session.bound():
+            if entry is None:
+                # admitted by a worker that has the graph; this one was started without it
+                ran = RunOutcome(outcome=_failed("unknown_graph", f"no graph {claim.graph!r} here"))
+            else:
+                try:
+                    turn = turn_input(claim, self._command)
+                    ran = await run_turn(
+                        entry, turn, self._emitter, bench.saver, self.control, session
+                    )
+                except TurnstreamError:
+                    raise
+                except Exception as error:  # noqa: BLE001
+                    # decided here so that a mistake of ours ends one turn, and ends it visibly
+                    self._log.exception("turn_broke")
+                    ran = RunOutcome(outcome=_failed("internal", repr(error)))
+            if ran.outcome is None:
+                return None
+            try:
+                await bench.saver.commit_outcome(session, ran.outcome, ran.closing)
+            except TurnError as error:
+                self._log.warning("closing_not_stored", code=error.code, error=str(error))
+                ran = RunOutcome(outcome=_failed(error.code, str(error)))
+                await bench.saver.commit_outcome(session, _outcome(ran))
+        return ran.outcome
+
+    def _lost(self, error: TurnstreamError) -> None:
+        """Stop at once: nothing can be committed, or nothing said, any more."""
+        self._emitter.kill(error)
+        self.control.cancel("lost")
+
+    async def _give_up(self) -> None:
+        """Release the thread in the middle of its turn; whoever is next carries on."""
+        if not self._abandoned:
+            self._log.info("turn_released", why=self._halted or "given up")
+            self._emitter.close()
+            await self._release(self.claim)
+
+
+def turn_input(claim: Claim, command: Command) -> TurnInput:
+    """Return the turn as its graph sees it."""
+    if not isinstance(command, (StartTurn, ResumeTurn)):
+        raise TurnstreamError(f"a {type(command).__name__} cannot be run")
+    return TurnInput(
+        turn_id=str(claim.turn_id),
+        thread_key=claim.thread_key,
+        kind=claim.kind,
+        text=command.text if isinstance(command, StartTurn) else "",
+        input=json.loads(command.input)
+        if isinstance(command, StartTurn) and command.input
+        else None,
+        answers=json.loads(command.answers) if isinstance(command, ResumeTurn) else {},
+        config=json.loads(command.config) if command.config else {},
+        metadata=json.loads(command.metadata) if command.metadata else {},
+        again=claim.started_again,
+    )
+
+
+def _failed(code: str, message: str) -> Outcome:
+    return Outcome(status="failed", code=code, message=message[:2000])
+
+
+def _outcome(ran: RunOutcome) -> Outcome:
+    if ran.outcome is None:
+        raise TurnstreamError("a run without an outcome was committed")
+    return ran.outcome

@@ -1,0 +1,59 @@
+"""What a worker counts, for Prometheus. One registry a worker; nothing here decides anything."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from turnstream.schemas.results import Outcome
+    from turnstream.streams.emitter import TurnEmitter
+
+SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+
+
+class WorkerMetrics:
+    """The metrics of one worker process."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.turns = Counter(
+            "turnstream_turns",
+            "Turns that ended on this worker, by status and code",
+            ["status", "code"],
+            registry=self.registry,
+        )
+        self.tokens = Counter(
+            "turnstream_tokens", "Tokens said, before they were joined", registry=self.registry
+        )
+        self.turn_seconds = Histogram(
+            "turnstream_turn_seconds",
+            "From the claim to the acked terminal",
+            buckets=SECONDS,
+            registry=self.registry,
+        )
+        self.first_token_seconds = Histogram(
+            "turnstream_first_token_seconds",
+            "From the claim to the turn's first token",
+            buckets=SECONDS,
+            registry=self.registry,
+        )
+
+    def watch(self, name: str, text: str, read: Callable[[], float]) -> None:
+        """Add a gauge whose value is asked for when it is scraped."""
+        Gauge(f"turnstream_{name}", text, registry=self.registry).set_function(read)
+
+    def turn_over(self, outcome: Outcome, took_s: float, emitter: TurnEmitter) -> None:
+        """Count a turn whose terminal is acked."""
+        self.turns.labels(outcome.status, outcome.code).inc()
+        self.tokens.inc(emitter.tokens_said)
+        self.turn_seconds.observe(took_s)
+        if emitter.first_token_s is not None:
+            self.first_token_seconds.observe(emitter.first_token_s)
+
+    def text(self) -> bytes:
+        """Return the exposition format."""
+        return generate_latest(self.registry)

@@ -1,0 +1,100 @@
+"""What an outcome becomes: a terminal event, an unclaimed end, a result. Pure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from turnstream.schemas.events import (
+    Event,
+    TurnCancelled,
+    TurnCompleted,
+    TurnEnded,
+    TurnFailed,
+    TurnInterrupted,
+    TurnRejected,
+)
+from turnstream.schemas.fold import TIMELINE_BITS
+from turnstream.schemas.ids import event_id, result_id
+from turnstream.schemas.results import TurnResult
+
+if TYPE_CHECKING:
+    from turnstream.connectors.postgres.rows import Claim, Ended
+    from turnstream.schemas.commands import Command
+    from turnstream.schemas.results import Outcome
+
+
+def terminal_of(outcome: Outcome) -> tuple[type[Event], dict[str, Any]]:
+    """Return the terminal event's type and its own fields."""
+    match outcome.status:
+        case "completed":
+            return TurnCompleted, {
+                "message_id": outcome.message_id,
+                "text": outcome.text,
+                "sha256": outcome.sha256,
+                "usage": outcome.usage,
+            }
+        case "interrupted":
+            return TurnInterrupted, {"interrupts": outcome.interrupts, "usage": outcome.usage}
+        case "cancelled":
+            return TurnCancelled, {
+                "cause": outcome.code,
+                "text": outcome.text,
+                "sha256": outcome.sha256,
+                "usage": outcome.usage,
+            }
+        case "rejected":
+            return TurnRejected, {"reason": outcome.code, "message": outcome.message}
+        case "failed":
+            return TurnFailed, {
+                "code": outcome.code,
+                "retryable": outcome.retryable,
+                "message": outcome.message,
+                "text": outcome.text,
+                "usage": outcome.usage,
+            }
+
+
+def ended_of(ended: Ended, actor: str, traceparent: str, at: int) -> TurnEnded:
+    """Return the start and terminal in one of a turn that nobody claimed (A5)."""
+    epoch = ended.timeline << TIMELINE_BITS
+    return TurnEnded(
+        event_id=event_id(str(ended.turn_id), epoch, 1),
+        tenant=ended.tenant,
+        thread_id=ended.thread_id,
+        turn_id=str(ended.turn_id),
+        epoch=epoch,
+        n=1,
+        at=at,
+        actor=actor,
+        traceparent=traceparent,
+        outcome=ended.outcome.status,
+        code=ended.outcome.code,
+        message=ended.outcome.message,
+    )
+
+
+def result_of(
+    turn: Claim | Ended, command: Command, outcome: Outcome, *, attempts: int, at: int
+) -> TurnResult:
+    """Return the turn's one result; its `event_id` follows from the turn alone."""
+    turn_id = str(turn.turn_id)
+    return TurnResult(
+        event_id=result_id(turn_id),
+        tenant=turn.tenant,
+        thread_id=turn.thread_id,
+        turn_id=turn_id,
+        correlation_id=command.correlation_id,
+        status=outcome.status,
+        code=outcome.code,
+        retryable=outcome.retryable,
+        message=outcome.message,
+        message_id=outcome.message_id,
+        text=outcome.text,
+        sha256=outcome.sha256,
+        usage=outcome.usage,
+        interrupts=outcome.interrupts,
+        attempts=attempts,
+        at=at,
+        actor=command.actor,
+        traceparent=command.traceparent,
+    )

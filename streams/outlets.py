@@ -1,0 +1,158 @@
+"""Where a worker publishes what is not part of a running attempt: results, ends, dead letters."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING
+
+import msgspec
+import structlog
+from aiokafka import TopicPartition
+
+from turnstream.connectors.kafka.pump import RECORD_OVERHEAD
+from turnstream.connectors.postgres.rows import Closed
+from turnstream.schemas.commands import Command
+from turnstream.schemas.errors import ProduceRefusedError, TurnstreamError
+from turnstream.schemas.results import DeadLetter
+from turnstream.schemas.topics import EVENT_BYTES_MAX
+from turnstream.streams.admission import partition_of
+from turnstream.streams.outcomes import ended_of, result_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from turnstream.connectors.avro import Codec
+    from turnstream.connectors.kafka.pump import Pump
+    from turnstream.connectors.postgres.ledger import Ledger
+    from turnstream.connectors.postgres.rows import Claim, Ended
+    from turnstream.schemas.results import Outcome
+    from turnstream.schemas.topics import Topics
+    from turnstream.streams.admission import Record
+
+log = structlog.get_logger(__name__)
+
+LETTER_VALUE_BYTES_MAX = EVENT_BYTES_MAX - (64 << 10)
+
+
+class Outlets:
+    """Publishes through the pump and waits for the acks.
+
+    `wire` encodes what other systems read, `store` what the ledger keeps. `partitions`: of each
+    topic that exists, by name.
+    """
+
+    def __init__(
+        self,
+        pump: Pump,
+        topics: Topics,
+        partitions: Mapping[str, int],
+        *,
+        wire: Codec,
+        store: Codec,
+    ) -> None:
+        self._pump = pump
+        self._topics = topics
+        self._partitions = partitions
+        self._wire = wire
+        self._store = store
+
+    def command_of(self, body: bytes) -> Command:
+        """Return the command that the ledger keeps as a turn's body."""
+        command = self._store.decode(body)
+        if not isinstance(command, Command):
+            raise TurnstreamError(f"a turn's body holds {type(command).__name__}")
+        return command
+
+    async def result(
+        self, turn: Claim | Ended, command: Command, outcome: Outcome, *, attempts: int
+    ) -> None:
+        """Publish a turn's result, if its tenant has a topic for results.
+
+        One that the topic refuses goes again without its text, which is in the log.
+        """
+        topic = self._topics.results_of(turn.tenant)
+        if topic not in self._partitions:
+            return
+        record = result_of(turn, command, outcome, attempts=attempts, at=time.time_ns() // 1000)
+        key = turn.thread_key.encode()
+        value = self._wire.encode(record)
+        to = self._to(topic, key)
+        if len(value) + len(key) + RECORD_OVERHEAD > EVENT_BYTES_MAX:
+            value = self._wire.encode(msgspec.structs.replace(record, text=""))
+        await self._pump.deliver(to, key, value, headers=[("type", b"TurnResult")])
+
+    async def ended(self, turns: Sequence[Ended], ledger: Ledger) -> None:
+        """Publish turns that ended unclaimed, with their results, and close them (A5)."""
+        for timeline in {turn.timeline for turn in turns}:
+            mine = [turn for turn in turns if turn.timeline == timeline]
+            offsets = await asyncio.gather(*map(self._end, mine))
+            closed = [
+                Closed(turn.thread_key, turn.turn_id, offset if offset >= 0 else None)
+                for turn, offset in zip(mine, offsets, strict=True)
+            ]
+            await ledger.close_ended(closed, timeline)
+
+    async def _end(self, turn: Ended) -> int:
+        command = self.command_of(turn.body)
+        record = ended_of(turn, command.actor, command.traceparent, time.time_ns() // 1000)
+        key = turn.thread_key.encode()
+        offset, _ = await asyncio.gather(
+            self._pump.deliver(
+                TopicPartition(self._topics.events, turn.partition),
+                key,
+                self._wire.encode(record),
+                headers=[("type", b"TurnEnded")],
+            ),
+            self.result(turn, command, turn.outcome, attempts=0),
+        )
+        log.info(
+            "turn_ended_unclaimed",
+            tenant=turn.tenant,
+            thread=turn.thread_id,
+            turn=str(turn.turn_id),
+            status=turn.outcome.status,
+            code=turn.outcome.code,
+        )
+        return offset
+
+    async def dead_letter(self, record: Record, tenant: str, code: str, message: str) -> None:
+        """Publish a record that could not be taken, with its raw bytes."""
+        value = record.value or b""
+        letter = DeadLetter(
+            code=code,
+            message=message[:2000],
+            tenant=tenant,
+            topic=record.topic,
+            partition=record.partition,
+            offset=record.offset,
+            at=time.time_ns() // 1000,
+            key=record.key or b"",
+            value=value[:LETTER_VALUE_BYTES_MAX],
+        )
+        key = record.key or b""
+        log.warning(
+            "dead_letter",
+            code=code,
+            reason=message[:500],
+            topic=record.topic,
+            partition=record.partition,
+            offset=record.offset,
+            tenant=tenant,
+        )
+        to = self._to(self._topics.dead_letters, key)
+        headers = [("type", b"DeadLetter"), ("code", code.encode())]
+        value = self._wire.encode(letter)
+        while True:
+            try:
+                await self._pump.deliver(to, key, value, headers=headers)
+            except ProduceRefusedError as error:
+                # the position must not pass a record that is nowhere: a refusal of a neighbour in
+                # the same batch is over at the next try, anything else is for people to see
+                log.error("dead_letter_refused", error=str(error))  # noqa: TRY400  no traceback
+                await asyncio.sleep(1.0)
+            else:
+                return
+
+    def _to(self, topic: str, key: bytes) -> TopicPartition:
+        return TopicPartition(topic, partition_of(key, self._partitions[topic]))

@@ -1,0 +1,274 @@
+"""The worker process: takes turns in, runs them, publishes them.
+
+`run`, read from the top to the bottom, is its whole life:
+
+1. the pump produces what turns say
+2. the lease says that this worker lives; it comes before the first claim
+3. wake-ups of peers are listened for, polls with jitter stand behind them
+4. finished attempts are closed in batches
+5. threads without an owner are claimed, those of dead peers freed, unclaimed ends published
+6. the intake takes commands in
+7. told to stop, it hands over what still runs, and everything ends in reverse
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import uuid
+from typing import TYPE_CHECKING
+
+import structlog
+
+from turnstream.connectors.postgres.signals import CANCEL_CHANNEL, READY_CHANNEL
+from turnstream.schemas.errors import DatabaseUnavailableError
+from turnstream.streams.drain import hand_over
+from turnstream.streams.roster import Roster
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Coroutine
+    from typing import Any
+    from uuid import UUID
+
+    from turnstream.connectors.kafka.pump import Pump
+    from turnstream.connectors.postgres.lease import Lease, LeaseState
+    from turnstream.connectors.postgres.ledger import Ledger
+    from turnstream.connectors.postgres.rows import Claim
+    from turnstream.connectors.postgres.signals import Listeners, Signals
+    from turnstream.streams.intake import Intake
+    from turnstream.streams.outlets import Outlets
+    from turnstream.streams.roster import Attempt
+
+    # what the composition root hands in
+    OpenLease = Callable[[UUID, Callable[[LeaseState], None]], Lease]
+    Listen = Callable[[Listeners, Callable[[], None]], Awaitable[None]]
+
+log = structlog.get_logger(__name__)
+
+WATCH_EVERY_S = 0.1
+REAP_EVERY_S = 0.25
+RECLAIM_EVERY_S = 1.0
+SWEEP_EVERY_S = 1.0
+SWEEP_MAX = 100
+FLUSH_TIMEOUT_S = 3.0
+RETRY_S = 0.5
+
+
+class _StoppedError(Exception):
+    """The worker has handed over: what still runs in its group ends."""
+
+
+class Worker:
+    """One worker process. The parts are opened by `app.open_worker`."""
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        pump: Pump,
+        ledger: Ledger,
+        outlets: Outlets,
+        signals: Signals,
+        open_lease: OpenLease,
+        listen: Listen,
+        attempt: Callable[[Claim, Callable[[Claim], Awaitable[None]]], Attempt],
+        turns_max: int,
+        ack_stall_s: float,
+        drain_timeout_s: float,
+    ) -> None:
+        self.name = name
+        self.roster = Roster(
+            uuid.uuid4(),
+            ledger,
+            outlets,
+            signals,
+            turns_max=turns_max,
+            attempt=lambda claim: attempt(claim, self.roster.release),
+            spawn=self._spawn,
+        )
+        self._pump = pump
+        self._ledger = ledger
+        self._signals = signals
+        self._open_lease = open_lease
+        self._listen = listen
+        self._ack_stall_s = ack_stall_s
+        self._drain_timeout_s = drain_timeout_s
+        self._intake: Intake | None = None
+        self._lease: Lease | None = None
+        self._leased = asyncio.Event()
+        self._lost = asyncio.Event()
+        self._stop = asyncio.Event()
+        self._stalled = False
+        self._tasks: asyncio.TaskGroup | None = None
+
+    def may_produce(self) -> bool:
+        """Whether the lease holds at this moment: the pump's gate."""
+        return self._lease is not None and self._lease.state == "held"
+
+    def not_ready(self) -> str:
+        """Return why this worker takes no turns, "" if it does."""
+        if self._stop.is_set():
+            return "draining"
+        if not self.may_produce():
+            return "no lease"
+        if self._stalled:
+            return "Kafka does not acknowledge"
+        if self._intake is None or not self._intake.placed.is_set():
+            return "no input partitions yet"
+        return ""
+
+    def stop(self) -> None:
+        """Hand over and end; `run` returns when that is done."""
+        self._stop.set()
+
+    async def run(self, intake: Intake) -> None:
+        """Work until `stop`; raises what makes going on impossible."""
+        self._intake = intake
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                self._tasks = tasks
+                await self._work(tasks, intake)
+        except* _StoppedError:
+            log.info("worker_stopped", worker=self.name)
+
+    async def _work(self, tasks: asyncio.TaskGroup, intake: Intake) -> None:
+        tasks.create_task(self._pump.run(), name="pump")  # 1
+        tasks.create_task(self._hold_lease(), name="lease")  # 2
+        tasks.create_task(self._watch(), name="watch")
+        await self._leased.wait()
+        tasks.create_task(self._hear(), name="listen")  # 3
+        tasks.create_task(self.roster.run_finishes(), name="finish")  # 4
+        tasks.create_task(self._reclaim(), name="reclaim")  # 5
+        tasks.create_task(self._reap(), name="reap")
+        tasks.create_task(self._sweep(), name="sweep")
+        taking = tasks.create_task(intake.run(), name="intake")  # 6
+        log.info("worker_ready", worker=self.name, id=str(self.roster.worker))
+        await self._stop.wait()  # 7
+        await hand_over(intake, self.roster, budget_s=self._drain_timeout_s)
+        await taking
+        await self._flush()
+        raise _StoppedError
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        if self._tasks is None:
+            raise RuntimeError("the worker does not run")
+        self._tasks.create_task(work)
+
+    # -- the lease -------------------------------------------------------------------------------
+
+    async def _hold_lease(self) -> None:
+        """Keep a lease; when one is lost, its attempts end, and a new life begins."""
+        while True:
+            try:
+                async with self._open_lease(self.roster.worker, self._on_lease) as lease:
+                    self._lease = lease
+                    self._leased.set()
+                    self.roster.wake.set()
+                    self._pump.hurry()
+                    await self._lost.wait()
+            except DatabaseUnavailableError as error:
+                if not self._leased.is_set():
+                    raise
+                log.warning("lease_waits", error=str(error))
+                await asyncio.sleep(RETRY_S)
+                continue
+            log.warning("lease_lost", worker=self.name, turns=len(self.roster.running))
+            self._lost.clear()
+            for attempt in list(self.roster.running.values()):
+                attempt.abandon()
+            self.roster.worker = uuid.uuid4()
+
+    def _on_lease(self, state: LeaseState) -> None:
+        log.info("lease", state=state)
+        if state == "lost":
+            self._lost.set()
+        elif state == "held":
+            self._pump.hurry()
+
+    async def _watch(self) -> None:
+        """Beat for the lease, and see whether Kafka acknowledges."""
+        while True:
+            if self._lease is not None:
+                self._lease.beat()
+            stalled = self._pump.stalled_s() > self._ack_stall_s
+            if stalled and not self._stalled:
+                log.error("acks_stalled", turns=len(self.roster.running))
+                for attempt in list(self.roster.running.values()):
+                    attempt.halt("no acks", silently=True)
+            elif self._stalled and not stalled:
+                log.info("acks_again")
+                self.roster.wake.set()
+            self._stalled = stalled
+            self.roster.accepting = self.may_produce() and not stalled
+            await asyncio.sleep(WATCH_EVERY_S)
+
+    # -- wake-ups and polls ----------------------------------------------------------------------
+
+    async def _hear(self) -> None:
+        await self._listen(
+            {CANCEL_CHANNEL: self._on_cancel, READY_CHANNEL: self._on_ready}, self._on_connect
+        )
+
+    def _on_cancel(self, thread_key: str) -> None:
+        if thread_key in self.roster.running:
+            self._spawn(self.roster.look_for_cancel(thread_key))
+
+    def _on_ready(self, worker: str) -> None:
+        if worker == str(self.roster.worker):
+            self.roster.wake.set()
+
+    def _on_connect(self) -> None:
+        """Look for what was said while nobody listened; the ledger may be another, too."""
+        self.roster.wake.set()
+        if self._intake is not None:
+            self._intake.look_again()
+        for thread_key in self.roster.running:
+            self._spawn(self.roster.look_for_cancel(thread_key))
+
+    async def _reclaim(self) -> None:
+        while True:
+            try:
+                async with asyncio.timeout(_jitter(RECLAIM_EVERY_S)):
+                    await self.roster.wake.wait()
+            except TimeoutError:
+                pass
+            self.roster.wake.clear()
+            try:
+                await self.roster.reclaim()
+            except DatabaseUnavailableError as error:
+                log.warning("reclaim_waits", error=str(error))
+
+    async def _reap(self) -> None:
+        while True:
+            await asyncio.sleep(_jitter(REAP_EVERY_S))
+            try:
+                freed = await self._ledger.reap()
+            except DatabaseUnavailableError:
+                continue
+            if freed:
+                log.warning("peer_dead", threads=freed)
+                self.roster.wake.set()
+                await self._signals.wake_peer(self.roster.worker)
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(_jitter(SWEEP_EVERY_S))
+            if not self.may_produce() or self._stalled:
+                continue
+            try:
+                ended = await self._ledger.sweep(SWEEP_MAX)
+            except DatabaseUnavailableError:
+                continue
+            if ended:
+                await self.roster.publish_ended(ended)
+
+    async def _flush(self) -> None:
+        try:
+            async with asyncio.timeout(FLUSH_TIMEOUT_S):
+                await self._pump.flush()
+        except TimeoutError:
+            log.warning("records_left_unsent", bytes=self._pump.queued_bytes)
+
+
+def _jitter(seconds: float) -> float:
+    return seconds * random.uniform(0.7, 1.3)  # noqa: S311  spreads polls, guards nothing
