@@ -6,15 +6,43 @@ reverse order. Parts can be passed by keyword, so that tests put a twin in place
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import TYPE_CHECKING, cast
+from uuid import uuid5
 
-from turnstream.connectors.postgres.pools import ledger_pool
+import psycopg
+from psycopg_pool import PoolTimeout
+
+from turnstream.connectors.avro import Codec
+from turnstream.connectors.kafka.commands import KafkaCommands
+from turnstream.connectors.kafka.tail import Tail, TailOptions
+from turnstream.connectors.postgres.ledger import Ledger
+from turnstream.connectors.postgres.places import Incarnations, LedgerPlaces
+from turnstream.connectors.postgres.pools import ledger_pool, saver_pool
+from turnstream.connectors.postgres.saver import FencedSaver
+from turnstream.connectors.postgres.threads import Threads
 from turnstream.connectors.postgres.usage import UsageStore
+from turnstream.graph.agent import AGENT, build_agent
+from turnstream.graph.catalog import Catalog, GraphEntry
+from turnstream.schemas.errors import ConfigurationError
+from turnstream.streams.edge.context import EdgeContext
+from turnstream.streams.edge.directory import LedgerDirectory
+from turnstream.streams.edge.fanout import Snapshots, SocketLimits, Sockets
+from turnstream.streams.edge.feed import Feed
+from turnstream.streams.edge.limits import RequestRate
+from turnstream.streams.edge.process import Edge, Readiness, authenticator_of
+from turnstream.streams.edge.routes.deps import GRAPH_NAMESPACE
+from turnstream.streams.edge.server import EdgeServer
+from turnstream.streams.edge.states import States
+from turnstream.streams.edge.submit import Submit
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from turnstream.graph.ports import ModelClient
+    from turnstream.streams.edge.fanout import ReadsState
+    from turnstream.streams.edge.feed import Directory
+    from turnstream.streams.edge.states import Graph
     from turnstream.streams.settings import Settings
 
 
@@ -27,3 +55,110 @@ async def open_usage_store(settings: Settings) -> AsyncIterator[UsageStore]:
         statement_timeout_s=settings.statement_timeout_s,
     ) as pool:
         yield UsageStore(pool)
+
+
+@asynccontextmanager
+async def open_edge(
+    settings: Settings, *, state: ReadsState | None = None, directory: Directory | None = None
+) -> AsyncIterator[Edge]:
+    """Open an edge: it listens; `run` serves. Topics and tables have to exist."""
+    codec, topics, auth = Codec(), settings.topics, authenticator_of(settings)
+    dsn, timeout_s = settings.database_url.get_secret_value(), settings.statement_timeout_s
+    async with AsyncExitStack() as stack:
+        pool = await stack.enter_async_context(
+            ledger_pool(dsn, size_max=settings.pool_size_max, statement_timeout_s=timeout_s)
+        )
+        saver_connections = await stack.enter_async_context(
+            saver_pool(dsn, size_max=settings.pool_size_max, statement_timeout_s=timeout_s)
+        )
+        log = await stack.enter_async_context(
+            KafkaCommands(settings.kafka_bootstrap, topics.turns, codec)
+        )
+        ledger, threads, saver = Ledger(pool), Threads(pool), FencedSaver(saver_connections)
+        catalog = edge_catalog(settings)
+        reading = state or _states(catalog, saver, ledger)
+        tail = Tail(
+            settings.kafka_bootstrap, topics.events, Incarnations(pool), _tail_options(settings)
+        )
+        feed = Feed(tail, directory or LedgerDirectory(LedgerPlaces(ledger)), codec)
+        sockets = Sockets(feed, Snapshots(reading), _socket_limits(settings))
+
+        async def exists(key: str) -> bool:
+            return await threads.exists(key) or await ledger.thread(key) is not None
+
+        context = EdgeContext(
+            settings=settings,
+            feed=feed,
+            submit=Submit(log, feed, settings.edge_start_wait_s, settings.text_chars_max),
+            auth=auth,
+            sockets=sockets,
+            state=reading,
+            exists=exists,
+            graph_of=lambda assistant_id: _graph_of(catalog, assistant_id),
+            ledger=ledger,
+            catalog=catalog,
+            saver=saver,
+            threads=threads,
+            tail=tail,
+            rate=RequestRate(settings.edge_requests_per_s_max),
+            ready=Readiness(tail, ledger, sockets, auth).checks,
+        )
+        yield Edge(context, tail, EdgeServer(context, settings))
+
+
+class _NoModel:
+    """Stands where the agent has its model in a process that runs no turns."""
+
+    def __getattr__(self, name: str) -> object:
+        raise ConfigurationError(f"the edge runs no turns: {name}")
+
+
+def edge_catalog(settings: Settings) -> Catalog:
+    """Return the graphs, to read states with."""
+    agent = build_agent(cast("ModelClient", _NoModel())).compile()
+    entry = GraphEntry(
+        name=AGENT, graph=agent, native=True, description="model and tools in a bounded loop"
+    )
+    catalog = Catalog({AGENT: entry})
+    if settings.langgraph_json is not None:
+        catalog.load(settings.langgraph_json)
+    return catalog
+
+
+def _graph_of(catalog: Catalog, assistant_id: str) -> str | None:
+    """Return the graph of an assistant: its name, or the id that LangGraph derives from it."""
+    for name in catalog.names:
+        if assistant_id in {name, str(uuid5(GRAPH_NAMESPACE, name))}:
+            return name
+    return None
+
+
+def _states(catalog: Catalog, saver: FencedSaver, ledger: Ledger) -> States:
+    def graph_of(name: str) -> Graph | None:
+        entry = catalog.get(name)
+        return None if entry is None else entry.with_saver(saver)
+
+    async def graph_name(key: str) -> str | None:
+        turns = await ledger.turns_of(key, 1)
+        return turns[0].graph if turns else None
+
+    return States(graph_of, graph_name, (psycopg.OperationalError, PoolTimeout, OSError))
+
+
+def _tail_options(settings: Settings) -> TailOptions:
+    return TailOptions(
+        ring_bytes_max=settings.ring_bytes_max,
+        warm_s=settings.edge_warm_s,
+        fetch_max_wait_ms=settings.edge_fetch_wait_ms,
+        fetch_min_bytes=settings.edge_fetch_bytes_min,
+    )
+
+
+def _socket_limits(settings: Settings) -> SocketLimits:
+    return SocketLimits(
+        sockets_per_user_max=settings.edge_sockets_per_user_max,
+        subscriptions_per_socket_max=settings.edge_subscriptions_per_socket_max,
+        buffer_bytes_max=settings.edge_buffer_bytes_max,
+        stall_timeout_s=settings.edge_stall_timeout_s,
+        heartbeat_s=settings.edge_heartbeat_s,
+    )

@@ -37,7 +37,7 @@ from turnstream.connectors.kafka.ring import Ring, batch_records, next_offset
 from turnstream.schemas.errors import KafkaUnavailableError, NotFoundError, UnavailableError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncGenerator, Callable
 
 _log = structlog.get_logger(__name__)
 
@@ -145,7 +145,7 @@ class Tail:
 
     async def read(
         self, partition: int, key: bytes, first: int
-    ) -> AsyncIterator[tuple[int, list[tuple[int, bytes]]]]:
+    ) -> AsyncGenerator[tuple[int, list[tuple[int, bytes]]], None]:
         """Read the log itself from `first` on, up to where the ring begins.
 
         Yields the offset reached and the key's records before it. At most `log_reads_max` at once.

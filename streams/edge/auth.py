@@ -1,6 +1,6 @@
 """Who calls: bearer tokens (JWT) to a `Principal`.
 
-HS256 with a shared secret, or asymmetric keys from a JWKS address; the algorithm is pinned by the
+HS256 with a shared secret, or asymmetric keys from a JWKS address; the algorithms are pinned by the
 settings and never taken from the token. Tenant and roles come from claims only. Without either, the
 edge runs in dev mode: everybody is `dev` in one tenant, which `server.py` allows on loopback only.
 """
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 NEVER = float("inf")
+SYMMETRIC = ("HS256",)
+ASYMMETRIC = ("RS256", "RS384", "RS512", "PS256", "ES256", "ES384", "EdDSA")
+SECRET_BYTES_MIN = 32  # RFC 7518 §3.2: a key of the hash's size or larger
 # what a browser cannot send as a header on a WebSocket, it sends as a subprotocol after this one
 TOKEN_SUBPROTOCOL = "turnstream.bearer"  # noqa: S105  a protocol's name, no secret
 
@@ -43,7 +46,10 @@ class Principal:
 class Authenticator(Protocol):
     """What the edge asks for every request and socket."""
 
-    dev: bool
+    @property
+    def dev(self) -> bool:
+        """Say whether everybody is let in."""
+        ...
 
     async def authenticate(self, token: str | None) -> Principal:
         """Return the caller; raises `UnauthorizedError` or `ForbiddenError`."""
@@ -77,13 +83,13 @@ class Claims:
 
 @dataclass(slots=True)
 class JwtAuthenticator:
-    """Check a JWT: signature, pinned algorithm, expiry (required), tenant.
+    """Check a JWT: signature, pinned algorithms, expiry (required), tenant.
 
     Exactly one of `secret` and `jwks_url` is given. Keys of a JWKS are cached by PyJWT (5 minutes)
     and fetched in a thread; a server that does not answer is a 503, never a 401.
     """
 
-    algorithm: str
+    algorithms: tuple[str, ...]
     secret: str = ""
     jwks_url: str = ""
     claims: Claims = field(default_factory=Claims)
@@ -103,7 +109,7 @@ class JwtAuthenticator:
             payload = jwt.decode(
                 token,
                 await self._key(token),
-                algorithms=[self.algorithm],
+                algorithms=list(self.algorithms),
                 audience=self.claims.audience,
                 issuer=self.claims.issuer,
                 leeway=self.claims.leeway_s,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from starlette.requests import HTTPConnection  # noqa: TC002  FastAPI reads the annotation
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from turnstream.streams.edge.fanout import Sockets
     from turnstream.streams.edge.feed import Feed
+    from turnstream.streams.edge.limits import RequestRate
     from turnstream.streams.edge.submit import Submit
     from turnstream.streams.settings import Settings
 
@@ -28,11 +29,30 @@ class StateReader(Protocol):
         ...
 
 
+class TailView(Protocol):
+    """What is told of the tail."""
+
+    records: int
+    followed_records: int
+    fetches: int
+
+    @property
+    def ring_bytes(self) -> int:
+        """Bytes of log in memory."""
+        ...
+
+    @property
+    def lag_s(self) -> float:
+        """Seconds since a broker answered."""
+        ...
+
+
 @dataclass(slots=True, kw_only=True)
 class EdgeContext:
     """The edge's parts. `ledger`, `catalog`, `saver` and `threads` serve the REST routes.
 
-    `exists(key)` says whether a thread is known (in the ledger, or made by `POST /threads`).
+    `exists(key)` says whether a thread is known (in the ledger, or made by `POST /threads`);
+    `graph_of(assistant_id)` names the graph to run, None for an unknown assistant.
     """
 
     settings: Settings
@@ -42,11 +62,14 @@ class EdgeContext:
     sockets: Sockets
     state: StateReader
     exists: Callable[[str], Awaitable[bool]]
+    graph_of: Callable[[str], str | None] = lambda assistant_id: assistant_id
     ledger: Any = None
     catalog: Any = None
     saver: Any = None
     threads: Any = None
-    ready: Callable[[], dict[str, str]] = field(default=dict)
+    tail: TailView | None = None
+    ready: Callable[[], Awaitable[dict[str, str]]]
+    rate: RequestRate | None = None
 
     async def authorised(self, principal: Principal, thread_id: str) -> str:
         """Return the thread's key; raises `InvalidRequestError` (422), `NotFoundError` (404).
@@ -65,5 +88,9 @@ def edge_of(connection: HTTPConnection) -> EdgeContext:
 
 
 async def principal_of(connection: HTTPConnection) -> Principal:
-    """FastAPI dependency: the caller; raises `UnauthorizedError` (401), `ForbiddenError` (403)."""
-    return await edge_of(connection).auth.authenticate(bearer(connection.headers))
+    """FastAPI dependency: the caller; raises `UnauthorizedError` (401), `TooManyRequestsError`."""
+    edge = edge_of(connection)
+    principal = await edge.auth.authenticate(bearer(connection.headers))
+    if edge.rate is not None:
+        edge.rate.take(principal)
+    return principal

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from contextlib import contextmanager
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
@@ -20,7 +20,7 @@ from turnstream.streams.edge.cursor import Cursor
 from turnstream.streams.edge.reader import Decoder, Reader, Step
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
     from types import TracebackType
     from typing import Self
 
@@ -32,16 +32,16 @@ CATCH_UP_WAIT_S = 2.0
 CATCH_UP_POLL_S = 0.01
 REPLAY_BATCH = 256
 # how far the database's clock and a producer's may lie apart
-CLOCKS_APART_MS = 60_000
+CLOCKS_APART_MS = 10_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
     """Where a thread's records lie, as the ledger knows it.
 
-    `closed_to`: offset of the last terminal that the ledger knows. `head_from`: where the claimed
-    turn begins, as far as a commit has told. `starts`: where earlier turns begin, newest first.
-    `alive`: a turn is claimed, or ended with a question that is still open.
+    `closed_to`: offset of the last end that the ledger knows. `head_from`: where the turn that is
+    alive begins, as far as a commit has told. `starts`: where turns that were claimed begin, newest
+    first. `alive`: a turn is claimed, or ended with a question that is still open.
     """
 
     partition: int
@@ -66,9 +66,13 @@ class Directory(Protocol):
 
 
 class Log(Protocol):
-    """The tail of `turn-events`: what has come so far, and what comes."""
+    """The tail of `turn-events`: what has come so far, and what comes.
+
+    It calls `lost(partition)` where records were lost to it: what was read before does not go on.
+    """
 
     incarnation: int
+    lost: Callable[[int], None]
 
     def follow(self, key: bytes, sink: Callable[[int, int, bytes], None]) -> None:
         """Call `sink(partition, offset, value)` for each record of the key from now on."""
@@ -96,7 +100,7 @@ class Log(Protocol):
 
     def read(
         self, partition: int, key: bytes, first: int
-    ) -> AsyncIterator[tuple[int, list[tuple[int, bytes]]]]:
+    ) -> AsyncGenerator[tuple[int, list[tuple[int, bytes]]]]:
         """Read the log itself from `first` on, up to where the ring begins.
 
         Yields the offset reached so far and the key's records before it.
@@ -116,7 +120,10 @@ class Reset:
 
 
 class Thread:
-    """A watched thread: one live reader, many taps. `first_seen` is set until there is a reader."""
+    """A watched thread: one live reader, many taps. `first_seen` is set until there is a reader.
+
+    A tap is called with each step, and with None where it has to catch up anew.
+    """
 
     def __init__(self, key: str, decoder: Decoder) -> None:
         self.key = key
@@ -124,7 +131,7 @@ class Thread:
         self.partition: int | None = None
         self.reader: Reader | None = None
         self.first_seen: int | None = None
-        self.taps: list[Callable[[Step], None]] = []
+        self.taps: list[Callable[[Step | None], None]] = []
         self.expected: list[_Expectation] = []
         self.holders = 0
         self._decoder = decoder
@@ -142,6 +149,12 @@ class Thread:
             # a tap may leave while it is told
             for tap in tuple(self.taps):
                 tap(step)
+
+    def lost(self) -> None:
+        """Send every tap back to catch up: records are missing."""
+        self.reader = None
+        for tap in tuple(self.taps):
+            tap(None)
 
     def _meet(self, offset: int, value: bytes) -> None:
         try:
@@ -180,6 +193,15 @@ class Feed:
     threads: dict[str, Thread] = field(default_factory=dict)
     refills: int = 0
     resets: int = 0
+
+    def __post_init__(self) -> None:
+        """Hear of lost records."""
+        self.log.lost = self._lost
+
+    def _lost(self, partition: int) -> None:
+        for thread in tuple(self.threads.values()):
+            if thread.partition in {None, partition}:
+                thread.lost()
 
     @property
     def incarnation(self) -> int:
@@ -237,10 +259,10 @@ class Feed:
     async def catch_up(
         self,
         thread: Thread,
-        tap: Callable[[Step], None],
+        tap: Callable[[Step | None], None],
         since: Cursor | None = None,
         from_turn: str = "",
-    ) -> AsyncIterator[Reset | list[Step]]:
+    ) -> AsyncGenerator[Reset | list[Step], None]:
         """Yield what a newcomer has missed, then attach `tap` and end, in one step without an await.
 
         With `since`: every step from its record on (that record too: it may have been cut between
@@ -263,35 +285,45 @@ class Feed:
         if start is None and place is not None:
             start = await self._start_alive(thread, place)
         if partition is None:
-            self._attach(thread, tap, Reader(self.log.incarnation, self.decoder))
+            self._attach(thread, tap, Reader(self.log.incarnation, self.decoder), None)
             return
         if start is None:
             start = thread.first_seen if thread.first_seen is not None else 0
         after = since.offset if since is not None and sift is None else -1
         reader = Reader(self.log.incarnation, self.decoder, begins=start)
-        async for steps in self._replay(partition, thread.raw_key, reader, sift):
-            shown = [step for step in steps if step.offset >= after]
-            if shown:
-                yield shown
-        self._attach(thread, tap, reader)
+        replay = self._replay(partition, thread.raw_key, reader, sift)
+        async with aclosing(replay):
+            async for steps in replay:
+                shown = [step for step in steps if step.offset >= after]
+                if shown:
+                    yield shown
+        self._attach(thread, tap, reader, partition)
 
-    def _attach(self, thread: Thread, tap: Callable[[Step], None], reader: Reader) -> None:
+    def _attach(
+        self,
+        thread: Thread,
+        tap: Callable[[Step | None], None],
+        reader: Reader,
+        partition: int | None,
+    ) -> None:
         if thread.reader is None:
             thread.reader, thread.first_seen = reader, None
+            thread.partition = partition
         thread.taps.append(tap)
 
     async def _replay(
         self, partition: int, key: bytes, reader: Reader, sift: _Sift | None
-    ) -> AsyncIterator[list[Step]]:
+    ) -> AsyncGenerator[list[Step], None]:
         """Yield steps until ring and log hold no more; the end comes without an await."""
         position = reader.begins
         while True:
             held = self.log.held(partition, key, position)
             if held is None:
-                async for reached, entries in self.log.read(partition, key, position):
-                    position = reached
-                    if steps := _sifted(_take(reader, entries), sift):
-                        yield steps
+                async with aclosing(self.log.read(partition, key, position)) as past:
+                    async for reached, entries in past:
+                        position = reached
+                        if steps := _sifted(_take(reader, entries), sift):
+                            yield steps
                 continue
             batch = held[:REPLAY_BATCH]
             if batch:
@@ -314,10 +346,13 @@ class Feed:
             return live if place.closed_to is None else max(live, place.closed_to + 1)
         if place.head_from is not None:
             return place.head_from
-        if place.closed_to is not None:
-            return place.closed_to + 1
+        if place.starts:
+            return place.starts[0]
         if place.first is not None:
             return place.first
+        return await self._created(place)
+
+    async def _created(self, place: Place) -> int:
         return await self.log.at_time(place.partition, place.created_ms - CLOCKS_APART_MS)
 
     async def _start_since(self, thread: Thread, place: Place, since: Cursor) -> int | None:
@@ -328,12 +363,12 @@ class Feed:
         if since.offset >= self.log.end(partition) and not await self._reaches(partition, after):
             return None
         start = _turn_start(place, after)
-        if start is not None and self.log.held(partition, thread.raw_key, start) is not None:
+        if start is None:
+            start = min(await self._created(place), after)
+        if self.log.held(partition, thread.raw_key, start) is not None:
             return start
         first, _ = await self.log.bounds(partition)
-        if after < first or (start is not None and start < first):
-            return None
-        return max(start or 0, first)
+        return start if start >= first else None
 
     async def _reaches(self, partition: int, offset: int) -> bool:
         """Wait for the tail where another edge was ahead of it; False for what the log never had."""
@@ -352,10 +387,12 @@ def _turn_start(place: Place, after: int) -> int | None:
     """Return the start of the turn that a reader who has all before `after` is in."""
     if place.head_from is not None and after >= place.head_from:
         return place.head_from
-    if place.closed_to is not None and after > place.closed_to:
-        return place.closed_to + 1
+    if not place.alive and place.closed_to is not None and after > place.closed_to:
+        return after
     earlier = [start for start in place.starts if start <= after]
-    return max(earlier) if earlier else place.first
+    if earlier:
+        return max(earlier)
+    return place.first if place.first is not None and place.first <= after else None
 
 
 def _take(reader: Reader, entries: list[tuple[int, bytes]]) -> list[Step]:
@@ -435,7 +472,7 @@ class Watch:
     def __aiter__(self) -> AsyncIterator[Step | Reset]:
         return self._steps()
 
-    async def _steps(self) -> AsyncIterator[Step | Reset]:
+    async def _steps(self) -> AsyncGenerator[Step | Reset, None]:
         thread = self._thread
         if thread is None:
             raise RuntimeError("enter the watch before reading it")
@@ -443,14 +480,15 @@ class Watch:
         while True:
             self._behind = False
             last = -1
-            async for item in self._feed.catch_up(thread, self._tap, since, from_turn):
-                if isinstance(item, Reset):
-                    since = item.cursor
-                    yield item
-                    continue
-                for step in item:
-                    last = step.offset
-                    yield step
+            missed = self._feed.catch_up(thread, self._tap, since, from_turn)
+            async with aclosing(missed):
+                async for item in missed:
+                    if isinstance(item, Reset):
+                        yield item
+                        continue
+                    for step in item:
+                        last = step.offset
+                        yield step
             if last < 0:
                 partition = thread.partition
                 last = -1 if partition is None else self._feed.log.end(partition) - 1
@@ -464,8 +502,8 @@ class Watch:
                     await self._wake.wait()
             since, from_turn = Cursor(self._feed.incarnation, max(last, 0)), ""
 
-    def _tap(self, step: Step) -> None:
-        if len(self._queue) >= self._feed.watch_steps_max:
+    def _tap(self, step: Step | None) -> None:
+        if step is None or len(self._queue) >= self._feed.watch_steps_max:
             self._behind = True
             self._queue.clear()
             self._feed.refills += 1

@@ -1,0 +1,84 @@
+"""Commands to the `turns` topic, acked by every replica. Writes to Kafka."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+from aiokafka import AIOKafkaProducer
+from aiokafka.errors import KafkaError, MessageSizeTooLargeError
+
+from turnstream.schemas.errors import KafkaUnavailableError, RecordTooLargeError
+
+if TYPE_CHECKING:
+    from types import TracebackType
+    from typing import Self
+
+    import msgspec
+
+    from turnstream.schemas.commands import Command
+
+REQUEST_TIMEOUT_MS = 10_000
+BATCH_BYTES_MAX = 1 << 20
+
+
+class Encoder(Protocol):
+    """What turns a record into bytes."""
+
+    def encode(self, record: msgspec.Struct) -> bytes:
+        """Return the record with its framing."""
+        ...
+
+
+class KafkaCommands:
+    """Append commands to one topic; an async context manager over one producer."""
+
+    def __init__(self, bootstrap: str, topic: str, encoder: Encoder, **client: Any) -> None:
+        self._topic = topic
+        self._encoder = encoder
+        self._producer = AIOKafkaProducer(
+            bootstrap_servers=bootstrap,
+            enable_idempotence=True,
+            acks="all",
+            linger_ms=0,
+            request_timeout_ms=REQUEST_TIMEOUT_MS,
+            max_batch_size=BATCH_BYTES_MAX,
+            max_request_size=2 * BATCH_BYTES_MAX,
+            **client,
+        )
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self._producer.start()
+        except KafkaError as error:
+            await self._producer.stop()
+            raise KafkaUnavailableError(f"cannot reach Kafka: {error!r}") from error
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        await self._producer.stop()
+
+    def size(self, command: Command) -> int:
+        """Return the command's size as a record, in bytes."""
+        return len(self._encoder.encode(command))
+
+    async def append(self, key: str, command: Command) -> None:
+        """Return once every replica has the command.
+
+        Raises `KafkaUnavailableError` (the command may or may not be in the log: ask again with the
+        same turn id), `RecordTooLargeError`, `UndecodableError` (`invalid_text`).
+        """
+        value = self._encoder.encode(command)
+        headers = [("type", type(command).__name__.encode())]
+        try:
+            await self._producer.send_and_wait(
+                self._topic, value, key=key.encode(), headers=headers
+            )
+        except MessageSizeTooLargeError as error:
+            raise RecordTooLargeError("the command is larger than its topic allows") from error
+        except KafkaError as error:
+            raise KafkaUnavailableError(f"Kafka took no command: {error!r}") from error

@@ -1,0 +1,92 @@
+"""The ledger's rows as places in the log."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from turnstream.streams.edge.feed import Place
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import datetime
+
+
+class ThreadRow(Protocol):
+    """What is needed of a thread's row."""
+
+    @property
+    def partition(self) -> int: ...  # noqa: D102
+    @property
+    def head(self) -> object | None: ...  # noqa: D102
+    @property
+    def interrupts(self) -> Sequence[str]: ...  # noqa: D102
+    @property
+    def first_off(self) -> int | None: ...  # noqa: D102
+    @property
+    def head_off(self) -> int | None: ...  # noqa: D102
+    @property
+    def last_off(self) -> int | None: ...  # noqa: D102
+    @property
+    def created_at(self) -> datetime: ...  # noqa: D102
+
+
+class TurnRow(Protocol):
+    """What is needed of a turn's row."""
+
+    @property
+    def status(self) -> str: ...  # noqa: D102
+    @property
+    def attempts(self) -> int: ...  # noqa: D102
+    @property
+    def closed_at(self) -> datetime | None: ...  # noqa: D102
+    @property
+    def first_off(self) -> int | None: ...  # noqa: D102
+
+
+class Places(Protocol):
+    """Reads the rows."""
+
+    async def thread(self, key: str) -> tuple[ThreadRow, Sequence[TurnRow]] | None:
+        """Return the thread and its latest turns, newest first; None for an unknown thread."""
+        ...
+
+    async def turn(self, key: str, turn_id: str) -> TurnRow | None:
+        """Return a turn of the thread."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerDirectory:
+    """Answers the feed from the ledger."""
+
+    places: Places
+
+    async def place(self, key: str) -> Place | None:
+        """Return where the thread is; None for one that the ledger does not know."""
+        found = await self.places.thread(key)
+        if found is None:
+            return None
+        row, turns = found
+        # a turn that ended unclaimed is one record, which may lie inside of another turn
+        claimed = [turn for turn in turns if turn.attempts > 0 and turn.first_off is not None]
+        starts = tuple(turn.first_off for turn in claimed if turn.first_off is not None)
+        head_from = row.head_off
+        if row.head is None and row.interrupts:
+            head_from = next(
+                (turn.first_off for turn in claimed if turn.status == "interrupted"), None
+            )
+        return Place(
+            partition=row.partition,
+            alive=row.head is not None or bool(row.interrupts),
+            first=row.first_off,
+            closed_to=row.last_off,
+            head_from=head_from,
+            starts=starts,
+            created_ms=int(row.created_at.timestamp() * 1000),
+        )
+
+    async def start_of(self, key: str, turn_id: str) -> int | None:
+        """Return the offset of the turn's first record, as far as the ledger knows it."""
+        turn = await self.places.turn(key, turn_id)
+        return None if turn is None else turn.first_off

@@ -1,0 +1,154 @@
+"""The edge as a process: what runs in it, when it is ready, how it stops."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import structlog
+
+from turnstream.schemas.errors import ConfigurationError, TurnstreamError, UnavailableError
+from turnstream.streams.edge.auth import (
+    ASYMMETRIC,
+    SECRET_BYTES_MIN,
+    SYMMETRIC,
+    Authenticator,
+    Claims,
+    DevAuthenticator,
+    JwtAuthenticator,
+)
+from turnstream.streams.edge.server import EdgeServer, is_loopback
+
+if TYPE_CHECKING:
+    from turnstream.streams.edge.context import EdgeContext
+    from turnstream.streams.edge.fanout import Sockets
+    from turnstream.streams.settings import Settings
+
+_log = structlog.get_logger(__name__)
+TAIL_SILENT_MAX_S = 10.0
+
+
+class RunningTail(Protocol):
+    """The tail, as a part of the process."""
+
+    ready: asyncio.Event
+
+    @property
+    def lag_s(self) -> float:
+        """Seconds since a broker answered."""
+        ...
+
+    async def run(self) -> None:
+        """Follow the log until cancelled."""
+        ...
+
+
+class Pings(Protocol):
+    """Something that the database answers."""
+
+    async def timeline(self) -> int:
+        """Return the timeline."""
+        ...
+
+
+def authenticator_of(settings: Settings) -> Authenticator:
+    """Return who checks tokens; raises `ConfigurationError` for an open edge that others reach."""
+    secret = settings.jwt_secret.get_secret_value()
+    if secret and settings.jwks_url:
+        raise ConfigurationError("set jwt_secret or jwks_url, not both")
+    claims = Claims(audience=settings.jwt_audience or None, issuer=settings.jwt_issuer or None)
+    if settings.jwks_url:
+        return JwtAuthenticator(algorithms=ASYMMETRIC, jwks_url=settings.jwks_url, claims=claims)
+    if secret:
+        if len(secret.encode()) < SECRET_BYTES_MIN:
+            raise ConfigurationError(f"jwt_secret needs at least {SECRET_BYTES_MIN} bytes")
+        return JwtAuthenticator(algorithms=SYMMETRIC, secret=secret, claims=claims)
+    if not is_loopback(settings.edge_host):
+        raise ConfigurationError(
+            f"edge_host {settings.edge_host} is reachable by others:"
+            " set jwt_secret or jwks_url (without them the edge serves 127.0.0.1 only)"
+        )
+    _log.warning("DEV MODE: NO AUTHENTICATION. Everybody on this machine is let in.")
+    return DevAuthenticator(tenant=settings.tenants[0])
+
+
+@dataclass(frozen=True, slots=True)
+class Readiness:
+    """Says of each part whether it does its work."""
+
+    tail: RunningTail
+    database: Pings
+    sockets: Sockets
+    auth: Authenticator
+
+    async def checks(self) -> dict[str, str]:
+        """Return a word for each part: `ok`, `off …` (on purpose), or what is wrong."""
+        tail = "ok"
+        if not self.tail.ready.is_set():
+            tail = "catching up"
+        elif self.tail.lag_s > TAIL_SILENT_MAX_S:
+            tail = f"no answer from Kafka for {self.tail.lag_s:.0f} s"
+        try:
+            await self.database.timeline()
+            database = "ok"
+        except TurnstreamError as error:
+            database = error.code
+        return {
+            "tail": tail,
+            "database": database,
+            "process": "stopping" if self.sockets.closing.is_set() else "ok",
+            "auth": "off: DEV MODE, no authentication" if self.auth.dev else "ok",
+        }
+
+
+@dataclass(slots=True)
+class Edge:
+    """An edge that listens. Its life, in order: tail, watchdog, server; a stop ends all three."""
+
+    context: EdgeContext
+    tail: RunningTail
+    server: EdgeServer
+
+    @property
+    def port(self) -> int:
+        """Return the port that it listens on."""
+        return self.server.port
+
+    async def run(self) -> None:
+        """Serve until `stop`. Raises when the tail ends: without it nobody is told anything."""
+        supporting = [
+            asyncio.create_task(self.tail.run(), name="tail"),
+            asyncio.create_task(self.context.sockets.watch(), name="watchdog"),
+        ]
+        serving = asyncio.create_task(self.server.run(), name="server")
+        try:
+            await asyncio.wait({serving, *supporting}, return_when=asyncio.FIRST_COMPLETED)
+            self.server.stop()
+            await serving
+            for task in supporting:
+                if task.done() and not task.cancelled():
+                    task.result()
+                    raise UnavailableError(f"the edge's {task.get_name()} ended")
+        finally:
+            for task in (serving, *supporting):
+                task.cancel()
+            await asyncio.gather(serving, *supporting, return_exceptions=True)
+
+    def stop(self) -> None:
+        """Begin a graceful stop; safe to call twice."""
+        self.server.stop()
+
+    async def run_until_signal(self) -> None:
+        """Serve until SIGTERM or SIGINT."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.stop)
+        try:
+            await self.run()
+        finally:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                with contextlib.suppress(ValueError):
+                    loop.remove_signal_handler(number)

@@ -1,0 +1,106 @@
+"""The edge's HTTP and WebSocket server: uvicorn inside the process's own loop.
+
+Stopping: readiness is off, no connection is taken any more, event streams break off and WebSockets
+close with 1012, so that clients go on elsewhere; requests under way get `stop_timeout_s`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import socket
+from typing import TYPE_CHECKING
+
+import structlog
+import uvicorn
+from fastapi import FastAPI
+
+from turnstream.schemas.errors import ConfigurationError
+from turnstream.streams.edge import health, problems, routes, thread_stream
+from turnstream.streams.edge.connections import EdgeHttpProtocol, EdgeWebSocketProtocol
+from turnstream.streams.edge.limits import BodyLimit
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from turnstream.streams.edge.context import EdgeContext
+    from turnstream.streams.settings import Settings
+
+_log = structlog.get_logger(__name__)
+BACKLOG = 4096
+PING_S = 20.0
+
+
+def build_app(edge: EdgeContext) -> FastAPI:
+    """Return the app with every route of the edge."""
+    app = FastAPI(title="turnstream", version="0.1.0", docs_url="/docs", redoc_url=None)
+    app.state.edge = edge
+    problems.install(app)
+    app.add_middleware(BodyLimit, bytes_max=edge.settings.edge_body_bytes_max)
+    app.include_router(health.router)
+    app.include_router(thread_stream.router)
+    for router in getattr(routes, "ROUTERS", ()):
+        app.include_router(router)
+    return app
+
+
+def is_loopback(host: str) -> bool:
+    """Say whether only this machine reaches an address; a name other than localhost may lead out."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+class _Server(uvicorn.Server):
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave signals to the process."""
+        yield
+
+
+class EdgeServer:
+    """Listens from the start (`port` is then known), serves while `run` runs."""
+
+    def __init__(self, edge: EdgeContext, settings: Settings) -> None:
+        self._edge = edge
+        try:
+            family = socket.AF_INET6 if ":" in settings.edge_host else socket.AF_INET
+            self._socket = socket.create_server(
+                (settings.edge_host, settings.edge_port), family=family, backlog=BACKLOG
+            )
+        except OSError as error:
+            raise ConfigurationError(
+                f"cannot listen on {settings.edge_host}:{settings.edge_port}: {error.strerror}"
+            ) from error
+        self.port: int = self._socket.getsockname()[1]
+        config = uvicorn.Config(
+            build_app(edge),
+            loop="none",
+            http=EdgeHttpProtocol,
+            ws=EdgeWebSocketProtocol,
+            ws_per_message_deflate=False,  # a prepared frame is shared by all sockets
+            ws_max_size=settings.edge_frame_bytes_max,
+            ws_ping_interval=PING_S,
+            ws_ping_timeout=PING_S,
+            lifespan="off",
+            log_config=None,
+            log_level="warning",
+            access_log=False,
+            backlog=BACKLOG,
+            server_header=False,
+            timeout_graceful_shutdown=max(1, round(settings.edge_stop_timeout_s)),
+        )
+        self._server = _Server(config)
+
+    async def run(self) -> None:
+        """Serve until `stop`."""
+        _log.info("edge listens", port=self.port)
+        await self._server.serve(sockets=[self._socket])
+
+    def stop(self) -> None:
+        """Take no more connections and send everybody away; `run` then ends."""
+        for server in getattr(self._server, "servers", ()):
+            server.close()
+        self._edge.sockets.close_all()
+        self._server.should_exit = True
