@@ -167,6 +167,11 @@ class Submit:
         """Say whether this edge sent a turn for the thread lately (the ledger may not know it yet)."""
         return self._recent is not None and key in self._recent
 
+    def forget(self, key: str) -> None:
+        """Say no longer that a thread is recent: it was deleted."""
+        if self._recent is not None:
+            self._recent.pop(key, None)
+
     async def _submit(self, command: StartTurn | ResumeTurn, *, wait: bool) -> Submitted:
         key = thread_key(command.tenant, command.thread_id)
         refusable = isinstance(command, ResumeTurn)
