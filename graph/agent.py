@@ -6,43 +6,86 @@ it with `stream_mode=[]`. `Runtime.context` must be a `TurnContext`.
 
 from __future__ import annotations
 
+import hashlib
+import inspect
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
+import msgspec
 from langgraph.graph import END, START, StateGraph
 
-from turnstream.graph.model_node import model_node
+from turnstream.graph import answer, model_node, state, tool_node, wire
+from turnstream.graph.catalog import GraphEntry
 from turnstream.graph.ports import TurnContext
 from turnstream.graph.state import AgentSettings, AgentState
-from turnstream.graph.tool_node import calls_of, tool_node
 from turnstream.schemas.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from turnstream.graph.ports import ModelClient, Tool
+    from turnstream.graph.ports import Emitter, ModelClient, Tool
+    from turnstream.graph.turn_input import TurnInput
 
 AGENT = "agent"
 """Name of the built-in graph."""
+
+STEPS_MAX = 50
+"""Model calls of one turn at most: with the tools between them they stay below the 100 steps after
+which LangGraph stops a run (`turn_input.RECURSION_LIMIT`)."""
 
 
 def build_agent(
     model: ModelClient, tools: Sequence[Tool] = (), settings: AgentSettings | None = None
 ) -> StateGraph[AgentState, TurnContext, Any, Any]:
-    """Return the graph, not yet compiled; raises `ConfigurationError` for two tools of one name."""
+    """Return the graph, not yet compiled.
+
+    Raises `ConfigurationError` for two tools of one name, and for `steps_max` above 50.
+    """
     settings = settings or AgentSettings()
+    if not 1 <= settings.steps_max <= STEPS_MAX:
+        raise ConfigurationError(f"an agent makes 1 to {STEPS_MAX} model calls in a turn")
     named = {tool.spec.name: tool for tool in tools}
     if len(named) < len(tools):
         raise ConfigurationError("two tools have the same name")
     graph: StateGraph[AgentState, TurnContext, Any, Any] = StateGraph(
         AgentState, context_schema=TurnContext
     )
-    graph.add_node("model", model_node(model, [tool.spec for tool in tools], settings))
-    graph.add_node("tools", tool_node(named, settings))
+    graph.add_node("model", model_node.model_node(model, [tool.spec for tool in tools], settings))
+    graph.add_node("tools", tool_node.tool_node(named, settings))
     graph.add_edge(START, "model")
     graph.add_conditional_edges("model", _after_model, {"tools": "tools", END: END})
     graph.add_edge("tools", "model")
     return graph
 
 
-def _after_model(state: AgentState) -> str:
-    return "tools" if calls_of(state["messages"][-1]) else END
+def _after_model(now: AgentState) -> str:
+    return "tools" if tool_node.calls_of(now["messages"][-1]) else END
+
+
+def agent_entry(
+    model: ModelClient, tools: Sequence[Tool] = (), settings: AgentSettings | None = None
+) -> GraphEntry:
+    """Return the built-in agent as the catalog holds it."""
+    settings = settings or AgentSettings()
+    return GraphEntry(
+        name=AGENT,
+        graph=build_agent(model, tools, settings).compile(name=AGENT),
+        native=True,
+        hash=_digest(tools, settings),
+        description="A chat model that may call tools.",
+        make_context=_context,
+    )
+
+
+def _context(emitter: Emitter, turn: TurnInput) -> TurnContext:
+    given = turn.config.get("configurable")
+    return TurnContext(
+        emitter, UUID(turn.turn_id), turn.thread_key, given if isinstance(given, dict) else {}
+    )
+
+
+def _digest(tools: Sequence[Tool], settings: AgentSettings) -> str:
+    """Return what tells one build and configuration of the agent from another."""
+    sources = [inspect.getsource(module) for module in (answer, model_node, state, tool_node, wire)]
+    told = msgspec.json.encode([settings, [tool.spec for tool in tools]])
+    return hashlib.sha256("\n".join(sources).encode() + told).hexdigest()

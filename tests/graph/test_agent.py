@@ -16,12 +16,13 @@ from pydantic import BaseModel
 
 from turnstream.connectors.models.openai import OpenAIModel
 from turnstream.connectors.models.scripted import ScriptedServer
-from turnstream.graph.agent import build_agent
+from turnstream.graph.agent import agent_entry, build_agent
 from turnstream.graph.memory import RecordingEmitter
 from turnstream.graph.ports import TurnContext
 from turnstream.graph.state import AgentSettings
 from turnstream.graph.tools import built_in_tools
 from turnstream.graph.tools.function import FunctionTool
+from turnstream.graph.turn_input import TurnInput
 from turnstream.schemas.errors import (
     ConfigurationError,
     InvalidRequestError,
@@ -389,6 +390,39 @@ async def test_a_closed_emitter_hears_nothing():
 def test_two_tools_of_one_name_are_refused():
     with pytest.raises(ConfigurationError):
         build_agent(OpenAIModel("http://127.0.0.1:1"), built_in_tools() * 2)
+
+
+@pytest.mark.parametrize("steps", [0, 51])
+def test_a_bound_that_langgraph_would_not_reach_is_refused(steps):
+    with pytest.raises(ConfigurationError):
+        build_agent(OpenAIModel("http://127.0.0.1:1"), (), AgentSettings(steps_max=steps))
+
+
+async def test_the_largest_bound_can_be_reached():
+    async with agent(steps_max=50) as it:
+        messages = await it.say('rounds=100 tool=calculate({"expression":"1"})')
+        assert len(it.server.requests) == 50
+        assert messages[-1].content.startswith("The tools say: ")
+
+
+def test_the_catalogs_entry():
+    model = OpenAIModel("http://127.0.0.1:1")
+    entry = agent_entry(model, built_in_tools())
+    assert entry.native
+    assert entry.hash == agent_entry(model, built_in_tools()).hash
+    assert entry.hash != agent_entry(model, ()).hash
+    assert entry.hash != agent_entry(model, built_in_tools(), AgentSettings(steps_max=2)).hash
+    given = TurnInput(
+        turn_id=str(TURN), thread_key="default/t", config={"configurable": {"model": "m"}}
+    )
+    emitter = RecordingEmitter()
+    assert entry.make_context is not None
+    assert entry.make_context(emitter, given) == TurnContext(
+        emitter, TURN, "default/t", {"model": "m"}
+    )
+    assert entry.make_context(
+        emitter, TurnInput(turn_id=str(TURN), thread_key="t", config={"configurable": 5})
+    ) == TurnContext(emitter, TURN, "t", {})
 
 
 async def test_a_turn_costs_little_time():
