@@ -6,25 +6,41 @@ reverse order. Parts can be passed by keyword, so that tests put a twin in place
 
 from __future__ import annotations
 
+import os
+import socket
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, cast
-from uuid import uuid5
+from uuid import UUID, uuid5
 
 import psycopg
 from psycopg_pool import PoolTimeout
 
 from turnstream.connectors.avro import Codec
+from turnstream.connectors.kafka.admin import TopicAdmin
 from turnstream.connectors.kafka.commands import KafkaCommands
+from turnstream.connectors.kafka.inbox import Inbox
+from turnstream.connectors.kafka.producers import pump_producer
+from turnstream.connectors.kafka.pump import Pump
 from turnstream.connectors.kafka.tail import Tail, TailOptions
+from turnstream.connectors.models.openai import ModelLimits, OpenAIModel
+from turnstream.connectors.models.routes import RoutedModel
+from turnstream.connectors.postgres.lease import Lease
 from turnstream.connectors.postgres.ledger import Ledger
 from turnstream.connectors.postgres.places import Incarnations, LedgerPlaces
 from turnstream.connectors.postgres.pools import ledger_pool, saver_pool
 from turnstream.connectors.postgres.saver import FencedSaver
+from turnstream.connectors.postgres.signals import Signals, listen
 from turnstream.connectors.postgres.threads import Threads
 from turnstream.connectors.postgres.usage import UsageStore
+from turnstream.connectors.registry import open_codec
 from turnstream.graph.agent import AGENT, build_agent
 from turnstream.graph.catalog import Catalog, GraphEntry
+from turnstream.graph.ports import TurnContext
+from turnstream.graph.state import AgentSettings
+from turnstream.graph.tools import built_in_tools
 from turnstream.schemas.errors import ConfigurationError
+from turnstream.streams.admission import Rules
+from turnstream.streams.attempt import Bench, TurnAttempt
 from turnstream.streams.edge.context import EdgeContext
 from turnstream.streams.edge.directory import LedgerDirectory
 from turnstream.streams.edge.fanout import Snapshots, SocketLimits, Sockets
@@ -35,11 +51,17 @@ from turnstream.streams.edge.routes.deps import GRAPH_NAMESPACE
 from turnstream.streams.edge.server import EdgeServer
 from turnstream.streams.edge.states import States
 from turnstream.streams.edge.submit import Submit
+from turnstream.streams.health import health_port
+from turnstream.streams.intake import Intake
+from turnstream.streams.metrics import WorkerMetrics, watch_worker
+from turnstream.streams.outlets import Outlets
+from turnstream.streams.worker import Worker
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from turnstream.graph.ports import ModelClient
+    from turnstream.graph.ports import Emitter, ModelClient
+    from turnstream.graph.turn_input import TurnInput
     from turnstream.streams.edge.fanout import ReadsState
     from turnstream.streams.edge.feed import Directory
     from turnstream.streams.edge.states import Graph
@@ -161,4 +183,157 @@ def _socket_limits(settings: Settings) -> SocketLimits:
         buffer_bytes_max=settings.edge_buffer_bytes_max,
         stall_timeout_s=settings.edge_stall_timeout_s,
         heartbeat_s=settings.edge_heartbeat_s,
+    )
+
+
+@asynccontextmanager
+async def open_worker(
+    settings: Settings, *, name: str = "", catalog: Catalog | None = None
+) -> AsyncIterator[Worker]:
+    """Open a worker; its `run` works until its `stop`. Topics and tables have to exist.
+
+    `name` is for people and logs. `catalog` stands in for the built-in agent and the graphs that
+    settings name.
+    """
+    topics, direct = settings.topics, settings.direct_url
+    dsn, timeout_s = settings.database_url.get_secret_value(), settings.statement_timeout_s
+    name = name or f"{socket.gethostname()}-{os.getpid()}"
+    inputs = topics.inputs(settings.tenants)
+    outputs = (
+        topics.events,
+        topics.dead_letters,
+        *(topics.results_of(tenant) for tenant in settings.tenants),
+    )
+    async with AsyncExitStack() as stack:
+        store, wire = Codec(), await open_codec(settings.schema_registry_url)
+        async with TopicAdmin(settings.kafka_bootstrap) as admin:
+            found = await admin.describe((*inputs, *outputs))
+        if missing := sorted({*inputs, *outputs} - found.keys()):
+            raise ConfigurationError(
+                f"topics that do not exist: {', '.join(missing)} (`turnstream topics create`)"
+            )
+        pool = await stack.enter_async_context(
+            ledger_pool(dsn, size_max=settings.pool_size_max, statement_timeout_s=timeout_s)
+        )
+        saver_connections = await stack.enter_async_context(
+            saver_pool(dsn, size_max=settings.pool_size_max, statement_timeout_s=timeout_s)
+        )
+        if catalog is None:
+            catalog = worker_catalog(settings, await stack.enter_async_context(_model(settings)))
+        ledger, signals, metrics = Ledger(pool), Signals(pool), WorkerMetrics()
+        pump = Pump(
+            pump_producer(settings.kafka_bootstrap, outputs, client_id=f"pump-{name}"),
+            tick_s=settings.tick_ms / 1000,
+            gate=lambda: worker.may_produce(),  # noqa: PLW0108  it is made further down
+        )
+        outlets = Outlets(
+            pump,
+            topics,
+            {topic: found[topic].partitions for topic in outputs},
+            wire=wire,
+            store=store,
+        )
+        bench = Bench(
+            pump=pump,
+            wire=wire,
+            saver=FencedSaver(saver_connections),
+            outlets=outlets,
+            catalog=catalog,
+            events_topic=topics.events,
+            name=name,
+            metrics=metrics,
+        )
+        worker = Worker(
+            name=name,
+            pump=pump,
+            ledger=ledger,
+            outlets=outlets,
+            signals=signals,
+            open_lease=lambda worker_id, on_change: Lease(
+                direct, worker_id, name, ttl_s=settings.lease_ttl_s, on_change=on_change
+            ),
+            listen=lambda listeners, on_connect: listen(direct, listeners, on_connect=on_connect),
+            attempt=lambda claim, release: TurnAttempt(claim, bench, release),
+            turns_max=settings.turns_max,
+            ack_stall_s=settings.ack_stall_s,
+            drain_timeout_s=settings.drain_timeout_s,
+        )
+        inbox = await stack.enter_async_context(
+            Inbox(settings.kafka_bootstrap, settings.consumer_group, inputs, client_id=name)
+        )
+        rules = Rules(
+            wire=wire,
+            store=store,
+            graphs=catalog,
+            partitions=found[topics.events].partitions,
+            text_chars_max=settings.text_chars_max,
+        )
+        intake = Intake(
+            inbox,
+            ledger,
+            outlets,
+            worker.roster,
+            rules=rules,
+            tenant_of=topics.tenant_of,
+            topic_ids={topic: str(found[topic].topic_id) for topic in inputs},
+            open_turns_max=settings.open_turns_max,
+        )
+        worker.take_from(intake)
+        watch_worker(metrics, worker, pump, intake)
+        if settings.worker_health_port:
+            await stack.enter_async_context(
+                health_port(
+                    settings.worker_health_host,
+                    settings.worker_health_port,
+                    ready=worker.not_ready,
+                    metrics=metrics,
+                )
+            )
+        yield worker
+
+
+def _model(settings: Settings) -> RoutedModel:
+    limits = ModelLimits(
+        connect_timeout_s=settings.model_connect_timeout_s,
+        first_token_timeout_s=settings.model_first_token_timeout_s,
+        token_gap_timeout_s=settings.model_token_gap_timeout_s,
+        connections_max=2 * settings.turns_max,
+    )
+    key = settings.model_api_key.get_secret_value()
+    default = OpenAIModel(settings.model_url, model=settings.model_name, api_key=key, limits=limits)
+    routes = {
+        model: OpenAIModel(url, model=model, api_key=key, limits=limits)
+        for model, url in settings.model_routes.items()
+    }
+    return RoutedModel(default, routes)
+
+
+def worker_catalog(settings: Settings, model: ModelClient) -> Catalog:
+    """Return the graphs to run turns with."""
+    agent = AgentSettings(
+        system_prompt=settings.system_prompt,
+        steps_max=settings.agent_steps_max,
+        tool_timeout_s=settings.tool_timeout_s,
+    )
+    catalog = Catalog()
+    catalog.add(
+        GraphEntry(
+            name=AGENT,
+            graph=build_agent(model, built_in_tools(), agent).compile(),
+            native=True,
+            description="model and tools in a bounded loop",
+            make_context=_context,
+        )
+    )
+    if settings.langgraph_json is not None:
+        catalog.load(settings.langgraph_json)
+    return catalog
+
+
+def _context(emitter: Emitter, turn: TurnInput) -> TurnContext:
+    return TurnContext(
+        emitter=emitter,
+        turn_id=UUID(turn.turn_id),
+        thread_key=turn.thread_key,
+        configurable=turn.config.get("configurable") or {},
     )

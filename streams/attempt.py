@@ -243,7 +243,7 @@ class TurnAttempt:
                 try:
                     turn = turn_input(claim, self._command)
                     ran = await run_turn(
-                        entry, turn, self._emitter, bench.saver, self.control, session
+                        entry, turn, self._emitter, bench.saver, self.control, commits=session
                     )
                 except TurnstreamError:
                     raise

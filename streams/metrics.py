@@ -9,8 +9,11 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from turnstream.connectors.kafka.pump import Pump
     from turnstream.schemas.results import Outcome
     from turnstream.streams.emitter import TurnEmitter
+    from turnstream.streams.intake import Intake
+    from turnstream.streams.worker import Worker
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 
@@ -57,3 +60,23 @@ class WorkerMetrics:
     def text(self) -> bytes:
         """Return the exposition format."""
         return generate_latest(self.registry)
+
+
+def watch_worker(metrics: WorkerMetrics, worker: Worker, pump: Pump, intake: Intake) -> None:
+    """Add the gauges that are read off a worker's parts."""
+    counts = worker.roster.counts
+    for name, text, read in (
+        ("turns_running", "Turns that run here", lambda: len(worker.roster.running)),
+        ("turns_claimed", "Claims since the start", lambda: counts.claimed),
+        ("turns_finished", "Turns closed since the start", lambda: counts.finished),
+        ("turns_released", "Attempts that ended without closing", lambda: counts.released),
+        ("commands_admitted", "Commands taken in since the start", lambda: intake.admitted),
+        ("dead_letters", "Records refused since the start", lambda: intake.dead_letters),
+        ("pump_rounds", "Produce rounds since the start", lambda: pump.rounds),
+        ("pump_records", "Records produced since the start", lambda: pump.records),
+        ("pump_refusals", "Batches that the broker refused", lambda: pump.refusals),
+        ("pump_queued_bytes", "Bytes that wait for a round", lambda: pump.queued_bytes),
+        ("pump_stalled_seconds", "Age of the oldest unacked round", pump.stalled_s),
+        ("ready", "Whether this worker takes turns", lambda: not worker.not_ready()),
+    ):
+        metrics.watch(name, text, read)

@@ -68,6 +68,7 @@ class Settings(BaseSettings):
     lease_ttl_s: float = Field(3.0, gt=0.5)
     drain_timeout_s: float = Field(20.0, ge=0, description="for running turns after SIGTERM")
     text_chars_max: int = Field(200_000, ge=1, description="of a turn's text")
+    worker_health_host: str = Field("127.0.0.1", description="address of the worker's health port")
     worker_health_port: int = Field(0, ge=0, le=65535, description="0: none")
 
     # edge

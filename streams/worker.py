@@ -121,9 +121,15 @@ class Worker:
         """Hand over and end; `run` returns when that is done."""
         self._stop.set()
 
-    async def run(self, intake: Intake) -> None:
-        """Work until `stop`; raises what makes going on impossible."""
+    def take_from(self, intake: Intake) -> None:
+        """Say where the turns come from; before `run`."""
         self._intake = intake
+
+    async def run(self) -> None:
+        """Work until `stop`; raises what makes going on impossible."""
+        if self._intake is None:
+            raise RuntimeError("take_from() comes first")
+        intake = self._intake
         try:
             async with asyncio.TaskGroup() as tasks:
                 self._tasks = tasks

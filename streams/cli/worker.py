@@ -1,0 +1,78 @@
+"""`turnstream worker`: the process that runs turns. Needs Kafka, Postgres and a model server."""
+
+import asyncio
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from turnstream.schemas.errors import TurnstreamError
+
+if TYPE_CHECKING:
+    from turnstream.streams.settings import Settings
+
+
+def worker(
+    *,
+    name: Annotated[
+        str, typer.Option(help="Name in logs and records; default: host and process id.")
+    ] = "",
+    create: Annotated[
+        bool, typer.Option(help="Create missing topics and tables before the start.")
+    ] = True,
+) -> None:
+    """Take turns from the input topics, run them, publish what they say.
+
+    Any number may run; they divide the turns. SIGTERM hands over what still runs: turns get half
+    of TURNSTREAM_DRAIN_TIMEOUT_S to end, then stop at a step's end, at last at a token. Exit code
+    1: something makes going on impossible, and standard error names it.
+    """
+    import uvloop
+
+    from turnstream.streams.cli.configured import configured
+    from turnstream.streams.process import log_as_json
+
+    settings = configured("kafka_bootstrap", "database_url", "model_url")
+    log_as_json(settings.log_level)
+    try:
+        uvloop.run(_run(settings, name, create=create))
+    except ExceptionGroup as group:
+        # of several parts that fail at once, the first that has a code says what is wrong
+        named = group.subgroup(TurnstreamError)
+        if named is None:
+            raise
+        raise _first(named) from group
+
+
+def _first(group: ExceptionGroup[TurnstreamError]) -> TurnstreamError:
+    first = group.exceptions[0]
+    return _first(first) if isinstance(first, ExceptionGroup) else first
+
+
+async def _run(settings: "Settings", name: str, *, create: bool) -> None:
+    from turnstream.streams.app import open_worker
+    from turnstream.streams.process import on_stop_signal, settle_memory
+
+    if create:
+        await _prepare(settings)
+    async with open_worker(settings, name=name) as opened:
+        on_stop_signal(opened.stop)
+        settle_memory()
+        await opened.run()
+
+
+async def _prepare(settings: "Settings") -> None:
+    import structlog
+
+    from turnstream.connectors.kafka.admin import TopicAdmin
+    from turnstream.connectors.postgres.migrate import migrate
+    from turnstream.schemas.errors import ConfigurationError
+
+    await asyncio.to_thread(migrate, settings.direct_url)
+    wanted = settings.topics.all(settings.tenants, settings.partitions)
+    async with TopicAdmin(settings.kafka_bootstrap) as admin:
+        await admin.create(wanted)
+        drifts = await admin.check(wanted)
+    for drift in drifts:
+        structlog.get_logger(__name__).warning("topic_differs", drift=str(drift))
+    if breaking := [str(drift) for drift in drifts if drift.breaks]:
+        raise ConfigurationError("; ".join(breaking))
