@@ -23,7 +23,7 @@ from turnstream.streams.edge.runs import RunEvent, RunProjection, StateWanted, s
 from turnstream.streams.edge.states import encode
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncGenerator, AsyncIterator
 
     from turnstream.connectors.postgres.ledger import Ledger
     from turnstream.streams.edge.feed import Feed
@@ -45,7 +45,7 @@ class Joining:
 
     async def stream(
         self, key: str, projection: RunProjection, after: Cursor | None = None
-    ) -> AsyncIterator[bytes]:
+    ) -> AsyncGenerator[bytes, None]:
         """Yield the run's server-sent events, those up to the cursor left out."""
         async with aclosing(self.steps(key, projection.run_id)) as steps:
             async for step in steps:
@@ -72,8 +72,10 @@ class Joining:
         items: list[RunEvent | StateWanted] = []
         async with aclosing(self.steps(key, run_id)) as steps:
             async for step in steps:
-                lost = isinstance(step, Outcome)
-                items = projection.lost(step) if lost else projection.apply(step.change)
+                if isinstance(step, Outcome):
+                    items = projection.lost(step)
+                else:
+                    items = projection.apply(step.change)
                 if projection.done:
                     break
         for item in items:
@@ -93,7 +95,7 @@ class Joining:
                     return step.record
         raise AssertionError("a watch does not end")
 
-    async def steps(self, key: str, run_id: str) -> AsyncIterator[Step | Outcome]:
+    async def steps(self, key: str, run_id: str) -> AsyncGenerator[Step | Outcome, None]:
         """Yield the run's records once each, in order; the outcome where they do not come."""
         last, quiet = -1, 0
         async with self.feed.watch(key, from_turn=run_id) as watch:

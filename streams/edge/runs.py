@@ -21,6 +21,7 @@ from turnstream.schemas.events import (
     AttemptStarted,
     CheckpointSaved,
     CustomEmitted,
+    Event,
     MessageFinished,
     MessageStarted,
     StepFinished,
@@ -44,7 +45,7 @@ from turnstream.streams.edge.messages import OpenMessage, remove_message, tool_m
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from turnstream.schemas.events import Event, Interrupt
+    from turnstream.schemas.events import Interrupt
     from turnstream.schemas.fold import Change
     from turnstream.schemas.results import Outcome
 
@@ -116,7 +117,7 @@ class RunProjection:
     def apply(self, change: Change) -> list[RunEvent | StateWanted]:
         """Return what the change shows, in order; nothing for other turns and void records."""
         record = change.record
-        if change.turn is None or change.turn.turn_id != self.run_id or self.done:
+        if self.done or not isinstance(record, Event) or record.turn_id != self.run_id:
             return []
         if change.verdict in (Verdict.IGNORED, Verdict.UNKNOWN, Verdict.THREAD, Verdict.GAP):
             return []
@@ -128,7 +129,7 @@ class RunProjection:
             about = {"run_id": self.run_id, "attempt": self.attempts}
             out.insert(0, RunEvent("metadata", about))
         else:
-            self._record(record, out)  # type: ignore[arg-type]  a change with a turn has an event
+            self._record(record, out)
         if change.dropped and not self.done and "values" in self.modes:
             out.append(StateWanted())
         return out
@@ -190,17 +191,16 @@ class RunProjection:
             self._put(out, "messages/complete", message.path, [message.whole()])
 
     def _step(self, record: StepStarted | StepFinished, out: list[RunEvent | StateWanted]) -> None:
+        about: dict[str, Any] = {"id": record.task_id, "name": record.node}
         if isinstance(record, StepStarted):
             self._tasks[record.task_id] = Task(record.node, record.step)
-            about = {"id": record.task_id, "name": record.node, "input": None, "triggers": []}
+            about |= {"input": None, "triggers": []}
             kind = "task"
         else:
             update = raw(record.update) if record.update else None
             if "updates" in self.modes and not record.error:
                 self._put(out, "updates", record.path, {record.node: update})
-            about = {
-                "id": record.task_id,
-                "name": record.node,
+            about |= {
                 "error": record.error or None,
                 "interrupts": [],
                 "result": update,

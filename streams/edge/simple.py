@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from turnstream.schemas.events import (
     AttemptStarted,
     CustomEmitted,
+    Event,
     InputRequested,
     MessageFinished,
     MessageStarted,
@@ -30,7 +31,6 @@ from turnstream.schemas.fold import Verdict
 from turnstream.streams.edge.runs import ending, raw, shown
 
 if TYPE_CHECKING:
-    from turnstream.schemas.events import Event
     from turnstream.schemas.fold import Change
 
 SimpleEvent = tuple[str, dict[str, Any]]
@@ -46,48 +46,51 @@ class SimpleProjection:
 
     def apply(self, change: Change) -> list[SimpleEvent]:
         """Return the events that the change shows, in order."""
+        record = change.record
         if change.turn is None or change.verdict in (Verdict.IGNORED, Verdict.GAP):
             return []
         out: list[SimpleEvent] = []
         if change.dropped:
             out.append(("rewind", self._rewind(change.dropped)))
-        if isinstance(change.record, AttemptStarted):
+        if isinstance(record, AttemptStarted):
             self._attempts[change.turn.turn_id] += 1
             attempt = self._attempts[change.turn.turn_id]
             out.append(("started", {"attempt": attempt}))
-        else:
-            event = self._event(change.record)  # type: ignore[arg-type]  a turn's is an event
-            if event is not None:
-                out.append(event)
+        elif isinstance(record, Event) and (event := self._event(record)) is not None:
+            out.append(event)
         run_id = {"run_id": change.turn.turn_id}
         return [(name, run_id | data) for name, data in out]
 
     def _event(self, record: Event) -> SimpleEvent | None:
         match record:
-            case TokensEmitted(kind="text"):
-                self._texts.setdefault(record.message_id, []).append(record.text)
-                if self._roles.get(record.message_id, "assistant") != "assistant":
-                    return None
-                return "token", {"message_id": record.message_id, "text": record.text}
-            case TokensEmitted(kind="reasoning"):
-                return "reasoning", {"message_id": record.message_id, "text": record.text}
-            case MessageStarted():
-                self._roles[record.message_id] = record.role
-                return None
-            case MessageFinished():
-                role = self._roles.pop(record.message_id, "assistant")
-                text = "".join(self._texts.pop(record.message_id, []))
-                return "message", {"message_id": record.message_id, "role": role, "text": text}
+            case TokensEmitted() | MessageStarted() | MessageFinished():
+                return self._message(record)
             case CustomEmitted():
                 return "custom", {"name": record.name, "payload": raw(record.payload)}
             case InputRequested():
                 return "question", {"id": record.interrupt_id, "value": raw(record.payload)}
             case ToolStarted() | ToolProgressed() | ToolFinished() | ToolFailed():
                 return "tool", _tool(record)
-            case _ if record.terminal:
-                return "end", end_of(record)
             case _:
-                return None
+                return ("end", end_of(record)) if record.terminal else None
+
+    def _message(
+        self, record: TokensEmitted | MessageStarted | MessageFinished
+    ) -> SimpleEvent | None:
+        about: dict[str, Any] = {"message_id": record.message_id}
+        if isinstance(record, MessageStarted):
+            self._roles[record.message_id] = record.role
+            return None
+        if isinstance(record, MessageFinished):
+            role = self._roles.pop(record.message_id, "assistant")
+            text = "".join(self._texts.pop(record.message_id, []))
+            return "message", about | {"role": role, "text": text}
+        if record.kind == "text":
+            self._texts.setdefault(record.message_id, []).append(record.text)
+        streamed = self._roles.get(record.message_id, "assistant") == "assistant"
+        if not streamed or record.kind == "tool_args":
+            return None
+        return "token" if record.kind == "text" else "reasoning", about | {"text": record.text}
 
     def _rewind(self, dropped: tuple[Event, ...]) -> dict[str, Any]:
         messages: dict[str, None] = {}

@@ -82,49 +82,57 @@ class CommandBody(Body):
     """A command to a graph. Only `resume` is honoured."""
 
     resume: Json = Field(
-        None,
+        default=None,
         description="interrupt id to answer; or one answer, if exactly one interrupt is open",
     )
-    update: Json = Field(None, description="not supported yet: 422")
-    goto: Json = Field(None, description="not supported yet: 422")
+    update: Json = Field(default=None, description="not supported yet: 422")
+    goto: Json = Field(default=None, description="not supported yet: 422")
 
 
 class RunBody(Body):
     """Start a run, or resume one with `command.resume`."""
 
     assistant_id: Id = Field(description="a graph's name, or an assistant's id")
-    input: Json = Field(None, description='the graph\'s input; a text is {"messages": [user]}')
+    input: Json = Field(
+        default=None, description='the graph\'s input; a text is {"messages": [user]}'
+    )
     command: CommandBody | None = None
-    config: JsonObject | None = Field(None, description="`configurable`, `recursion_limit`, `tags`")
+    config: JsonObject | None = Field(
+        default=None, description="`configurable`, `recursion_limit`, `tags`"
+    )
     context: JsonObject | None = None
     metadata: JsonObject | None = None
     stream_mode: Text | list[Text] | None = Field(
-        None,
+        default=None,
         description="values (default), updates, messages, messages-tuple, custom, tasks, "
         "checkpoints, debug, tools",
     )
-    stream_subgraphs: bool | None = Field(None, description="show what nested graphs say too")
-    stream_resumable: bool | None = Field(None, description="every stream is resumable")
+    stream_subgraphs: bool | None = Field(
+        default=None, description="show what nested graphs say too"
+    )
+    stream_resumable: bool | None = Field(default=None, description="every stream is resumable")
     on_disconnect: Literal["cancel", "continue"] | None = Field(
-        None, description="default continue: a disconnect is not a stop"
+        default=None, description="default continue: a disconnect is not a stop"
     )
     multitask_strategy: Literal["reject", "enqueue", "interrupt", "rollback"] | None = Field(
-        None, description="default enqueue; interrupt and rollback: 422 until they exist"
+        default=None, description="default enqueue; interrupt and rollback: 422 until they exist"
     )
     if_not_exists: Literal["create", "reject"] | None = Field(
-        None, description="of the thread; default reject (404)"
+        default=None, description="of the thread; default reject (404)"
     )
-    checkpoint: CheckpointBody | None = Field(None, description="only the thread's head for now")
+    checkpoint: CheckpointBody | None = Field(
+        default=None, description="only the thread's head for now"
+    )
     checkpoint_id: Id | None = None
-    interrupt_before: Json = Field(None, description="not supported yet: 422")
-    interrupt_after: Json = Field(None, description="not supported yet: 422")
-    webhook: Text | None = Field(None, description="not supported yet: 422")
-    after_seconds: float | None = Field(None, description="not supported yet: 422")
+    interrupt_before: Json = Field(default=None, description="not supported yet: 422")
+    interrupt_after: Json = Field(default=None, description="not supported yet: 422")
+    webhook: Text | None = Field(default=None, description="not supported yet: 422")
+    after_seconds: float | None = Field(default=None, description="not supported yet: 422")
     on_completion: Literal["delete", "keep"] | None = Field(
-        None, description="delete: not supported yet, 422"
+        default=None, description="delete: not supported yet, 422"
     )
     durability: Literal["sync", "async", "exit"] | None = Field(
-        None, description="every run is sync, the strongest of them"
+        default=None, description="every run is sync, the strongest of them"
     )
 
 
@@ -134,48 +142,52 @@ class ThreadBody(Body):
     thread_id: Text | None = None
     metadata: JsonObject | None = None
     if_exists: Literal["raise", "do_nothing"] | None = None
-    supersteps: Json = Field(None, description="not supported yet: 422")
-    ttl: Json = Field(None, description="not supported yet: 422")
+    supersteps: Json = Field(default=None, description="not supported yet: 422")
+    ttl: Json = Field(default=None, description="not supported yet: 422")
 
 
 class ThreadPatch(Body):
     """Merge metadata into a thread's."""
 
     metadata: JsonObject | None = None
-    ttl: Json = Field(None, description="not supported yet: 422")
+    ttl: Json = Field(default=None, description="not supported yet: 422")
 
 
 class ThreadFilter(Body):
     """Which threads: all conditions hold."""
 
-    metadata: JsonObject | None = Field(None, description="these keys and values are contained")
-    values: JsonObject | None = Field(None, description="not supported yet: 422")
+    metadata: JsonObject | None = Field(
+        default=None, description="these keys and values are contained"
+    )
+    values: JsonObject | None = Field(default=None, description="not supported yet: 422")
     status: Literal["idle", "busy", "interrupted", "error"] | None = None
 
 
 class ThreadSearch(ThreadFilter):
     """Search threads; newest first unless sorted otherwise."""
 
-    ids: list[Id] | None = Field(None, max_length=SEARCH_LIMIT_MAX)
-    limit: int | None = Field(10, ge=1, le=SEARCH_LIMIT_MAX)
-    offset: int | None = Field(0, ge=0, le=OFFSET_MAX)
+    ids: list[Id] | None = Field(default=None, max_length=SEARCH_LIMIT_MAX)
+    limit: int | None = Field(default=10, ge=1, le=SEARCH_LIMIT_MAX)
+    offset: int | None = Field(default=0, ge=0, le=OFFSET_MAX)
     sort_by: (
         Literal["thread_id", "status", "created_at", "updated_at", "state_updated_at"] | None
     ) = None
     sort_order: Literal["asc", "desc"] | None = None
     select: list[Text] | None = None
-    extract: Json = Field(None, description="not supported yet: 422")
+    extract: Json = Field(default=None, description="not supported yet: 422")
 
 
 class HistoryBody(Body):
     """Which of a thread's past states, newest first."""
 
-    limit: int | None = Field(10, ge=1, le=SEARCH_LIMIT_MAX)
+    limit: int | None = Field(default=10, ge=1, le=SEARCH_LIMIT_MAX)
     before: Id | CheckpointBody | None = Field(
-        None, description="states before this checkpoint (its id, or the checkpoint)"
+        default=None, description="states before this checkpoint (its id, or the checkpoint)"
     )
     metadata: JsonObject | None = None
-    checkpoint: CheckpointBody | None = Field(None, description="of a nested graph: its namespace")
+    checkpoint: CheckpointBody | None = Field(
+        default=None, description="of a nested graph: its namespace"
+    )
     select: list[Text] | None = None
 
 
@@ -193,8 +205,8 @@ class AssistantSearch(Body):
     graph_id: Id | None = None
     name: Text | None = None
     metadata: JsonObject | None = None
-    limit: int | None = Field(10, ge=1, le=SEARCH_LIMIT_MAX)
-    offset: int | None = Field(0, ge=0, le=OFFSET_MAX)
+    limit: int | None = Field(default=10, ge=1, le=SEARCH_LIMIT_MAX)
+    offset: int | None = Field(default=0, ge=0, le=OFFSET_MAX)
     select: list[Text] | None = None
 
 
@@ -202,7 +214,7 @@ class CancelMany(Body):
     """Cancel several runs: those named, or the thread's runs of a status."""
 
     thread_id: Text | None = None
-    run_ids: list[Id] | None = Field(None, max_length=SEARCH_LIMIT_MAX)
+    run_ids: list[Id] | None = Field(default=None, max_length=SEARCH_LIMIT_MAX)
     status: Literal["pending", "running", "all"] | None = None
 
 
@@ -211,9 +223,13 @@ class ChatBody(Body):
 
     text: Text = Field(min_length=1, description="what the user says")
     thread_id: Text | None = None
-    graph: Id = Field("agent", description="a graph's name, or an assistant's id")
-    idempotency_key: Id | None = Field(None, description="the same key never gives a second turn")
-    wait: bool = Field(True, description="false: answer as soon as the turn is accepted (202)")
+    graph: Id = Field(default="agent", description="a graph's name, or an assistant's id")
+    idempotency_key: Id | None = Field(
+        default=None, description="the same key never gives a second turn"
+    )
+    wait: bool = Field(
+        default=True, description="false: answer as soon as the turn is accepted (202)"
+    )
 
 
 def refuse(**fields: Any) -> None:

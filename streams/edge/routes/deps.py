@@ -100,9 +100,7 @@ class Rest:
         return found
 
 
-def _rest(
-    connection: HTTPConnection, caller: Annotated[Principal, Depends(principal_of)]
-) -> Rest:
+def _rest(connection: HTTPConnection, caller: Annotated[Principal, Depends(principal_of)]) -> Rest:
     return Rest(edge_of(connection), caller)
 
 

@@ -1,0 +1,125 @@
+"""Assistants: the graphs that this deployment serves, each under its name.
+
+An assistant's id is derived from the name as LangGraph's server does it; both name it everywhere.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+from fastapi import APIRouter, Query
+
+from turnstream.schemas.errors import NotFoundError
+from turnstream.streams.edge.routes.bodies import AssistantSearch, Id
+from turnstream.streams.edge.routes.deps import Caller, JsonAnswer, Rest, answers, assistant_id_of
+from turnstream.streams.edge.routes.present import assistant_json, selected
+from turnstream.streams.edge.routes.shapes import Assistant, GraphDrawing, GraphSchemas
+
+if TYPE_CHECKING:
+    from turnstream.graph.catalog import GraphEntry
+
+router = APIRouter(tags=["assistants"])
+
+
+@router.post(
+    "/assistants/search", responses=answers(list[Assistant], "the assistants"), summary="Search"
+)
+async def search(rest: Caller, body: AssistantSearch | None = None) -> JsonAnswer:
+    """Return the assistants for which all conditions hold."""
+    body = body or AssistantSearch()
+    found = [assistant for assistant in _all(rest) if _matches(assistant, body)]
+    start = body.offset or 0
+    page = found[start : start + (body.limit or 10)]
+    return JsonAnswer([selected(assistant, body.select) for assistant in page])
+
+
+@router.post("/assistants/count", responses=answers(int, "how many"), summary="Count")
+async def count(rest: Caller, body: AssistantSearch | None = None) -> JsonAnswer:
+    """Return how many assistants there are for which all conditions hold."""
+    conditions = body or AssistantSearch()
+    return JsonAnswer(sum(_matches(assistant, conditions) for assistant in _all(rest)))
+
+
+@router.get(
+    "/assistants/{assistant_id}", responses=answers(Assistant, "the assistant"), summary="Get"
+)
+async def get(rest: Caller, assistant_id: Id) -> JsonAnswer:
+    """Return an assistant by its id or its graph's name."""
+    entry = entry_of(rest, assistant_id)
+    return JsonAnswer(assistant_json(entry.name, entry.description))
+
+
+@router.get(
+    "/assistants/{assistant_id}/graph", responses=answers(GraphDrawing, "its nodes"), summary="Draw"
+)
+async def graph(
+    rest: Caller, assistant_id: Id, xray: Annotated[bool | int, Query()] = False
+) -> JsonAnswer:
+    """Return an assistant's nodes and edges; `xray` shows nested graphs (to a depth)."""
+    depth = min(xray, 16) if not isinstance(xray, bool) else xray
+    drawing = await entry_of(rest, assistant_id).graph.aget_graph(xray=depth)
+    return JsonAnswer(drawing.to_json())
+
+
+@router.get("/assistants/{assistant_id}/schemas", responses=answers(GraphSchemas, "its schemas"))
+async def schemas(rest: Caller, assistant_id: Id) -> JsonAnswer:
+    """Return an assistant's JSON schemas."""
+    return JsonAnswer(_schemas(entry_of(rest, assistant_id)))
+
+
+@router.get("/assistants/{assistant_id}/subgraphs", responses=answers(dict[str, Any], "by node"))
+async def subgraphs(
+    rest: Caller, assistant_id: Id, recurse: Annotated[bool, Query()] = False
+) -> JsonAnswer:
+    """Return the schemas of an assistant's nested graphs, by namespace."""
+    entry = entry_of(rest, assistant_id)
+    nested = [pair async for pair in entry.graph.aget_subgraphs(recurse=recurse)]
+    return JsonAnswer({name: _schemas_of(entry.name, inner) for name, inner in nested})
+
+
+def entry_of(rest: Rest, assistant_id: str) -> GraphEntry:
+    """Return an assistant's graph; raises `NotFoundError` (`assistant_not_found`)."""
+    for entry in rest.edge.catalog:
+        if assistant_id in (entry.name, assistant_id_of(entry.name)):
+            return entry  # type: ignore[no-any-return]
+    names = ", ".join(entry.name for entry in rest.edge.catalog)
+    raise NotFoundError(
+        f"there is no assistant {assistant_id[:100]!r}; there are: {names}",
+        code="assistant_not_found",
+    )
+
+
+def _all(rest: Rest) -> list[dict[str, Any]]:
+    return [assistant_json(entry.name, entry.description) for entry in rest.edge.catalog]
+
+
+def _matches(assistant: dict[str, Any], body: AssistantSearch) -> bool:
+    if body.graph_id and assistant["graph_id"] != body.graph_id:
+        return False
+    if body.name and body.name.lower() not in assistant["name"].lower():
+        return False
+    wanted = body.metadata or {}
+    return all(assistant["metadata"].get(key) == value for key, value in wanted.items())
+
+
+def _schemas(entry: GraphEntry) -> dict[str, Any]:
+    return _schemas_of(entry.name, entry.graph)
+
+
+def _schemas_of(name: str, graph: Any) -> dict[str, Any]:
+    return {
+        "graph_id": name,
+        "input_schema": _schema(graph.get_input_jsonschema),
+        "output_schema": _schema(graph.get_output_jsonschema),
+        "state_schema": _schema(graph.get_output_jsonschema),
+        "config_schema": None,
+        "context_schema": _schema(graph.get_context_jsonschema),
+    }
+
+
+def _schema(make: Any) -> dict[str, Any] | None:
+    """Return a schema, None where a graph's types have none."""
+    try:
+        return make()  # type: ignore[no-any-return]
+    except Exception:  # noqa: BLE001  whatever pydantic makes of foreign types: there is no schema
+        return None

@@ -1,0 +1,156 @@
+"""The plain endpoints: one message in, an answer or a stream of plain events out.
+
+`POST /chat`, `GET /chat/stream`, `GET /state`, `GET /history`; the same over one WebSocket in
+`socket.py`. The events are those of `simple.py`.
+"""
+
+from __future__ import annotations
+
+import uuid
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Annotated, Any
+
+from fastapi import APIRouter, Query
+from starlette.responses import Response  # noqa: TC002  FastAPI reads the annotation
+
+from turnstream.schemas.errors import InvalidRequestError
+from turnstream.schemas.events import Event
+from turnstream.streams.edge.cursor import RECORD_EVENTS_MAX, Cursor, first_seq
+from turnstream.streams.edge.event_stream import EventStream, LaterAnswer, sse
+from turnstream.streams.edge.feed import Reset
+from turnstream.streams.edge.routes.assistants import entry_of
+from turnstream.streams.edge.routes.bodies import SEARCH_LIMIT_MAX, ChatBody, Id, Text
+from turnstream.streams.edge.routes.deps import Caller, JsonAnswer, Rest, answers, streams
+from turnstream.streams.edge.routes.following import LastEventId, place_of
+from turnstream.streams.edge.routes.shapes import ChatAnswer, ThreadState
+from turnstream.streams.edge.routes.threads import make_if_needed
+from turnstream.streams.edge.runs import run_status, shown
+from turnstream.streams.edge.simple import SimpleProjection, end_of
+from turnstream.streams.edge.states import encode
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
+    from turnstream.schemas.results import Outcome
+    from turnstream.streams.edge.submit import Submitted
+
+router = APIRouter(tags=["plain"])
+_ACCEPTED: dict[int | str, dict[str, Any]] = {
+    202: {"model": ChatAnswer, "description": "accepted, and not begun yet"}
+}
+
+
+@router.post("/chat", responses=answers(ChatAnswer, "the answer") | _ACCEPTED, summary="Chat")
+async def chat(rest: Caller, body: ChatBody) -> Response:
+    """Say something to a thread and get the answer once it is whole.
+
+    202 if the turn has not begun in time (it waits behind others, or no worker is up), or with
+    `wait: false`; `Content-Location` is the run.
+    """
+    thread_id, submitted = await say(rest, body)
+    run_id = submitted.turn_id
+    place = {"Content-Location": place_of(thread_id, run_id)}
+    about = {"thread_id": thread_id, "run_id": run_id}
+    if submitted.state == "pending" or not body.wait:
+        status = "pending" if submitted.state == "pending" else "running"
+        return JsonAnswer(about | {"status": status}, status_code=202, headers=place)
+    key = await rest.key(thread_id)
+
+    async def answer() -> bytes:
+        return encode(about | _ended(await rest.joining.ended(key, run_id)))
+
+    return LaterAnswer(answer, headers=place)
+
+
+@router.get("/chat/stream", responses=streams("plain events"), summary="Stream a thread")
+async def chat_stream(
+    rest: Caller,
+    thread_id: Annotated[Text, Query()],
+    since: Annotated[int | None, Query(ge=0, description="an event's id: begin after it")] = None,
+    last_event_id: LastEventId = None,
+) -> Response:
+    """Stream a thread as plain events: what runs now from its beginning, then what comes.
+
+    Each event's id is a cursor. A cursor that the log no longer reaches gives a `reset` event: read
+    `/state` and go on from here.
+    """
+    key = await rest.key(thread_id)
+    after = Cursor.parse(last_event_id) if last_event_id else None
+    if after is None and since is not None:
+        after = Cursor.of_seq(since)
+
+    async def events() -> AsyncGenerator[bytes, None]:
+        async with aclosing(plain_events(rest, key, after)) as plain:
+            async for name, data, seq in plain:
+                yield sse(name, encode(data), seq)
+
+    return EventStream(events(), rest.edge.sockets, rest.caller)
+
+
+@router.get("/state", responses=answers(ThreadState, "the state"), summary="State")
+async def state(rest: Caller, thread_id: Annotated[Text, Query()]) -> JsonAnswer:
+    """Return a thread's latest state."""
+    return JsonAnswer(await rest.states.state(await rest.key(thread_id)))
+
+
+@router.get("/history", responses=answers(list[ThreadState], "the states"), summary="History")
+async def history(
+    rest: Caller,
+    thread_id: Annotated[Text, Query()],
+    limit: Annotated[int, Query(ge=1, le=SEARCH_LIMIT_MAX)] = 10,
+    before: Annotated[Id | None, Query(description="a checkpoint's id")] = None,
+) -> JsonAnswer:
+    """Return a thread's past states, newest first."""
+    key = await rest.key(thread_id)
+    return JsonAnswer(await rest.states.history(key, limit=limit, before=before or ""))
+
+
+async def say(rest: Rest, body: ChatBody) -> tuple[str, Submitted]:
+    """Start a turn with a text; returns the thread's id and what became of the command."""
+    if not body.text.strip():
+        raise InvalidRequestError("text is empty", code="input_missing", field="text")
+    graph = entry_of(rest, body.graph).name
+    thread_id = body.thread_id or str(uuid.uuid4())
+    await make_if_needed(rest, thread_id, create=True, graph=graph)
+    submitted = await rest.edge.submit.start(
+        rest.caller,
+        thread_id,
+        graph=graph,
+        text=body.text,
+        idempotency_key=body.idempotency_key or "",
+    )
+    return thread_id, submitted
+
+
+async def plain_events(
+    rest: Rest, key: str, after: Cursor | None
+) -> AsyncGenerator[tuple[str, dict[str, Any], int], None]:
+    """Yield the thread's plain events after a cursor: name, data, the event's own cursor."""
+    feed = rest.edge.feed
+    projection = SimpleProjection()
+    last = -1
+    async with feed.watch(key, since=after) as watch:
+        async for step in watch:
+            if isinstance(step, Reset):
+                projection, after = SimpleProjection(), None
+                yield "reset", {"alive": step.alive}, step.cursor.seq
+                continue
+            if step.offset <= last:  # a watch that fell behind repeats where it goes on
+                continue
+            last = step.offset
+            for k, (name, data) in enumerate(projection.apply(step.change)):
+                seq = first_seq(feed.incarnation, step.offset) + min(k, RECORD_EVENTS_MAX - 1)
+                if after is None or seq > after.seq:
+                    yield name, data, seq
+
+
+def _ended(end: Event | Outcome) -> dict[str, Any]:
+    """Return how a run ended, from its terminal or from the ledger's outcome."""
+    if isinstance(end, Event):
+        return end_of(end)
+    answer: dict[str, Any] = {"status": run_status(end.status, end.code), "text": end.text}
+    if end.status in ("failed", "rejected"):
+        answer["error"] = {"code": end.code, "message": end.message}
+    if end.interrupts:
+        answer["questions"] = shown(tuple(end.interrupts))
+    return answer

@@ -1,0 +1,194 @@
+"""How a run's answer is made: created, streamed, waited for, joined. Shared by every runs route."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Annotated, Any
+from urllib.parse import quote, urlencode
+
+from fastapi import Header, Query
+
+from turnstream.schemas.errors import ConflictError
+from turnstream.streams.edge.cursor import Cursor
+from turnstream.streams.edge.event_stream import EventStream, LaterAnswer
+from turnstream.streams.edge.routes.bodies import RunBody, Text
+from turnstream.streams.edge.routes.deps import JsonAnswer, Rest, assistant_id_of, thread_id_of
+from turnstream.streams.edge.routes.present import new_run_json, run_json
+from turnstream.streams.edge.routes.starting import Started, modes_of, start
+from turnstream.streams.edge.runs import RunProjection
+from turnstream.streams.edge.states import encode
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from starlette.responses import Response
+
+    from turnstream.connectors.postgres.ledger import TurnRow
+
+DEFAULT_MODES = frozenset({"values"})
+# of a stream that is joined without saying what it shall show
+JOIN_MODES = frozenset({"values", "updates", "messages-tuple", "custom"})
+
+Flag = Annotated[bool, Query()]
+Modes = Annotated[list[Text] | None, Query(description="names, or one JSON list of names")]
+LastEventId = Annotated[str | None, Header(alias="Last-Event-ID")]
+
+
+async def created(
+    rest: Rest, thread_id: str, body: RunBody, *, new_thread: bool = False
+) -> Response:
+    """Start a run and answer with it as soon as the ledger knows it.
+
+    A run that waits behind others has no record yet; still `multitask_strategy` may have rejected
+    it, so the ledger is asked. If no worker is up it is `pending`: Kafka has it.
+    """
+    started = await start(rest, thread_id, body, new_thread=new_thread, wait=False)
+    row = await rest.find_run(started.run_id, started.key)
+    outcome = row.outcome if row is not None else None
+    if outcome is not None and outcome.status == "rejected":
+        raise ConflictError(outcome.message, code=outcome.code or "rejected")
+    run = run_json(row) if row is not None else as_created(started, body)
+    return JsonAnswer(run, headers={"Content-Location": place_of(thread_id, started.run_id)})
+
+
+async def streamed(
+    rest: Rest, thread_id: str, body: RunBody, *, new_thread: bool = False
+) -> Response:
+    """Start a run and stream it from its beginning."""
+    modes = modes_of(body.stream_mode, DEFAULT_MODES)
+    started = await start(rest, thread_id, body, new_thread=new_thread)
+    return _follow(
+        rest,
+        started.key,
+        started.run_id,
+        started.graph,
+        modes,
+        subgraphs=bool(body.stream_subgraphs),
+        cancel=body.on_disconnect == "cancel",
+        after=None,
+    )
+
+
+async def waited(
+    rest: Rest, thread_id: str, body: RunBody, *, new_thread: bool = False
+) -> Response:
+    """Start a run and answer with its final values."""
+    started = await start(rest, thread_id, body, new_thread=new_thread)
+    place = place_of(thread_id, started.run_id)
+    cancel = body.on_disconnect == "cancel"
+    headers = {
+        "Location": f"{place}/join" + ("?cancel_on_disconnect=true" if cancel else ""),
+        "Content-Location": place,
+    }
+    leave = canceller(rest, thread_id, started.run_id) if cancel else None
+    return later(rest, started.key, started.run_id, headers, leave)
+
+
+def joined(
+    rest: Rest,
+    row: TurnRow,
+    modes: frozenset[str],
+    *,
+    subgraphs: bool,
+    cancel: bool,
+    after: Cursor | None,
+) -> EventStream:
+    """Stream a run that the ledger knows."""
+    return _follow(
+        rest,
+        row.thread_key,
+        str(row.turn_id),
+        row.graph,
+        modes,
+        subgraphs=subgraphs,
+        cancel=cancel,
+        after=after,
+    )
+
+
+def _follow(
+    rest: Rest,
+    key: str,
+    run_id: str,
+    graph: str,
+    modes: frozenset[str],
+    *,
+    subgraphs: bool,
+    cancel: bool,
+    after: Cursor | None,
+) -> EventStream:
+    thread_id = thread_id_of(key)
+    about = {
+        "thread_id": thread_id,
+        "graph_id": graph,
+        "assistant_id": assistant_id_of(graph),
+    }
+    projection = RunProjection(run_id, modes, subgraphs=subgraphs, about=about)
+    place = place_of(thread_id, run_id)
+    # a client that was cut comes back to this address with nothing but its last event's id
+    query = [("stream_mode", mode) for mode in sorted(modes)]
+    query += [("stream_subgraphs", "true")] * subgraphs
+    query += [("cancel_on_disconnect", "true")] * cancel
+    return EventStream(
+        rest.joining.stream(key, projection, after),
+        rest.edge.sockets,
+        rest.caller,
+        headers={"Location": f"{place}/stream?{urlencode(query)}", "Content-Location": place},
+        on_disconnect=canceller(rest, thread_id, run_id) if cancel else None,
+    )
+
+
+def later(
+    rest: Rest,
+    key: str,
+    run_id: str,
+    headers: dict[str, str],
+    leave: Callable[[], Awaitable[None]] | None,
+) -> LaterAnswer:
+    """Answer with a run's final values once it is over; `leave` is for a client that goes."""
+
+    async def answer() -> bytes:
+        return encode(await rest.joining.wait(key, run_id))
+
+    return LaterAnswer(answer, headers=headers, on_disconnect=leave)
+
+
+def canceller(rest: Rest, thread_id: str, run_id: str) -> Callable[[], Awaitable[None]]:
+    """Return what a client asked to happen when it leaves."""
+
+    async def leave() -> None:
+        await rest.edge.submit.cancel(rest.caller, thread_id, run_id, reason="disconnect")
+
+    return leave
+
+
+def as_created(started: Started, body: RunBody) -> dict[str, Any]:
+    """Return a run that the ledger does not know yet."""
+    return new_run_json(
+        started.run_id,
+        started.thread_id,
+        started.graph,
+        body.metadata or {},
+        body.multitask_strategy or "enqueue",
+    )
+
+
+def place_of(thread_id: str, run_id: str) -> str:
+    """Return a run's address."""
+    return f"/threads/{quote(thread_id, safe='')}/runs/{run_id}"
+
+
+def names(values: list[str] | None) -> list[str] | None:
+    """Return the names of a query that repeats, or of one JSON list (an SDK in JavaScript)."""
+    if values and len(values) == 1 and values[0].startswith(("[", '"')):
+        try:
+            named = json.loads(values[0])
+        except ValueError:
+            return values
+        return [str(name) for name in named] if isinstance(named, list) else [str(named)]
+    return values
+
+
+def after_of(last_event_id: str | None) -> Cursor | None:
+    """Return the cursor; "-1" is the SDK's word for the beginning."""
+    return None if last_event_id in (None, "", "-1") else Cursor.parse(last_event_id or "")

@@ -1,0 +1,137 @@
+"""The SDK's JSON forms of what the ledger, the threads' table and the catalog hold. Pure."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from turnstream.connectors.avro import Codec
+from turnstream.schemas.commands import ResumeTurn, StartTurn
+from turnstream.schemas.errors import InvalidRequestError, UndecodableError
+from turnstream.streams.edge.routes.deps import assistant_id_of, thread_id_of
+from turnstream.streams.edge.runs import run_status
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from turnstream.connectors.postgres.ledger import TurnRow
+    from turnstream.connectors.postgres.threads import ThreadInfo
+
+_stored = Codec()  # the ledger keeps commands in single-object encoding
+# graphs are part of the deployment: they have no time of their own
+_EPOCH = datetime.fromtimestamp(0, UTC)
+
+
+def run_json(row: TurnRow) -> dict[str, Any]:
+    """Return a turn as a `Run`."""
+    about = _command(row.body)
+    outcome = row.outcome
+    run = {
+        "run_id": str(row.turn_id),
+        "thread_id": thread_id_of(row.thread_key),
+        "assistant_id": assistant_id_of(row.graph),
+        "created_at": row.created_at,
+        "updated_at": row.closed_at or row.created_at,
+        "status": run_status(row.status, outcome.code if outcome else ""),
+        "metadata": _object(about.metadata) if about else {},
+        "kwargs": {"config": _object(about.config) if about else {}},
+        "multitask_strategy": about.on_busy if isinstance(about, StartTurn) else "enqueue",
+    }
+    if outcome is not None and outcome.status == "cancelled":
+        run["cancel_reason"] = outcome.code or None
+    return run
+
+
+def new_run_json(
+    run_id: str, thread_id: str, graph: str, metadata: dict[str, Any], strategy: str
+) -> dict[str, Any]:
+    """Return the `Run` of a turn that Kafka has and the ledger does not know yet."""
+    now = datetime.now(UTC)
+    return {
+        "run_id": run_id,
+        "thread_id": thread_id,
+        "assistant_id": assistant_id_of(graph),
+        "created_at": now,
+        "updated_at": now,
+        "status": "pending",
+        "metadata": metadata,
+        "kwargs": {},
+        "multitask_strategy": strategy,
+    }
+
+
+def thread_json(info: ThreadInfo, state: dict[str, Any] | None) -> dict[str, Any]:
+    """Return a thread as a `Thread`; without a state it has no values."""
+    interrupts = {
+        task["id"]: task["interrupts"]
+        for task in (state or {}).get("tasks", ())
+        if task["interrupts"]
+    }
+    return {
+        "thread_id": info.thread_id,
+        "created_at": info.created_at,
+        "updated_at": info.updated_at,
+        "state_updated_at": info.updated_at,
+        "metadata": info.metadata,
+        "status": info.status,
+        "config": {},
+        "values": state["values"] if state else None,
+        "interrupts": interrupts,
+    }
+
+
+def assistant_json(name: str, description: str) -> dict[str, Any]:
+    """Return a graph as an `Assistant`."""
+    return {
+        "assistant_id": assistant_id_of(name),
+        "graph_id": name,
+        "name": name,
+        "description": description or None,
+        "config": {},
+        "context": {},
+        "metadata": {"created_by": "system"},
+        "version": 1,
+        "created_at": _EPOCH,
+        "updated_at": _EPOCH,
+    }
+
+
+def selected(value: dict[str, Any], select: Sequence[str] | None) -> dict[str, Any]:
+    """Return the fields asked for; `values.<key>` is one key of the values.
+
+    Raises `InvalidRequestError` (`unknown_field`) for a field that there is not.
+    """
+    if not select:
+        return value
+    out: dict[str, Any] = {}
+    for name in select:
+        top, _, key = name.partition(".")
+        if top not in value or (key and top != "values"):
+            raise InvalidRequestError(
+                f"select: there is no field {name[:100]!r}", code="unknown_field", field="select"
+            )
+        if not key:
+            out[top] = value[top]
+            continue
+        values = value["values"] if isinstance(value["values"], dict) else {}
+        out.setdefault("values", {})
+        if key in values:
+            out["values"] = {**out["values"], key: values[key]}
+    return out
+
+
+def _command(body: bytes) -> StartTurn | ResumeTurn | None:
+    try:
+        command = _stored.decode(body)
+    except UndecodableError:
+        return None
+    return command if isinstance(command, StartTurn | ResumeTurn) else None
+
+
+def _object(text: str) -> dict[str, Any]:
+    try:
+        return msgspec.json.decode(text, type=dict[str, Any]) if text else {}
+    except msgspec.DecodeError:
+        return {}

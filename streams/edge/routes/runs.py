@@ -1,0 +1,177 @@
+"""Runs of a thread: start, stream, wait, list, join, cancel.
+
+A run is a turn. Starting is a command on Kafka and its answer waits for the turn's first record
+(`edge_start_wait_s` at most); a stream or a wait that was cut is taken up again at its `Location`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from fastapi import APIRouter, Query
+from starlette.responses import Response
+
+from turnstream.streams.edge.routes.bodies import (
+    OFFSET_MAX,
+    SEARCH_LIMIT_MAX,
+    Id,
+    RunBody,
+    Text,
+    refuse,
+)
+from turnstream.streams.edge.routes.deps import Caller, JsonAnswer, Rest, answers, streams
+from turnstream.streams.edge.routes.following import (
+    JOIN_MODES,
+    Flag,
+    LastEventId,
+    Modes,
+    after_of,
+    canceller,
+    created,
+    joined,
+    later,
+    names,
+    streamed,
+    waited,
+)
+from turnstream.streams.edge.routes.present import run_json, selected
+from turnstream.streams.edge.routes.shapes import Run, RunStatus
+from turnstream.streams.edge.routes.starting import modes_of
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from turnstream.connectors.postgres.ledger import TurnRow
+
+router = APIRouter(tags=["runs"])
+# in a thread, how many of its newest runs a status filter looks through
+LOOK_THROUGH_MAX = 10_000
+PAGE = 500
+
+
+@router.post("/threads/{thread_id}/runs", responses=answers(Run, "the run"), summary="Start")
+async def create(rest: Caller, thread_id: Text, body: RunBody) -> Response:
+    """Start a run in the background."""
+    return await created(rest, thread_id, body)
+
+
+@router.post(
+    "/threads/{thread_id}/runs/stream", responses=streams("its events"), summary="Start and stream"
+)
+async def stream(rest: Caller, thread_id: Text, body: RunBody) -> Response:
+    """Start a run and stream it; each event's `id` is a cursor for `Last-Event-ID`."""
+    return await streamed(rest, thread_id, body)
+
+
+@router.post(
+    "/threads/{thread_id}/runs/wait", responses=answers(Any, "the values"), summary="Start and wait"
+)
+async def wait(rest: Caller, thread_id: Text, body: RunBody) -> Response:
+    """Start a run and answer with its final values, or `{"__error__": {error, message}}`."""
+    return await waited(rest, thread_id, body)
+
+
+@router.get("/threads/{thread_id}/runs", responses=answers(list[Run], "the runs"), summary="List")
+async def list_runs(
+    rest: Caller,
+    thread_id: Text,
+    *,
+    limit: Annotated[int, Query(ge=1, le=SEARCH_LIMIT_MAX)] = 10,
+    offset: Annotated[int, Query(ge=0, le=OFFSET_MAX)] = 0,
+    status: Annotated[RunStatus | None, Query()] = None,
+    select: Annotated[list[Text] | None, Query()] = None,
+) -> JsonAnswer:
+    """Return the thread's runs, newest first."""
+    found: list[dict[str, Any]] = []
+    seen = skipped = 0
+    async for row in _newest(rest, await rest.key(thread_id)):
+        seen += 1
+        run = run_json(row)
+        if status is None or run["status"] == status:
+            skipped += 1
+            if skipped > offset:
+                found.append(selected(run, select))
+        if len(found) >= limit or seen >= LOOK_THROUGH_MAX + offset:
+            break
+    return JsonAnswer(found)
+
+
+@router.get("/threads/{thread_id}/runs/{run_id}", responses=answers(Run, "the run"), summary="Get")
+async def get(rest: Caller, thread_id: Text, run_id: Id) -> JsonAnswer:
+    """Return a run."""
+    return JsonAnswer(run_json(await rest.run(await rest.key(thread_id), run_id)))
+
+
+@router.get(
+    "/threads/{thread_id}/runs/{run_id}/join",
+    responses=answers(Any, "the values"),
+    summary="Wait for its end",
+)
+async def join(
+    rest: Caller, thread_id: Text, run_id: Id, *, cancel_on_disconnect: Flag = False
+) -> Response:
+    """Answer with a run's final values once it is over, as `wait` does."""
+    key = await rest.key(thread_id)
+    row = await rest.run(key, run_id)
+    leave = canceller(rest, thread_id, str(row.turn_id)) if cancel_on_disconnect else None
+    return later(rest, key, str(row.turn_id), {}, leave)
+
+
+@router.get(
+    "/threads/{thread_id}/runs/{run_id}/stream", responses=streams("its events"), summary="Stream"
+)
+async def join_stream(
+    rest: Caller,
+    thread_id: Text,
+    run_id: Id,
+    *,
+    stream_mode: Modes = None,
+    stream_subgraphs: Flag = False,
+    cancel_on_disconnect: Flag = False,
+    last_event_id: LastEventId = None,
+) -> Response:
+    """Stream a run from its beginning, or from after `Last-Event-ID`."""
+    key = await rest.key(thread_id)
+    row = await rest.run(key, run_id)
+    return joined(
+        rest,
+        row,
+        modes_of(names(stream_mode), JOIN_MODES),
+        subgraphs=stream_subgraphs,
+        cancel=cancel_on_disconnect,
+        after=after_of(last_event_id),
+    )
+
+
+@router.post(
+    "/threads/{thread_id}/runs/{run_id}/cancel",
+    status_code=204,
+    response_class=Response,
+    responses=answers(None, "Kafka has the command, or (`wait`) the run is over", 204),
+    summary="Cancel",
+)
+async def cancel(
+    rest: Caller,
+    thread_id: Text,
+    run_id: Id,
+    *,
+    wait: Flag = False,
+    action: Annotated[Literal["interrupt", "rollback"], Query()] = "interrupt",
+    reason: Annotated[Id, Query()] = "",
+) -> Response:
+    """Stop a run and keep what it said; one that is over stays as it is."""
+    refuse(action=None if action == "interrupt" else action)
+    key = await rest.key(thread_id)
+    row = await rest.run(key, run_id)
+    await rest.edge.submit.cancel(rest.caller, thread_id, str(row.turn_id), reason=reason)
+    if wait:
+        await rest.joining.ended(key, str(row.turn_id))
+    return Response(status_code=204)
+
+
+async def _newest(rest: Rest, key: str) -> AsyncIterator[TurnRow]:
+    before: int | None = None
+    while rows := await rest.ledger.turns_of(key, PAGE, before=before):
+        for row in rows:
+            yield row
+        before = rows[-1].seq

@@ -1,0 +1,276 @@
+"""`WS /ws`: the plain endpoints over one WebSocket, any number of threads.
+
+The client sends JSON objects; `id` (optional) comes back in the answer:
+
+- `{"type": "chat", "text", "thread_id"?, "graph"?, "idempotency_key"?}`: say something; subscribes
+  to the thread; answered by `{"type": "accepted", "thread_id", "run_id", "status"}`
+- `{"type": "resume", "thread_id", "answers": {question id: answer}}`: answered likewise
+- `{"type": "cancel", "thread_id", "run_id"}`: answered by `{"type": "ok"}`
+- `{"type": "subscribe", "thread_id", "since"?}`, `{"type": "unsubscribe", "thread_id"}`: `ok`
+- `{"type": "ping"}`: `{"type": "pong"}`
+
+The server sends the plain events of `simple.py` as
+`{"type": <event>, "thread_id", "cursor", ...}`, and for what cannot be done
+`{"type": "error", "id", "code", "detail", "field", "retryable"}`. A socket is closed with
+4000 + HTTP status (4401, 4403, 4429 …), and with 1012 when the edge stops.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+import msgspec
+import structlog
+from fastapi import APIRouter, WebSocket
+from pydantic import ValidationError
+from starlette.websockets import WebSocketDisconnect
+
+from turnstream.schemas.errors import (
+    InvalidRequestError,
+    TooManyRequestsError,
+    TurnstreamError,
+)
+from turnstream.schemas.transcript import clean_text
+from turnstream.streams.edge.auth import TOKEN_SUBPROTOCOL, bearer
+from turnstream.streams.edge.connections import connection_of
+from turnstream.streams.edge.context import edge_of
+from turnstream.streams.edge.cursor import Cursor
+from turnstream.streams.edge.event_stream import room
+from turnstream.streams.edge.frames import websocket_frame
+from turnstream.streams.edge.limits import check_origin
+from turnstream.streams.edge.routes.assistants import entry_of
+from turnstream.streams.edge.routes.bodies import ChatBody, CommandBody, RunBody, check_json
+from turnstream.streams.edge.routes.chat import plain_events, say
+from turnstream.streams.edge.routes.deps import Rest
+from turnstream.streams.edge.routes.starting import start
+from turnstream.streams.edge.routes.threads import make_if_needed
+from turnstream.streams.edge.states import encode
+
+if TYPE_CHECKING:
+    from turnstream.streams.edge.fanout import Outlet
+
+router = APIRouter()
+_log = structlog.get_logger(__name__)
+BAD_FRAMES_MAX = 16
+NAME_CHARS_MAX = 500
+
+
+class Frame(msgspec.Struct):
+    """What a client sends; each type needs its own fields."""
+
+    type: Literal["chat", "resume", "cancel", "subscribe", "unsubscribe", "ping"]
+    id: int | str | None = None
+    thread_id: str = ""
+    run_id: str = ""
+    text: str = ""
+    graph: str = "agent"
+    idempotency_key: str = ""
+    answers: dict[str, Any] = msgspec.field(default_factory=dict)
+    since: int | None = None
+
+
+_frames = msgspec.json.Decoder(Frame)
+
+
+@router.websocket("/ws")
+async def socket(websocket: WebSocket) -> None:
+    """Serve one client until it leaves; see the module."""
+    edge = edge_of(websocket)
+    try:
+        check_origin(websocket.headers, edge.settings.allowed_origins)
+        caller = await edge.auth.authenticate(bearer(websocket.headers))
+        edge.sockets.check_room(caller)
+    except TurnstreamError as error:
+        # a browser cannot read the status of a refused upgrade, but a close code it can
+        await _accept(websocket)
+        await websocket.close(error.close_code, error.code)
+        return
+    await _accept(websocket)
+    # the watchdog looks after it: a peer that takes nothing, a token that is over, a stop
+    with edge.sockets.opened(connection_of(websocket), caller) as outlet:
+        await PlainSocket(Rest(edge, caller), websocket, outlet).run()
+
+
+async def _accept(websocket: WebSocket) -> None:
+    offered = websocket.scope.get("subprotocols") or []
+    bearing = bool(offered) and offered[0] == TOKEN_SUBPROTOCOL
+    await websocket.accept(subprotocol=TOKEN_SUBPROTOCOL if bearing else None)
+
+
+@dataclass(slots=True)
+class PlainSocket:
+    """One client: its subscriptions, and its commands in the order in which they come."""
+
+    rest: Rest
+    websocket: WebSocket
+    outlet: Outlet
+    _subscriptions: dict[str, asyncio.Task[None]] = field(default_factory=dict)
+    _working: set[asyncio.Task[None]] = field(default_factory=set)
+    _bad: int = 0
+
+    async def run(self) -> None:
+        """Serve until the client leaves. Always sits in `receive`: unread pongs end a socket."""
+        try:
+            while True:
+                message = await self.websocket.receive()
+                if message["type"] == "websocket.disconnect" or self._bad > BAD_FRAMES_MAX:
+                    break
+                task = asyncio.create_task(self._take(message))
+                self._working.add(task)
+                task.add_done_callback(self._working.discard)
+                await self._room()
+        except WebSocketDisconnect:
+            pass
+        finally:
+            tasks = (*self._working, *self._subscriptions.values())
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _room(self) -> None:
+        """Wait while too many commands are under way: the client is read no further."""
+        while len(self._working) >= self.rest.edge.sockets.limits.commands_per_socket_max:
+            await asyncio.wait(self._working, return_when=asyncio.FIRST_COMPLETED)
+
+    async def _take(self, message: Any) -> None:
+        frame_id: int | str | None = None
+        try:
+            frame = _frame(message)
+            frame_id = frame.id
+            answer = await self._answer(frame)
+        except TurnstreamError as error:
+            self._bad += error.code == "invalid_frame"
+            answer = {
+                "type": "error",
+                "code": error.code,
+                "detail": clean_text(str(error)),
+                "field": error.field,
+                "retryable": error.retryable,
+            }
+        await self._send(answer | {"id": frame_id})
+
+    async def _answer(self, frame: Frame) -> dict[str, Any]:
+        match frame.type:
+            case "ping":
+                return {"type": "pong"}
+            case "chat":
+                return await self._chat(frame)
+            case "resume":
+                return await self._resume(frame)
+            case "unsubscribe":
+                self._leave(frame.thread_id)
+            case "subscribe":
+                since = None if frame.since is None else Cursor.of_seq(frame.since)
+                await self._join(frame.thread_id, since)
+            case "cancel":
+                key = await self.rest.key(frame.thread_id)
+                row = await self.rest.run(key, frame.run_id)
+                run_id = str(row.turn_id)
+                await self.rest.edge.submit.cancel(self.rest.caller, frame.thread_id, run_id)
+        return {"type": "ok"}
+
+    async def _chat(self, frame: Frame) -> dict[str, Any]:
+        try:
+            body = ChatBody(
+                text=frame.text,
+                thread_id=frame.thread_id or None,
+                graph=frame.graph,
+                idempotency_key=frame.idempotency_key or None,
+            )
+        except ValidationError as error:
+            raise _invalid(error) from error
+        thread_id = body.thread_id = body.thread_id or str(uuid.uuid4())
+        entry_of(self.rest, body.graph)  # nothing is made for a graph that there is not
+        if thread_id not in self._subscriptions:
+            await make_if_needed(self.rest, thread_id, create=True, graph=body.graph)
+            await self._join(thread_id, None)
+        _, submitted = await say(self.rest, body)
+        return {
+            "type": "accepted",
+            "thread_id": thread_id,
+            "run_id": submitted.turn_id,
+            "status": "pending" if submitted.state == "pending" else "running",
+        }
+
+    async def _resume(self, frame: Frame) -> dict[str, Any]:
+        try:
+            body = RunBody(
+                assistant_id=frame.graph, command=CommandBody(resume=check_json(frame.answers))
+            )
+        except (ValidationError, ValueError) as error:
+            raise _invalid(error) from error
+        await self.rest.key(frame.thread_id)
+        if frame.thread_id not in self._subscriptions:
+            await self._join(frame.thread_id, None)
+        started = await start(self.rest, frame.thread_id, body)
+        return {
+            "type": "accepted",
+            "thread_id": frame.thread_id,
+            "run_id": started.run_id,
+            "status": "pending" if started.submitted.state == "pending" else "running",
+        }
+
+    async def _join(self, thread_id: str, since: Cursor | None) -> None:
+        """Subscribe to a thread; a second time begins anew."""
+        limit = self.rest.edge.sockets.limits.subscriptions_per_socket_max
+        key = await self.rest.key(thread_id)
+        self._leave(thread_id)
+        if len(self._subscriptions) >= limit:
+            raise TooManyRequestsError(
+                f"{limit} subscriptions are allowed on one socket", code="too_many_subscriptions"
+            )
+        self._subscriptions[thread_id] = asyncio.create_task(self._follow(thread_id, key, since))
+
+    def _leave(self, thread_id: str) -> None:
+        task = self._subscriptions.pop(thread_id, None)
+        if task is not None:
+            task.cancel()
+
+    async def _follow(self, thread_id: str, key: str, since: Cursor | None) -> None:
+        try:
+            async with aclosing(plain_events(self.rest, key, since)) as events:
+                async for name, data, seq in events:
+                    about = {"type": name, "thread_id": thread_id, "cursor": seq}
+                    await self._send(about | data)
+        except TurnstreamError as error:
+            # its events are missing from here on: the client comes back with its cursor
+            _log.warning("subscription lost", thread=key, code=error.code)
+            self.outlet.close(error.close_code, error.code)
+
+    async def _send(self, message: dict[str, Any]) -> None:
+        """Write one frame, and wait while the client takes less than it is given."""
+        outlet, slow = self.outlet, self.rest.edge.sockets.limits.buffer_slow_bytes
+        outlet.write_raw(websocket_frame(encode(message)))
+        if outlet.buffered > slow:
+            await room(outlet, slow // 2)
+
+
+def _frame(message: Any) -> Frame:
+    """Return a client's frame; raises `InvalidRequestError` (`invalid_frame`)."""
+    try:
+        frame = _frames.decode(message.get("text") or message.get("bytes") or b"")
+    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
+        raise InvalidRequestError(
+            f"this is no frame of ours: {error}", code="invalid_frame"
+        ) from error
+    for name in ("id", "thread_id", "run_id", "graph", "idempotency_key"):
+        value = getattr(frame, name)
+        if isinstance(value, str) and len(value) > NAME_CHARS_MAX:
+            raise InvalidRequestError(
+                f"{name} has more than {NAME_CHARS_MAX} characters",
+                code="invalid_frame",
+                field=name,
+            )
+    return frame
+
+
+def _invalid(error: ValueError) -> InvalidRequestError:
+    """Return what is wrong with a field, as HTTP says it."""
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        return InvalidRequestError(first["msg"], field=".".join(map(str, first["loc"])))
+    return InvalidRequestError(str(error))

@@ -1,0 +1,170 @@
+"""From a run's request to a command on the `turns` topic, for every surface that starts runs."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from turnstream.schemas.errors import ConflictError, InvalidRequestError
+from turnstream.streams.edge.routes.assistants import entry_of
+from turnstream.streams.edge.routes.bodies import RunBody, json_text, refuse
+from turnstream.streams.edge.routes.threads import make_if_needed
+from turnstream.streams.edge.runs import MODES
+
+if TYPE_CHECKING:
+    from turnstream.streams.edge.routes.deps import Rest
+    from turnstream.streams.edge.submit import Submitted
+
+# LangGraph's interrupt ids (xxh3-128)
+_INTERRUPT_ID = re.compile(r"[0-9a-f]{32}")
+# what a caller may not set: it is ours, or LangGraph's own
+_OWN_KEYS = ("thread_id", "run_id", "checkpoint_ns", "checkpoint_map", "assistant_id", "graph_id")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Started:
+    """A run that Kafka has."""
+
+    key: str
+    thread_id: str
+    run_id: str
+    graph: str
+    submitted: Submitted
+
+
+async def start(
+    rest: Rest, thread_id: str, body: RunBody, *, new_thread: bool = False, wait: bool = True
+) -> Started:
+    """Start or resume a run; `new_thread`: the id was made for it.
+
+    Raises what the edge answers with: 404 for thread or assistant, 409 for a rejected turn or a
+    question that is not open, 413, 422 for what cannot be right or is not supported, 503.
+    """
+    graph = entry_of(rest, body.assistant_id).name
+    _check(body)
+    config = json_text(_config(body.config))
+    metadata = json_text(body.metadata or None)
+    create = new_thread or body.if_not_exists == "create"
+    key = await make_if_needed(rest, thread_id, create=create, graph=graph)
+    await _check_head(rest, key, body)
+    if body.command is not None and body.command.resume is not None:
+        submitted = await rest.edge.submit.resume(
+            rest.caller,
+            thread_id,
+            answers=json_text(await _answers(rest, key, body.command.resume)),
+            graph=graph,
+            config=config,
+            metadata=metadata,
+            wait=wait,
+        )
+    else:
+        text = body.input if isinstance(body.input, str) else ""
+        submitted = await rest.edge.submit.start(
+            rest.caller,
+            thread_id,
+            graph=graph,
+            text=text,
+            input="" if text else json_text(body.input),
+            config=config,
+            metadata=metadata,
+            on_busy="reject" if body.multitask_strategy == "reject" else "enqueue",
+            wait=wait,
+        )
+    return Started(
+        key=key, thread_id=thread_id, run_id=submitted.turn_id, graph=graph, submitted=submitted
+    )
+
+
+def modes_of(stream_mode: str | list[str] | None, default: frozenset[str]) -> frozenset[str]:
+    """Return the modes asked for; raises `InvalidRequestError` (`unsupported_stream_mode`)."""
+    asked = [stream_mode] if isinstance(stream_mode, str) else stream_mode
+    modes = frozenset(asked or default)
+    if unknown := sorted(modes - MODES):
+        raise InvalidRequestError(
+            f"stream_mode {unknown[0][:100]!r} is not supported; use {', '.join(sorted(MODES))}",
+            code="unsupported_stream_mode",
+            field="stream_mode",
+        )
+    return modes
+
+
+def _check(body: RunBody) -> None:
+    """Refuse by name what cannot be honoured, and what asks for nothing."""
+    refuse(
+        interrupt_before=body.interrupt_before,
+        interrupt_after=body.interrupt_after,
+        webhook=body.webhook,
+        after_seconds=body.after_seconds,
+        context=body.context,
+        on_completion=None if body.on_completion == "keep" else body.on_completion,
+        multitask_strategy=(
+            body.multitask_strategy
+            if body.multitask_strategy in ("interrupt", "rollback")
+            else None
+        ),
+    )
+    command = body.command
+    if command is not None:
+        refuse(**{"command.update": command.update, "command.goto": command.goto})
+    resumes = command is not None and command.resume is not None
+    if resumes and body.input is not None:
+        raise InvalidRequestError(
+            "give input or command.resume, not both", code="invalid_request", field="input"
+        )
+    if not resumes and body.input in (None, ""):
+        raise InvalidRequestError(
+            "give input (or command.resume to answer a question)",
+            code="input_missing",
+            field="input",
+        )
+
+
+def _config(config: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Return the config without what is ours; raises `InvalidRequestError` for a fork."""
+    if not config:
+        return None
+    configurable = config.get("configurable")
+    if configurable is None:
+        return config
+    if not isinstance(configurable, dict):
+        raise InvalidRequestError(
+            "config.configurable must be an object", field="config.configurable"
+        )
+    refuse(**{"config.configurable.checkpoint_id": configurable.get("checkpoint_id")})
+    own = {
+        name: value
+        for name, value in configurable.items()
+        if not name.startswith("__") and name not in _OWN_KEYS and name != "checkpoint_id"
+    }
+    return {**config, "configurable": own}
+
+
+async def _check_head(rest: Rest, key: str, body: RunBody) -> None:
+    """Take a checkpoint that is the thread's head for what it says; refuse to fork from another."""
+    asked = body.checkpoint_id or (body.checkpoint.checkpoint_id if body.checkpoint else None)
+    if not asked:
+        return
+    head = (await rest.states.state(key))["checkpoint_id"]
+    if asked != head:
+        raise InvalidRequestError(
+            "a run can only go on from the thread's latest checkpoint for now",
+            code="unsupported",
+            field="checkpoint_id" if body.checkpoint_id else "checkpoint",
+        )
+
+
+async def _answers(rest: Rest, key: str, resume: Any) -> dict[str, Any]:
+    """Return answers by interrupt id; one plain answer is for the one question that is open."""
+    if isinstance(resume, dict) and resume and all(map(_INTERRUPT_ID.fullmatch, resume)):
+        return resume
+    row = await rest.ledger.thread(key)
+    open_ids = row.interrupts if row is not None else ()
+    if len(open_ids) == 1:
+        return {open_ids[0]: resume}
+    if not open_ids:
+        raise ConflictError("the thread asks nothing", code="no_interrupt")
+    raise ConflictError(
+        f"{len(open_ids)} questions are open: answer by id ({', '.join(open_ids)})",
+        code="several_interrupts",
+    )

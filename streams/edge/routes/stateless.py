@@ -1,0 +1,113 @@
+"""Runs that bring a new thread along, and calls that name no thread."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Query
+from starlette.responses import Response
+
+from turnstream.schemas.errors import InvalidRequestError, NotFoundError
+from turnstream.streams.edge.routes.bodies import SEARCH_LIMIT_MAX, CancelMany, Id, RunBody, refuse
+from turnstream.streams.edge.routes.deps import Caller, JsonAnswer, answers, streams, thread_id_of
+from turnstream.streams.edge.routes.following import (
+    JOIN_MODES,
+    Flag,
+    LastEventId,
+    Modes,
+    after_of,
+    as_created,
+    created,
+    joined,
+    names,
+    streamed,
+    waited,
+)
+from turnstream.streams.edge.routes.shapes import Run
+from turnstream.streams.edge.routes.starting import modes_of, start
+
+router = APIRouter(tags=["stateless runs"])
+BATCH_MAX = 50
+
+
+@router.post("/runs", responses=answers(Run, "the run"), summary="Start")
+async def create_stateless(rest: Caller, body: RunBody) -> Response:
+    """Start a run in the background, on a new thread."""
+    return await created(rest, str(uuid.uuid4()), body, new_thread=True)
+
+
+@router.post("/runs/stream", responses=streams("its events"), summary="Start and stream")
+async def stream_stateless(rest: Caller, body: RunBody) -> Response:
+    """Start a run on a new thread and stream it."""
+    return await streamed(rest, str(uuid.uuid4()), body, new_thread=True)
+
+
+@router.post("/runs/wait", responses=answers(Any, "the values"), summary="Start and wait")
+async def wait_stateless(rest: Caller, body: RunBody) -> Response:
+    """Start a run on a new thread and answer with its final values."""
+    return await waited(rest, str(uuid.uuid4()), body, new_thread=True)
+
+
+@router.post("/runs/batch", responses=answers(list[Run], "the runs"), summary="Start several")
+async def batch(rest: Caller, body: list[RunBody]) -> JsonAnswer:
+    """Start several runs, each on a new thread; the first that cannot start ends the call."""
+    if len(body) > BATCH_MAX:
+        raise InvalidRequestError(f"at most {BATCH_MAX} runs at once", code="batch_too_large")
+    started = [
+        await start(rest, str(uuid.uuid4()), one, new_thread=True, wait=False) for one in body
+    ]
+    return JsonAnswer([as_created(one, asked) for one, asked in zip(started, body, strict=True)])
+
+
+@router.post(
+    "/runs/cancel",
+    status_code=204,
+    response_class=Response,
+    responses=answers(None, "Kafka has the commands", 204),
+    summary="Cancel several",
+)
+async def cancel_many(
+    rest: Caller,
+    body: CancelMany,
+    action: Annotated[Literal["interrupt", "rollback"], Query()] = "interrupt",
+) -> Response:
+    """Cancel the runs named, or the thread's runs of a status."""
+    refuse(action=None if action == "interrupt" else action)
+    if not body.thread_id:
+        raise InvalidRequestError("name the thread", code="thread_missing", field="thread_id")
+    key = await rest.key(body.thread_id)
+    if body.run_ids:
+        runs = [str((await rest.run(key, run_id)).turn_id) for run_id in body.run_ids]
+    else:
+        wanted = ("pending", "running") if body.status in (None, "all") else (body.status,)
+        rows = await rest.ledger.turns_of(key, SEARCH_LIMIT_MAX)
+        runs = [str(row.turn_id) for row in rows if row.status in wanted]
+    for run_id in runs:
+        await rest.edge.submit.cancel(rest.caller, body.thread_id, run_id)
+    return Response(status_code=204)
+
+
+@router.get("/runs/{run_id}/stream", responses=streams("its events"), summary="Stream")
+async def join_stream_stateless(
+    rest: Caller,
+    run_id: Id,
+    *,
+    stream_mode: Modes = None,
+    stream_subgraphs: Flag = False,
+    cancel_on_disconnect: Flag = False,
+    last_event_id: LastEventId = None,
+) -> Response:
+    """Stream a run whose thread the caller does not know."""
+    row = await rest.find_run(run_id)
+    if row is None:
+        raise NotFoundError("there is no such run", code="run_not_found")
+    await rest.key(thread_id_of(row.thread_key))
+    return joined(
+        rest,
+        row,
+        modes_of(names(stream_mode), JOIN_MODES),
+        subgraphs=stream_subgraphs,
+        cancel=cancel_on_disconnect,
+        after=after_of(last_event_id),
+    )
