@@ -104,10 +104,6 @@ async def open_edge(
         )
         feed = Feed(tail, directory or LedgerDirectory(LedgerPlaces(ledger)), codec)
         sockets = Sockets(feed, Snapshots(reading), _socket_limits(settings))
-
-        async def exists(key: str) -> bool:
-            return await threads.exists(key) or await ledger.thread(key) is not None
-
         context = EdgeContext(
             settings=settings,
             feed=feed,
@@ -115,7 +111,7 @@ async def open_edge(
             auth=auth,
             sockets=sockets,
             state=reading,
-            exists=exists,
+            exists=threads.exists,
             graph_of=lambda assistant_id: _graph_of(catalog, assistant_id),
             ledger=ledger,
             catalog=catalog,
@@ -161,8 +157,10 @@ def _states(catalog: Catalog, saver: FencedSaver, ledger: Ledger) -> States:
         return None if entry is None else entry.with_saver(saver)
 
     async def graph_name(key: str) -> str | None:
-        turns = await ledger.turns_of(key, 1)
-        return turns[0].graph if turns else None
+        turns = await ledger.turns_of(key, 10)
+        # a turn of a graph that nobody has was refused, and left no state
+        known = [turn.graph for turn in turns if turn.graph in catalog]
+        return next(iter(known or [turn.graph for turn in turns]), None)
 
     return States(graph_of, graph_name, (psycopg.OperationalError, PoolTimeout, OSError))
 
