@@ -67,6 +67,8 @@ class Answer:
                     continue
                 block = self._open = self._new(kind)
             text = delta.text
+            if "\x00" in text:  # Postgres takes no NUL; the digest must hold for what is kept
+                text = text.replace("\x00", "\ufffd")
             block.parts.append(text)
             tokens(
                 path=self._path,

@@ -14,7 +14,7 @@ from langgraph.runtime import Runtime
 from turnstream.graph.ports import Tool, ToolCallContext, TurnContext
 from turnstream.graph.state import AgentSettings, AgentState, Node, turn_settings
 from turnstream.graph.step import Step, step
-from turnstream.graph.values import to_json
+from turnstream.graph.values import clean, to_json
 from turnstream.schemas.errors import (
     ToolArgumentsError,
     ToolCallsError,
@@ -23,7 +23,6 @@ from turnstream.schemas.errors import (
     ToolUnknownError,
 )
 from turnstream.schemas.events import ToolFailed, ToolFinished, ToolProgressed, ToolStarted
-from turnstream.schemas.transcript import clean_text
 
 _log = structlog.get_logger(__name__)
 
@@ -99,7 +98,7 @@ class _Runs:
         try:
             output = await self._output(call, ordinal, key)
         except ToolError as error:
-            message = bounded(clean_text(str(error)), self.settings.tool_output_chars_max)
+            message = bounded(clean(str(error)), self.settings.tool_output_chars_max)
             emit(ToolFailed, **said, code=error.code, message=message)
             return ToolMessage(
                 message, tool_call_id=call.id, name=call.name, id=key, status="error"
@@ -129,6 +128,11 @@ class _Runs:
                 output = await tool.run(arguments, context)
         except (ToolError, GraphBubbleUp):
             raise
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            raise ToolError("the tool was cancelled") from None  # by itself: the turn goes on
         except Exception as error:
             if deadline.expired():
                 raise ToolTimeoutError(f"the tool took longer than {seconds:g} s") from error
@@ -138,7 +142,7 @@ class _Runs:
         finally:
             progress.over = True
         text = output if isinstance(output, str) else to_json(output)
-        return bounded(clean_text(text), settings.tool_output_chars_max)
+        return bounded(clean(text), settings.tool_output_chars_max)
 
 
 class _Progress:

@@ -253,6 +253,51 @@ async def test_a_tool_that_breaks_is_told_to_the_model():
         assert isinstance(messages[-1], AIMessage)
 
 
+async def test_a_tool_that_cancels_itself_does_not_cancel_the_turn():
+    async def cancelled(arguments: Seconds, context: Any) -> str:
+        """Wait for something that was cancelled."""
+        future: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        future.cancel()
+        return await future
+
+    async with agent([FunctionTool(cancelled, Seconds)]) as it:
+        messages = await it.say("tool=cancelled({})")
+        assert it.of(ToolFailed)[0].code == "tool_error"
+        assert isinstance(messages[-1], AIMessage)
+
+
+async def test_cancelling_the_turn_stops_its_tools():
+    began, ended = asyncio.Event(), asyncio.Event()
+
+    async def endless(arguments: Seconds, context: Any) -> str:
+        """Wait for ever."""
+        began.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+        return ""
+
+    async with agent([FunctionTool(endless, Seconds)]) as it:
+        turn = asyncio.create_task(it.say("tool=endless({})"))
+        async with asyncio.timeout(10):
+            await began.wait()
+            turn.cancel()
+            await asyncio.wait([turn])
+            await ended.wait()
+        assert it.of(ToolFailed) == it.of(ToolFinished) == []
+
+
+async def test_odd_characters_in_a_tools_output():
+    async def odd(arguments: Seconds, context: Any) -> str:
+        """Say odd things."""
+        return "a\x00b\ud800c"
+
+    async with agent([FunctionTool(odd, Seconds)]) as it:
+        messages = await it.say("tool=odd({})")
+        assert it.of(ToolFinished)[0].output == messages[2].content == "a\ufffdb\ufffdc"
+
+
 async def test_a_slow_tool_is_given_up():
     async def slow(arguments: Seconds, context: Any) -> str:
         """Wait."""

@@ -144,6 +144,12 @@ def test_an_empty_answer_is_a_message_too():
     ]
 
 
+def test_nul_is_said_and_kept_as_a_replacement_character():
+    message, emitter = said(Delta("text", "a\x00b"))
+    (token,) = (event for event in emitter.events if isinstance(event, TokensEmitted))
+    assert message.content == token.text == "a\ufffdb"
+
+
 def test_usage_in_langchains_form():
     answer = Answer(RecordingEmitter(), "task", MESSAGE, set())
     usage = Usage(model="m", input_tokens=9, output_tokens=4, reasoning_tokens=3, cached_tokens=5)

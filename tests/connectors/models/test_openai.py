@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import time
 from contextlib import asynccontextmanager
@@ -218,6 +219,46 @@ async def test_a_server_that_never_begins():
         with pytest.raises(ModelStalledError):
             await model.stream(ask("tokens=9 ttft=30"), Heard())
         assert len(server.requests) == 2  # waiting longer would not help: not tried again
+
+
+async def test_a_server_that_takes_the_request_and_sends_no_headers():
+    left = asyncio.Event()
+
+    async def deaf(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(-1)  # until the client hangs up
+        writer.close()
+        left.set()
+
+    limits = ModelLimits(first_token_timeout_s=0.1)
+    async with await asyncio.start_server(deaf, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        async with OpenAIModel(f"http://127.0.0.1:{port}/v1", model="m", limits=limits) as model:
+            with pytest.raises(ModelStalledError):
+                await model.stream(ask("hello"), Heard())
+            await asyncio.wait_for(left.wait(), 10)
+
+
+async def test_comments_are_no_sign_of_life():
+    left = asyncio.Event()
+
+    async def pinging(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n")
+        writer.write(b'data: {"choices":[{"delta":{"content":"a"}}]}\n\n')
+        with contextlib.suppress(ConnectionError):
+            while not writer.is_closing():
+                writer.write(b": ping\n\n")
+                await writer.drain()
+                await asyncio.sleep(0.01)
+        writer.close()
+        left.set()
+
+    limits = ModelLimits(token_gap_timeout_s=0.1)
+    async with await asyncio.start_server(pinging, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        async with OpenAIModel(f"http://127.0.0.1:{port}/v1", model="m", limits=limits) as model:
+            with pytest.raises(ModelStalledError, match="between"):
+                await model.stream(ask("hello"), Heard())
+            await asyncio.wait_for(left.wait(), 10)
 
 
 async def test_a_server_that_stops_in_the_middle():
