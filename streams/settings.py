@@ -56,7 +56,7 @@ class Settings(BaseSettings):
     model_first_token_timeout_s: float = Field(60.0, gt=0)
     model_token_gap_timeout_s: float = Field(30.0, gt=0)
     system_prompt: str = Field("You are a helpful assistant.", description="of the built-in agent")
-    agent_steps_max: int = Field(16, ge=1, description="model calls in one turn")
+    agent_steps_max: int = Field(16, ge=1, le=50, description="model calls in one turn")
     tool_timeout_s: float = Field(30.0, gt=0)
     langgraph_json: Path | None = Field(None, description="langgraph.json with graphs to serve")
 
