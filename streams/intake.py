@@ -128,12 +128,16 @@ class Intake:
             await self._inbox.commit()
 
     async def _place(self) -> None:
-        for tp in self._inbox.unplaced():
-            position = await self._ledger.position(tp.topic, tp.partition)
-            if position is None:
-                start = await self._inbox.start_of(tp)
-                position = await self._ledger.open_position(tp.topic, tp.partition, start)
-            self._inbox.place(tp, position)
+        waiting = list(self._inbox.unplaced())
+        places = [(tp.topic, tp.partition) for tp in waiting]
+        found = await asyncio.gather(*(self._ledger.position(*place) for place in places))
+        known = dict(zip(waiting, found, strict=True))
+        fresh = [tp for tp, position in known.items() if position is None]
+        for tp, start in (await self._inbox.starts_of(fresh)).items():
+            known[tp] = await self._ledger.open_position(tp.topic, tp.partition, start)
+        for tp, position in known.items():
+            if position is not None:
+                self._inbox.place(tp, position)
         if self._inbox.assigned():
             self.placed.set()
 

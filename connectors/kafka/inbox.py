@@ -86,12 +86,14 @@ class Inbox:
         """Return the partitions that this process reads."""
         return frozenset(self._consumer.assignment())
 
-    async def start_of(self, partition: TopicPartition) -> int:
-        """Return the first offset that the log still holds, for a partition never read before."""
+    async def starts_of(self, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
+        """Return the first offset that the log still holds, for partitions never read before."""
+        if not partitions:
+            return {}
         try:
-            return int((await self._consumer.beginning_offsets([partition]))[partition])
+            return dict(await self._consumer.beginning_offsets(list(partitions)))
         except KafkaError as error:
-            raise KafkaUnavailableError(f"{partition}: {error!r}") from error
+            raise KafkaUnavailableError(f"input topics: {error!r}") from error
 
     def place(self, partition: TopicPartition, position: int) -> None:
         """Read the partition from this position on; nothing happens if it has been taken away."""
