@@ -22,6 +22,7 @@ import structlog
 from aiokafka.errors import KafkaError
 
 from turnstream.schemas.errors import UnavailableError, UndecodableError
+from turnstream.schemas.events import UnknownEvent
 from turnstream.schemas.results import DeadLetter, TurnResult
 from turnstream.schemas.topics import EVENT_BYTES_MAX
 
@@ -83,6 +84,8 @@ def usage_key(total: UsageTotal) -> bytes:
 def read_result(codec: Codec, value: bytes | None, tenant: str) -> TurnResult:
     """Return the result that a record holds; raises `UndecodableError` with the reason."""
     record = codec.decode(value or b"")
+    if isinstance(record, UnknownEvent):
+        raise UndecodableError(f"nobody here knows {record.type}", code="unknown_schema")
     if not isinstance(record, TurnResult):
         raise UndecodableError(f"{type(record).__name__} is no result", code="not_a_result")
     if record.tenant != tenant:

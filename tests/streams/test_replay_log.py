@@ -98,7 +98,9 @@ class Log:
             "TURNSTREAM_TOPIC_PREFIX": self.topics.prefix,
         }
         command = [sys.executable, "-m", "turnstream.streams.cli", "replay", "view", *args]
-        return subprocess.run(command, env=env, capture_output=True, text=True, timeout=60)
+        return subprocess.run(
+            command, check=False, env=env, capture_output=True, text=True, timeout=60
+        )
 
 
 @pytest.fixture
