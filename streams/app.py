@@ -10,7 +10,7 @@ import os
 import socket
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, cast
-from uuid import UUID, uuid5
+from uuid import uuid5
 
 import psycopg
 from psycopg_pool import PoolTimeout
@@ -33,9 +33,8 @@ from turnstream.connectors.postgres.signals import Signals, listen
 from turnstream.connectors.postgres.threads import Threads
 from turnstream.connectors.postgres.usage import UsageStore
 from turnstream.connectors.registry import open_codec
-from turnstream.graph.agent import AGENT, build_agent
-from turnstream.graph.catalog import Catalog, GraphEntry
-from turnstream.graph.ports import TurnContext
+from turnstream.graph.agent import agent_entry
+from turnstream.graph.catalog import Catalog
 from turnstream.graph.state import AgentSettings
 from turnstream.graph.tools import built_in_tools
 from turnstream.schemas.errors import ConfigurationError
@@ -60,8 +59,7 @@ from turnstream.streams.worker import Worker
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from turnstream.graph.ports import Emitter, ModelClient
-    from turnstream.graph.turn_input import TurnInput
+    from turnstream.graph.ports import ModelClient
     from turnstream.streams.edge.fanout import ReadsState
     from turnstream.streams.edge.feed import Directory
     from turnstream.streams.edge.states import Graph
@@ -133,11 +131,8 @@ class _NoModel:
 
 def edge_catalog(settings: Settings) -> Catalog:
     """Return the graphs, to read states with."""
-    agent = build_agent(cast("ModelClient", _NoModel())).compile()
-    entry = GraphEntry(
-        name=AGENT, graph=agent, native=True, description="model and tools in a bounded loop"
-    )
-    catalog = Catalog({AGENT: entry})
+    catalog = Catalog()
+    catalog.add(agent_entry(cast("ModelClient", _NoModel())))
     if settings.langgraph_json is not None:
         catalog.load(settings.langgraph_json)
     return catalog
@@ -314,24 +309,7 @@ def worker_catalog(settings: Settings, model: ModelClient) -> Catalog:
         tool_timeout_s=settings.tool_timeout_s,
     )
     catalog = Catalog()
-    catalog.add(
-        GraphEntry(
-            name=AGENT,
-            graph=build_agent(model, built_in_tools(), agent).compile(),
-            native=True,
-            description="model and tools in a bounded loop",
-            make_context=_context,
-        )
-    )
+    catalog.add(agent_entry(model, built_in_tools(), agent))
     if settings.langgraph_json is not None:
         catalog.load(settings.langgraph_json)
     return catalog
-
-
-def _context(emitter: Emitter, turn: TurnInput) -> TurnContext:
-    return TurnContext(
-        emitter=emitter,
-        turn_id=UUID(turn.turn_id),
-        thread_key=turn.thread_key,
-        configurable=turn.config.get("configurable") or {},
-    )
