@@ -19,7 +19,7 @@ from turnstream.graph.ending import last_answer, outcome_of, with_words
 from turnstream.graph.said import Said
 from turnstream.graph.translate import MODES, Translator
 from turnstream.graph.values import to_json
-from turnstream.graph.watch import RetryWatch, ToolTasks
+from turnstream.graph.watch import RUNTIME, RetryWatch, SigningRuntime, ToolTasks
 from turnstream.schemas.errors import TurnError
 from turnstream.schemas.events import InputRequested, Interrupt
 from turnstream.schemas.results import Outcome
@@ -188,6 +188,7 @@ class _Attempt:
         commits.path_of = translator.path_of
         watched: RunnableConfig = {
             **config,
+            "configurable": {**config["configurable"], RUNTIME: SigningRuntime()},
             "callbacks": [ToolTasks(translator), RetryWatch(translator, commits)],
         }
         async for item in self.graph.astream(

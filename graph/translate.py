@@ -6,7 +6,7 @@ socket, clock or loop. Modes `tasks`, `messages`, `tools` and `custom` are read,
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, ToolMessage
 
@@ -36,6 +36,13 @@ UPDATE_BYTES_MAX = 8 << 10
 """Of a step's update as an event carries it; a larger one is left out, the checkpoint has it."""
 
 Namespace = tuple[str, ...]
+
+
+class Written(NamedTuple):
+    """What a node gave to its stream writer, and the namespace of its task."""
+
+    namespace: str
+    data: Any
 
 
 class Translator:
@@ -77,12 +84,7 @@ class Translator:
         elif kind == "tools":
             self._tool(ns, data)
         elif kind == "custom":
-            name = ""
-            if isinstance(data, dict):
-                name = str(data.get("name") or data.get("type") or "")
-            self._emitter.emit(
-                CustomEmitted, path=self._path_in(ns), name=name, payload=to_json(data)
-            )
+            self._custom(ns, data)
 
     def path_of(self, namespace: str) -> str:
         """Return the path of a namespace, as a string of LangGraph's (`node:tid|inner`).
@@ -169,6 +171,15 @@ class Translator:
             return  # its tool has said so itself
         elif isinstance(message, (AIMessage, BaseMessage)) and message.type != "remove":
             self._messages.whole(path, message, str(meta.get("ls_model_name") or ""))
+
+    def _custom(self, ns: Namespace, data: Any) -> None:
+        path = self._path_in(ns)
+        if isinstance(data, Written):
+            path, data = self.path_of(data.namespace), data.data
+        name = ""
+        if isinstance(data, dict):
+            name = str(data.get("name") or data.get("type") or "")
+        self._emitter.emit(CustomEmitted, path=path, name=name, payload=to_json(data))
 
     def _tool(self, ns: Namespace, data: Mapping[str, Any]) -> None:
         call, event = data["tool_call_id"], data["event"]

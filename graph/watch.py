@@ -1,4 +1,4 @@
-"""Callback handlers that see what LangGraph's streams leave out: retries, and a tool's task."""
+"""What LangGraph's streams leave out: retries, and the task that a tool or a writer's item is of."""
 
 from __future__ import annotations
 
@@ -6,6 +6,10 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 from langchain_core.callbacks import AsyncCallbackHandler, BaseCallbackHandler
+from langgraph.config import get_config
+from langgraph.runtime import Runtime
+
+from turnstream.graph.translate import Written
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -14,6 +18,29 @@ if TYPE_CHECKING:
     from turnstream.graph.translate import Translator
 
 _STREAM_TURNS = 10  # of the loop, until the reader of the stream has had what was said before
+
+
+RUNTIME = "__pregel_runtime"
+"""Where a config carries the runtime that a run builds its own upon. It has no public name; a test
+holds that it still works."""
+
+
+class SigningRuntime(Runtime[Any]):
+    """Makes stream writers say which task writes: the `custom` stream names only the graph.
+
+    With several tasks running, a reader could not tell whose item it is, and a crash would take
+    back what a finished task had written.
+    """
+
+    def merge(self, other: Runtime[Any]) -> Runtime[Any]:
+        """Return the run's own runtime, its writer signing what it is given."""
+        merged = super().merge(other)
+        write = merged.stream_writer
+
+        def sign(data: Any) -> None:
+            write(Written(get_config()["configurable"].get("checkpoint_ns", ""), data))
+
+        return merged.override(stream_writer=sign)
 
 
 class ToolTasks(BaseCallbackHandler):
