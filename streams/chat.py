@@ -151,13 +151,15 @@ class Chat:
     ) -> None:
         self.thread_id = thread_id
         self.run_id = ""
-        self._base = f"{url.rstrip('/')}/threads/{quote(thread_id, safe='')}"
+        self._url = url.rstrip("/")
+        self._base = f"{self._url}/threads/{quote(thread_id, safe='')}"
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
         self._assistant = assistant
         self._command_id = 0
         self._seq = -1
         self._armed = False
         self._session: aiohttp.ClientSession | None = None
+        self._subscribed = asyncio.Event()
 
     async def __aenter__(self) -> Self:
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=10.0)
@@ -172,6 +174,15 @@ class Chat:
     ) -> None:
         if self._session is not None:
             await self._session.close()
+
+    async def create(self) -> None:
+        """Make the thread, so that it can be watched before its first turn."""
+        body = {"thread_id": self.thread_id, "if_exists": "do_nothing"}
+        await self._post(f"{self._url}/threads", body, "create")
+
+    async def subscribed(self) -> None:
+        """Wait until `turn`, iterated elsewhere, is told of every event from now on."""
+        await self._subscribed.wait()
 
     async def send(self, text: str) -> None:
         """Start a turn with this message."""
@@ -200,7 +211,10 @@ class Chat:
                     async for message in socket:
                         if message.type is not aiohttp.WSMsgType.TEXT:
                             continue
-                        for piece in reader.take(_object(message.data)):
+                        frame = _object(message.data)
+                        if "id" in frame and "method" not in frame:
+                            self._subscribed.set()
+                        for piece in reader.take(frame):
                             self._seq = reader.seq
                             drops, pause = 0, _PAUSE_FIRST_S
                             yield piece
@@ -234,16 +248,19 @@ class Chat:
 
     async def _call(self, method: str, params: dict[str, Any]) -> dict[str, Any]:
         self._command_id += 1
-        body = msgspec.json.encode({"id": self._command_id, "method": method, "params": params})
-        headers = {"Content-Type": "application/json"}
+        command = {"id": self._command_id, "method": method, "params": params}
+        return await self._post(f"{self._base}/commands", command, method)
+
+    async def _post(self, url: str, value: dict[str, Any], what: str) -> dict[str, Any]:
+        body, headers = msgspec.json.encode(value), {"Content-Type": "application/json"}
         try:
             async with (
                 asyncio.timeout(_CALL_TIMEOUT_S),
-                self._opened().post(f"{self._base}/commands", data=body, headers=headers) as got,
+                self._opened().post(url, data=body, headers=headers) as got,
             ):
                 answer = _object(await got.read())
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            raise UnavailableError(f"{method} at {self._base}: {error!r}") from error
+            raise UnavailableError(f"{what} at {self._base}: {error!r}") from error
         if got.status >= _HTTP_ERROR or answer.get("type") == "error":
             why = answer.get("message") or answer.get("detail") or answer.get("title") or got.reason
             raise ChatError(str(why), code=str(answer.get("code") or answer.get("error") or ""))

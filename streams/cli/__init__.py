@@ -11,7 +11,17 @@ from typing import Annotated
 import typer
 
 from turnstream.schemas.errors import TurnstreamError
-from turnstream.streams.cli import chat, config, edge, processor, replay, stack, topics, worker
+from turnstream.streams.cli import (
+    chat,
+    config,
+    demo,
+    edge,
+    processor,
+    replay,
+    stack,
+    topics,
+    worker,
+)
 
 app = typer.Typer(
     name="turnstream",
@@ -23,6 +33,7 @@ app = typer.Typer(
 app.add_typer(stack.app)  # without a name: its commands stand beside the others
 app.command("edge")(edge.edge)
 app.command("chat")(chat.chat)
+app.command("demo")(demo.demo)
 app.command("worker")(worker.worker)
 app.add_typer(topics.app, name="topics")
 app.add_typer(replay.app, name="replay")
