@@ -26,7 +26,7 @@ from turnstream.streams.chat import Chat, End, Piece
 from turnstream.streams.replay_log import Replayer
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
     from turnstream.schemas.topics import Topics
     from turnstream.streams.replay import TurnReplay
@@ -79,7 +79,7 @@ async def show(doors: Doors, *, real_model: bool) -> str:
 
 async def _from_kafka(doors: Doors, producer: AIOKafkaProducer, *, real_model: bool) -> None:
     doors.say("1. A backend publishes one line of JSON; a UI reads the tokens over WebSocket.")
-    turn = {"text": "Tell me in two sentences what an event log is."}
+    turn: dict[str, object] = {"text": "Tell me in two sentences what an event log is."}
     if not real_model:
         turn = {"text": "tokens=40 rate=40 ttft=0.2", **_scripted()}
     async with _watching(doors) as chat:
@@ -155,7 +155,7 @@ async def _run(
     turn: dict[str, object],
     *,
     echo: bool = False,
-    at_piece: tuple[int, Callable[[str], object]] | None = None,
+    at_piece: tuple[int, Callable[[str], Awaitable[None]]] | None = None,
 ) -> tuple[str, Seen]:
     """Publish a turn to Kafka while the chat's socket watches its thread."""
     turn_id = str(new_turn_id(time.time_ns() // 1_000_000, os.urandom(10)))
@@ -182,7 +182,7 @@ async def _run(
                 seen.resumed_s = time.monotonic() - killed_at
             if at_piece is not None and seen.pieces == at_piece[0] and not killed_at:
                 killed_at = time.monotonic()
-                await at_piece[1](turn_id)  # type: ignore[misc]  # what it gives back is awaited
+                await at_piece[1](turn_id)
             piece = await anext(pieces)
     if line and echo:
         doors.say(f"   > {line}")

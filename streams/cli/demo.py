@@ -28,7 +28,7 @@ def demo(
     from turnstream.deploy.local.state import PartState, Status
     from turnstream.schemas.errors import PartError
     from turnstream.streams.demo import Doors, show
-    from turnstream.streams.settings import Settings
+    from turnstream.streams.settings import load_settings
 
     began = time.monotonic()
 
@@ -67,7 +67,7 @@ def demo(
         doors = Doors(
             kafka_bootstrap=local.kafka_bootstrap,
             edge_url=local.edge_url,
-            topics=Settings().topics,
+            topics=load_settings().topics,
             workers=frozenset(workers),
             say=say,
         )
