@@ -344,23 +344,35 @@ class Tail:
 
     async def _offsets(self, asked: dict[int, int]) -> dict[int, int]:
         """Return offsets by time (ms), `EARLIEST` or `LATEST`; -1 where no record is that late."""
-        by_node: dict[int, list[tuple[int, int]]] = {}
-        for number, at in asked.items():
-            by_node.setdefault(await self._leader(number), []).append((number, at))
         found: dict[int, int] = {}
-        for node, wanted in by_node.items():
-            request = OffsetRequest(-1, _READ_UNCOMMITTED, [(self.topic, wanted)])
-            try:
-                response = await self._log_client.send(node, request)
-            except KafkaError as error:
-                raise KafkaUnavailableError(f"offsets of {self.topic}: {error!r}") from error
-            for _topic, partitions in response.topics:
-                for number, code, _at, offset, *_ in partitions:
-                    if for_code(code) is not NoError:
-                        raise KafkaUnavailableError(
-                            f"offsets of {self.topic}: {for_code(code).__name__}"
-                        )
+        for _ in range(_LEADER_TRIES):
+            by_node: dict[int, list[tuple[int, int]]] = {}
+            for number, at in asked.items():
+                if number not in found:
+                    by_node.setdefault(await self._leader(number), []).append((number, at))
+            for node, wanted in by_node.items():
+                found.update(await self._offsets_of(node, wanted))
+            if len(found) == len(asked):
+                return found
+            # the leader has just changed, or does not know yet that it leads
+            await self._log_client.force_metadata_update()
+            await asyncio.sleep(_PAUSE_S)
+        raise KafkaUnavailableError(f"{self.topic} has partitions without a leader")
+
+    async def _offsets_of(self, node: int, wanted: list[tuple[int, int]]) -> dict[int, int]:
+        request = OffsetRequest(-1, _READ_UNCOMMITTED, [(self.topic, wanted)])
+        try:
+            response = await self._log_client.send(node, request)
+        except KafkaError as error:
+            raise KafkaUnavailableError(f"offsets of {self.topic}: {error!r}") from error
+        found: dict[int, int] = {}
+        for _topic, partitions in response.topics:
+            for number, code, _at, offset, *_ in partitions:
+                refusal = for_code(code)
+                if refusal is NoError:
                     found[number] = offset
+                elif not refusal.retriable:
+                    raise KafkaUnavailableError(f"offsets of {self.topic}: {refusal.__name__}")
         return found
 
     async def _leader(self, number: int) -> int:

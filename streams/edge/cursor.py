@@ -20,7 +20,10 @@ SEQ_END = INCARNATIONS_MAX * _OFFSETS * RECORD_EVENTS_MAX
 
 @dataclass(frozen=True, slots=True, order=True)
 class Cursor:
-    """The last protocol event that a reader has: the `k`-th of the record at `offset`."""
+    """The last protocol event that a reader has: the `k`-th of the record at `offset`.
+
+    An offset of -1 stands before the log's first record.
+    """
 
     incarnation: int
     offset: int
@@ -33,18 +36,20 @@ class Cursor:
 
     @classmethod
     def of_seq(cls, seq: int) -> Cursor:
-        """Return the cursor of a wire's integer; raises `InvalidRequestError` (`invalid_cursor`)."""
+        """Return the cursor of a wire's integer; raises `invalid_cursor`."""
         if not 0 <= seq < SEQ_END:
             raise InvalidRequestError(
                 "since is not a cursor of ours", code="invalid_cursor", field="since"
             )
         place, k = divmod(seq, RECORD_EVENTS_MAX)
         incarnation, offset = divmod(place, _OFFSETS)
+        if offset == _OFFSETS - 1:  # nothing of the next incarnation yet: before its offset 0
+            return cls(incarnation + 1, -1, k)
         return cls(incarnation, offset, k)
 
     @classmethod
     def parse(cls, text: str) -> Cursor:
-        """Return the cursor in a `Last-Event-ID`; raises `InvalidRequestError` (`invalid_cursor`)."""
+        """Return the cursor in a `Last-Event-ID`; raises `invalid_cursor`."""
         if not (text.isascii() and text.isdigit() and len(text) <= 16):  # noqa: PLR2004  2^53 has 16 digits
             raise InvalidRequestError(
                 "Last-Event-ID is not a cursor of ours", code="invalid_cursor", field="since"

@@ -210,7 +210,7 @@ class Subscription:
             return Cursor.of_seq(self._cursor)
         partition = self._thread.partition or 0
         feed = self._sockets.feed
-        return Cursor(feed.incarnation, max(feed.log.end(partition) - 1, 0))
+        return Cursor(feed.incarnation, feed.log.end(partition) - 1)
 
     def _tap(self, step: Step | None) -> None:
         if step is None or len(self._queue) > self._sockets.limits.queue_events_max:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from turnstream.schemas.errors import UndecodableError
 from turnstream.schemas.events import AttemptStarted, Event, TurnEnded, TurnInterrupted
-from turnstream.streams.edge.cursor import Cursor
+from turnstream.streams.edge.cursor import RECORD_EVENTS_MAX, Cursor
 from turnstream.streams.edge.reader import Decoder, Reader, Step
 
 if TYPE_CHECKING:
@@ -277,7 +277,7 @@ class Feed:
             start = await self._start_since(thread, place, since)
             if start is None:
                 self.resets += 1
-                at = max(self.log.end(place.partition) - 1, 0)
+                at = self.log.end(place.partition) - 1
                 yield Reset(Cursor(self.log.incarnation, at), alive=place.alive)
         elif place is not None and from_turn:
             start = await self.directory.start_of(thread.key, from_turn)
@@ -359,9 +359,11 @@ class Feed:
         """Return where the turn that contains the cursor begins; None: the cursor is void."""
         if since.incarnation != self.log.incarnation:
             return None
-        partition, after = place.partition, since.offset + 1
-        if since.offset >= self.log.end(partition) and not await self._reaches(partition, after):
+        partition, offset = place.partition, since.offset
+        if offset >= self.log.end(partition) and not await self._reaches(partition, offset + 1):
             return None
+        # a reader may have been cut off between two protocol events of one record
+        after = offset if since.k < RECORD_EVENTS_MAX - 1 else offset + 1
         start = _turn_start(place, after)
         if start is None:
             start = min(await self._created(place), after)
@@ -500,7 +502,7 @@ class Watch:
                 else:
                     self._wake.clear()
                     await self._wake.wait()
-            since, from_turn = Cursor(self._feed.incarnation, max(last, 0)), ""
+            since, from_turn = Cursor(self._feed.incarnation, last), ""
 
     def _tap(self, step: Step | None) -> None:
         if step is None or len(self._queue) >= self._feed.watch_steps_max:

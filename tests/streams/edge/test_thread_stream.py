@@ -1,0 +1,128 @@
+"""The Agent Streaming Protocol over HTTP: commands and server-sent events."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from contextlib import asynccontextmanager
+
+import httpx
+import pytest
+
+from turnstream.schemas import events as ev
+
+
+@asynccontextmanager
+async def sse(client, thread, **body):
+    body.setdefault("channels", ["lifecycle", "messages", "input", "tools", "values"])
+    async with client.stream("POST", f"/threads/{thread}/stream/events", json=body) as response:
+        response.raise_for_status()
+        lines = response.aiter_lines()
+
+        async def events():
+            async for line in lines:
+                if line.startswith("data: "):
+                    yield json.loads(line[6:])
+
+        yield events()
+
+
+async def until(events, method="lifecycle", event=("completed", "failed")):
+    got = []
+    async with asyncio.timeout(15):
+        async for item in events:
+            got.append(item)
+            data = item["params"]["data"]
+            if item["method"] == method and data.get("event") in event:
+                if not item["params"]["namespace"]:
+                    return got
+    raise AssertionError(got)
+
+
+@pytest.fixture
+async def client(edge):
+    async with httpx.AsyncClient(base_url=edge.url, timeout=20) as client:
+        yield client
+
+
+async def run_start(client, thread, **params):
+    command = {"id": 1, "method": "run.start", "params": {"assistant_id": "agent"} | params}
+    response = await client.post(f"/threads/{thread}/commands", json=command)
+    assert response.status_code == 200, response.text
+    return response.json()
+
+
+def text_of(events):
+    return "".join(
+        item["params"]["data"]["delta"]["text"]
+        for item in events
+        if item["method"] == "messages"
+        and item["params"]["data"]["event"] == "content-block-delta"
+    )
+
+
+async def test_a_turn_streams_from_its_start(client, worker):
+    answer = await run_start(client, "a", input={"messages": [{"role": "user", "content": "hi"}]})
+    assert answer["type"] == "success"
+    assert answer["result"]["run_id"] == worker.commands[0].turn_id
+    async with sse(client, "a", since=answer["meta"]["applied_through_seq"]) as events:
+        got = await until(events)
+    assert text_of(got) == "hello world "
+    assert [e["params"]["data"]["event"] for e in got if e["method"] == "lifecycle"] == [
+        "started",
+        "completed",
+    ]
+    seqs = [e["seq"] for e in got]
+    assert seqs == sorted(seqs)
+    assert len({e["event_id"] for e in got}) == len(got)
+
+
+async def test_every_message_event_names_its_message(client, worker):
+    answer = await run_start(client, "a")
+    async with sse(client, "a", since=answer["meta"]["applied_through_seq"]) as events:
+        got = await until(events)
+    said = [e["params"]["data"] for e in got if e["method"] == "messages"]
+    assert said
+    assert {data["id"] for data in said} == {"m1"}
+    assert [data["event"] for data in said] == [
+        "message-start",
+        "content-block-start",
+        "content-block-delta",
+        "content-block-delta",
+        "content-block-finish",
+        "message-finish",
+    ]
+
+
+async def test_a_replay_is_the_same_from_every_cursor(client, worker, edge):
+    answer = await run_start(client, "a")
+    since = answer["meta"]["applied_through_seq"]
+    async with sse(client, "a", since=since) as events:
+        whole = await until(events)
+    for at, item in enumerate(whole[:-1]):
+        async with sse(client, "a", since=item["seq"]) as events:
+            assert await until(events) == whole[at + 1 :]
+
+
+async def test_a_stream_without_a_cursor_shows_no_older_end(client, worker):
+    await run_start(client, "a")
+    held = asyncio.Event()
+
+    async def wait(turn):
+        await turn.start()
+        await turn.tokens("one two")
+        await held.wait()
+        await turn.end()
+
+    async with sse(client, "a") as events:
+        first = await until(events)
+    worker.script = wait
+    answer = await run_start(client, "a")
+    assert answer["type"] == "success"
+    async with sse(client, "a") as events:
+        head = [await anext(events) for _ in range(5)]
+        assert head[0]["params"]["data"] == {"event": "started", "graph_name": "agent"}
+        assert head[0]["event_id"].startswith(answer["result"]["run_id"])
+        held.set()
+        rest = await until(events)
+    assert {e["event_id"] for e in first}.isdisjoint(e["event_id"] for e in head + rest)
