@@ -138,7 +138,11 @@ def _checked(command: Command, tenant: str | None, text_chars_max: int) -> Comma
             field="tenant",
         )
     named = check_tenant(command.tenant if tenant is None else tenant)
-    check_thread_id(command.thread_id)
+    if "\ufffd" in check_thread_id(command.thread_id):
+        # what was a lone surrogate, or came broken: two such ids must not become one thread
+        raise InvalidRequestError(
+            "thread_id holds U+FFFD", code="invalid_thread_id", field="thread_id"
+        )
     for field in ("actor", "correlation_id", "idempotency_key", "traceparent", "graph"):
         _check_label(field, getattr(command, field, ""))
     changes: dict[str, str] = {"tenant": named}
