@@ -3,7 +3,7 @@
 It asks for approval (`interrupt`), calls a tool, streams an answer, and reports its progress.
 """
 
-from typing import Annotated, TypedDict
+from typing import Annotated
 
 from langchain_core.language_models import GenericFakeChatModel
 from langchain_core.messages import AIMessage, AnyMessage
@@ -13,6 +13,7 @@ from langgraph.graph import END, START, StateGraph
 from langgraph.graph.message import add_messages
 from langgraph.prebuilt import ToolNode
 from langgraph.types import interrupt
+from typing_extensions import TypedDict
 
 
 class State(TypedDict):
