@@ -98,9 +98,10 @@ async def run_turn(
     stopping = asyncio.Event()
 
     def stop() -> None:
-        attempt.stop()
-        run.cancel()
-        stopping.set()
+        if not run.done():  # one that has ended before has ended all the same
+            attempt.stop()
+            run.cancel()
+            stopping.set()
 
     control.on_stop(stop)
     try:
@@ -117,10 +118,10 @@ async def run_turn(
         run.add_done_callback(_look_at)
     if commits.lost is not None:
         raise commits.lost
-    if run.done() and not run.cancelled() and run.exception() is None:
-        return run.result()  # perhaps it ended just before it heard of a cancel
-    if control.cause is not None:
-        return await attempt.close(Outcome(status="cancelled", code=control.cause))
+    if stopping.is_set():  # whatever a node made of it: what it did since is stored nowhere
+        return await attempt.close(Outcome(status="cancelled", code=control.cause or ""))
+    if not run.cancelled() and run.exception() is None:
+        return run.result()
     attempt.stop()
     error = asyncio.CancelledError() if run.cancelled() else run.exception()
     return await attempt.close(outcome_of(error or asyncio.CancelledError()))

@@ -192,7 +192,7 @@ def answers_with(llm: Any) -> Any:
 
 async def until(condition: Any, timeout_s: float = 20.0) -> None:
     async with asyncio.timeout(timeout_s):
-        while not condition():
+        while not condition():  # noqa: ASYNC110  it is Postgres that tells
             await asyncio.sleep(0.005)
 
 
@@ -265,6 +265,32 @@ async def test_cancel_before_anything_keeps_the_question(thread: Thread) -> None
     assert ended.outcome.status == "cancelled"
     state = await graph.with_saver(thread.saver).aget_state({"configurable": {"thread_id": KEY}})
     assert [m.content for m in state.values["messages"]] == ["my question"]
+    assert state.next == ()
+
+
+async def test_a_node_that_ignores_the_cancel_is_cancelled_all_the_same(thread: Thread) -> None:
+    inside = asyncio.Event()
+    control = TurnControl()
+
+    async def stubborn(state: MessagesState) -> dict[str, Any]:
+        inside.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            return {"messages": [AIMessage("too late", id="late")]}
+        return {}
+
+    graph = entry(chain(MessagesState, stubborn=stubborn))
+    turn_id = thread.new_turn()
+    running = asyncio.create_task(thread.run(graph, start(turn_id), control))
+    await inside.wait()
+    control.cancel("user")
+    ended = await running
+    assert ended.outcome is not None
+    assert ended.outcome.status == "cancelled"
+    assert thread.said(MessageFinished) == []
+    state = await graph.with_saver(thread.saver).aget_state({"configurable": {"thread_id": KEY}})
+    assert [m.content for m in state.values["messages"]] == ["hi"]
     assert state.next == ()
 
 
