@@ -46,7 +46,6 @@ def model_part(*, log: Path, env: Mapping[str, str], port: int) -> Part:
         ready=lambda: answers(port),
         url=f"http://127.0.0.1:{port}/v1",
         ports={"http": port},
-        ready_timeout_s=120,
         stop_timeout_s=10,
         explain=explain,
     )

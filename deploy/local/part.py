@@ -51,7 +51,7 @@ class Part:
     account: Account | None = None
     url: str = ""
     ports: dict[str, int] = field(default_factory=dict)
-    ready_timeout_s: float = 60.0
+    ready_timeout_s: float = 120.0  # two busy cores have needed 36
     stop_signal: int = SIGTERM
     stop_timeout_s: float = 15.0
     again: Callable[[str], bool] = _never

@@ -64,12 +64,15 @@ def data_place(folder: Path) -> Path:
     """Return where the data of the stack in `folder` lies.
 
     Inside it, unless Postgres runs as an account that cannot reach it (root's home is closed to
-    others): then in a folder of its own under /var/lib.
+    others): then in a folder of its own under /var/lib. Where there are data it stays.
     """
     inside = folder / "postgres"
-    if unprivileged_account() is None or reachable(inside):
+    if unprivileged_account() is None:
         return inside
-    return _ROOTS_DATA / hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:16]
+    outside = _ROOTS_DATA / hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:16]
+    if not (outside / "data").exists() and ((inside / "data").exists() or reachable(inside)):
+        return inside
+    return outside
 
 
 def postgres_part(

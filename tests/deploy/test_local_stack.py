@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from pathlib import Path
 
 import psycopg
@@ -346,6 +347,30 @@ def test_what_is_configured_by_url_is_used(folder):
         assert state.part("postgres").status is Status.EXTERNAL
         assert run("down", "--dir", str(folder)).returncode == 0
         assert rows(given.database_url, "SELECT 1") == [(1,)]
+
+
+@pytest.mark.timeout(300)
+def test_the_whole_stack_goes_on_without_one_of_two_workers(folder):
+    where = ("--dir", str(folder))
+    up = run(
+        *("up", *where, "--workers", "2", "--detach"),
+        timeout=280,
+        TURNSTREAM_MODEL_URL="http://127.0.0.1:9/v1",  # used, not started; no turn is run here
+    )
+    assert up.returncode == 0, up.stderr
+    state = read_state(folder)
+    assert [part.name for part in state.parts] == [
+        *("kafka", "postgres", "model", "worker-1", "worker-2", "edge", "processor")
+    ]
+    processes = {part.name: part.process for part in state.parts if part.process is not None}
+    processes["worker-1"].send(signal.SIGKILL)
+    until(lambda: read_state(folder).part("worker-1").status is Status.ENDED)
+    assert run("status", *where).returncode == 1
+    with urllib.request.urlopen(f"{state.edge_url}/readyz") as answer:
+        assert answer.status == 200
+    down = run("down", *where)
+    assert down.stdout == "stopped kafka, postgres, worker-2, edge, processor\n"
+    assert not any(process.alive() for process in processes.values())
 
 
 def test_without_a_folder_nothing_stays():
