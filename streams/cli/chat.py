@@ -150,10 +150,15 @@ class Screen:
         self._tools: list[dict[str, str]] = []
         self._column = 0
         self._thinking = False
+        self._dropped = False
         self.questions: list[Piece] = []
 
     def piece(self, piece: "Piece") -> None:
         """Show one piece."""
+        self._show(piece)
+        self._dropped = piece.kind == "dropped"
+
+    def _show(self, piece: "Piece") -> None:
         match piece.kind:
             case "text":
                 self._texts[piece.id] = self._texts.get(piece.id, "") + piece.text
@@ -177,7 +182,7 @@ class Screen:
             case "question":
                 self.questions.append(piece)
                 self.note(f"? {piece.text}")
-            case "dropped":
+            case "dropped" if not self._dropped:
                 self.note("connection lost, coming back")
 
     def end(self, end: "End", talk: "Chat") -> None:
@@ -202,7 +207,8 @@ class Screen:
         """Print a line about the turn, unless only JSON is wanted."""
         if not self._json:
             self._leave_thought()
-            self._line()
+            if self._tty:  # elsewhere the text is all that standard output shall hold
+                self._line()
             self._err.print(text.translate(_VISIBLE), style="dim", markup=False)
 
     def _write(self, text: str) -> None:

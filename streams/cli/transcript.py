@@ -93,7 +93,9 @@ def show(thread: ThreadReplay, console: Console | None = None) -> None:
     else:
         checks = [check for turn in thread.turns.values() for check in turn.checks]
         matching = sum(check.verdict == "match" for check in checks)
-        out.print(f"[green]✓[/] {matching} of {len(checks)} texts match their SHA-256, no gaps")
+        open_ = sum(check.verdict == "open" for check in checks)
+        rest = f"; {open_} without one, never finished" if open_ else ""
+        out.print(f"[green]✓[/] {matching} texts match their SHA-256{rest}; no gaps")
 
 
 def _show_turn(out: Console, turn: TurnReplay) -> None:
