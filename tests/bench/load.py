@@ -43,6 +43,12 @@ class Ours:
         _, self.commands = await loop.create_connection(
             lambda: Stream(b'"run_id"|"error"'), "127.0.0.1", self.port
         )
+        self.commands.transport.write(
+            http("POST", "/threads", {"thread_id": self.thread, "if_exists": "do_nothing"})
+        )
+        made = await asyncio.wait_for(self.commands.head, 30)
+        if b" 200 " not in made.split(b"\r\n")[0]:
+            raise ConnectionError(made[:300].decode(errors="replace"))
         self.stream = await open_websocket(self.port, f"{self.path}/stream/events", OURS_END)
         channels = {"channels": ["lifecycle", "messages"]}
         self.stream.transport.write(

@@ -108,6 +108,8 @@ async def running(settings: dict[str, str]):
                 "TURNSTREAM_EDGE_PORT": str(ports["edge"]),
                 "TURNSTREAM_WORKER_HEALTH_PORT": str(ports["worker"]),
                 "TURNSTREAM_LOG_LEVEL": "warning",
+                "TURNSTREAM_EDGE_SOCKETS_PER_USER_MAX": "100000",
+                "TURNSTREAM_EDGE_REQUESTS_PER_S_MAX": "100000",
             }
             | settings
         )
