@@ -19,6 +19,7 @@ from turnstream.schemas.errors import ConfigurationError
 from turnstream.streams.edge import health, problems, routes, thread_stream
 from turnstream.streams.edge.connections import EdgeHttpProtocol, EdgeWebSocketProtocol
 from turnstream.streams.edge.limits import BodyLimit
+from turnstream.streams.edge.routes.deps import PROBLEMS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,8 +39,8 @@ def build_app(edge: EdgeContext) -> FastAPI:
     problems.install(app)
     app.add_middleware(BodyLimit, bytes_max=edge.settings.edge_body_bytes_max)
     app.include_router(health.router)
-    app.include_router(thread_stream.router)
-    for router in getattr(routes, "ROUTERS", ()):
+    app.include_router(thread_stream.router, responses=PROBLEMS)
+    for router in routes.ROUTERS:
         app.include_router(router)
     return app
 
