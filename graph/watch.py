@@ -1,4 +1,4 @@
-"""What LangGraph's streams leave out: retries, and the task that a tool or a writer's item is of."""
+"""What LangGraph's streams leave out: retries, and which task a tool or a writer belongs to."""
 
 from __future__ import annotations
 

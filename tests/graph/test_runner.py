@@ -38,6 +38,7 @@ from turnstream.schemas.events import (
     StepStarted,
     TaskRetried,
     TokensEmitted,
+    ToolStarted,
 )
 from turnstream.schemas.fold import ThreadFold
 from turnstream.schemas.transcript import transcript
@@ -703,6 +704,42 @@ async def test_sends_and_whole_messages(thread: Thread) -> None:
     assert all(message.intact for message in shown)
     finished = {event.message_id: event.path for event in thread.said(MessageFinished)}
     assert set(finished) == {"m0", "m1", "m2"}
+
+
+async def test_tools_of_a_tool_node_are_heard(thread: Thread) -> None:
+    from langchain_core.tools import tool
+    from langgraph.prebuilt import ToolNode
+
+    @tool
+    async def later(q: int) -> str:
+        """Wait."""
+        return f"later {q}"
+
+    @tool
+    def now(q: int) -> str:
+        """Run in a thread."""
+        if q > 1:
+            raise ValueError("too much")
+        return f"now {q}"
+
+    async def ask(state: MessagesState) -> dict[str, Any]:
+        calls = [
+            {"name": name, "args": {"q": q}, "id": f"{name}-{q}", "type": "tool_call"}
+            for name, q in (("later", 1), ("now", 1), ("now", 2))
+        ]
+        return {"messages": [AIMessage("", tool_calls=calls, id="m")]}
+
+    tools = ToolNode([later, now], handle_tool_errors=True)
+    turn_id = thread.new_turn()
+    await thread.run(entry(chain(MessagesState, ask=ask, tools=tools)), start(turn_id))
+    shown = {t.tool_call_id: t for t in transcript(thread.view(turn_id)).tools}
+    assert shown["later-1"].output == "later 1"
+    assert shown["now-1"].output == "now 1"
+    assert shown["now-2"].code == "tool_error"
+    assert "too much" in shown["now-2"].output
+    step = next(s for s in thread.said(StepStarted) if s.node == "tools")
+    assert {event.path for event in thread.said(ToolStarted)} == {step.path}
+    assert [m.role for m in transcript(thread.view(turn_id)).messages] == ["assistant"]
 
 
 async def test_a_native_graph_is_given_its_context(thread: Thread) -> None:
