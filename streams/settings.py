@@ -21,7 +21,11 @@ class Settings(BaseSettings):
     """Everything that can be set; `turnstream config show` prints it with its source."""
 
     model_config = SettingsConfigDict(
-        env_prefix="TURNSTREAM_", env_file=".env", extra="ignore", frozen=True
+        env_prefix="TURNSTREAM_",
+        env_file=".env",
+        env_ignore_empty=True,
+        extra="ignore",
+        frozen=True,
     )
 
     # Kafka
@@ -138,6 +142,9 @@ def load_settings(**given: object) -> Settings:
 def sources() -> dict[str, str]:
     """Return where each field's value comes from: `environment`, `.env` or `default`."""
     found = dict.fromkeys(Settings.model_fields, "default")
-    found.update(dict.fromkeys(DotEnvSettingsSource(Settings)().keys() & found, ".env"))
-    found.update(dict.fromkeys(EnvSettingsSource(Settings)().keys() & found, "environment"))
+    try:
+        found.update(dict.fromkeys(DotEnvSettingsSource(Settings)().keys() & found, ".env"))
+        found.update(dict.fromkeys(EnvSettingsSource(Settings)().keys() & found, "environment"))
+    except SettingsError as error:
+        raise ConfigurationError(f"{error} (lists are JSON)") from error
     return found

@@ -50,8 +50,9 @@ def env() -> None:
     from turnstream.streams.settings import Settings
 
     for name, field in Settings.model_fields.items():
-        default = _shown(field.default)
+        default = _shown(field.get_default(call_default_factory=True))
         text = default if isinstance(default, str) else json.dumps(default)
+        text = "" if default is None else text
         if field.description:
             typer.echo(f"# {field.description}")
         typer.echo(f"#TURNSTREAM_{name.upper()}={text}")
@@ -184,7 +185,9 @@ def _shown(value: Any) -> Any:
     if hasattr(value, "get_secret_value"):
         return HIDDEN if value.get_secret_value() else ""
     if isinstance(value, tuple):
-        return list(value)
+        return [_shown(one) for one in value]
+    if isinstance(value, dict):
+        return {str(key): _shown(one) for key, one in value.items()}
     return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)
 
 
