@@ -14,7 +14,6 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -24,6 +23,7 @@ from turnstream.deploy.local.jars import fetch_jars, read_lock
 from turnstream.deploy.local.kafka import kafka_part
 from turnstream.deploy.local.model import NAME, model_part
 from turnstream.deploy.local.part import Part, Running
+from turnstream.deploy.local.plan import Plan
 from turnstream.deploy.local.postgres import data_place, postgres_part
 from turnstream.deploy.local.process import Identity, identify
 from turnstream.deploy.local.services import edge_part, processor_part, worker_part
@@ -37,47 +37,12 @@ from turnstream.deploy.local.state import (
 from turnstream.schemas.errors import PartError, StackError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
     from types import TracebackType
 
-SERVERS = ("kafka", "postgres", "model")
-SERVICES = ("worker", "edge", "processor")
-PARTS = SERVERS + SERVICES
 _POLL_S = 0.05
 
 Report = Callable[[PartState], None]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """What to start, and with what.
-
-    A server whose URL is given is used and not started. A port of 0 is chosen. `kafka_options` and
-    `postgres_options` are settings of the servers, `env` of our processes.
-    """
-
-    parts: tuple[str, ...] = PARTS
-    workers: int = 1
-    kafka_bootstrap: str = ""
-    database_url: str = ""
-    model_url: str = ""
-    model_name: str = ""
-    kafka_port: int = 0
-    postgres_port: int = 0
-    model_port: int = 0
-    edge_port: int = 0
-    edge_port_preferred: int = 0
-    kafka_options: Mapping[str, str] = field(default_factory=dict)
-    postgres_options: Mapping[str, str] = field(default_factory=dict)
-    env: Mapping[str, str] = field(default_factory=dict)
-    cache: Path | None = None
-    java: Path | None = None
-    fresh: bool = False
-
-    def __post_init__(self) -> None:
-        unknown = sorted(set(self.parts) - set(PARTS))
-        if unknown:
-            raise StackError(f"no such part: {', '.join(unknown)} (there are: {', '.join(PARTS)})")
 
 
 class LocalStack:

@@ -21,7 +21,7 @@ from rich.table import Table
 
 from turnstream.deploy.local.folder import SUPERVISOR_LOG, Folder, stop_parts
 from turnstream.deploy.local.process import wait_gone
-from turnstream.deploy.local.stack import LocalStack, Plan
+from turnstream.deploy.local.stack import LocalStack
 from turnstream.deploy.local.state import PartState, StackState, Status, read_state, write_state
 from turnstream.deploy.local.supervise import supervise
 from turnstream.schemas.errors import PartError, StackError, StackRunningError
@@ -30,6 +30,8 @@ from turnstream.streams.cli.display import Display, address
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from turnstream.deploy.local.plan import Plan
 
 EXIT_FAILED = 1
 EXIT_OTHERWISE = 3  # it runs already, or it does not run

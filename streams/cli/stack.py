@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from turnstream.deploy.local.stack import Plan
+    from turnstream.deploy.local.plan import Plan
 
 app = typer.Typer(help="The local stack.")
 
@@ -123,7 +123,7 @@ def _plan(
     workers: int,
     fresh: bool,
 ) -> "Plan":
-    from turnstream.deploy.local.stack import PARTS, Plan
+    from turnstream.deploy.local.plan import PARTS, Plan
     from turnstream.schemas.errors import StackError
     from turnstream.streams.settings import load_settings, sources
 
