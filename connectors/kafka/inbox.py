@@ -28,7 +28,7 @@ log = structlog.get_logger(__name__)
 RECORDS_MAX = 500
 FETCH_WAIT_MS = 250
 COMMIT_EVERY_S = 5.0
-SESSION_TIMEOUT_MS = 10_000
+SESSION_TIMEOUT_MS = 6_000  # a broker's default minimum: so long wait a killed worker's partitions
 
 
 class Inbox:
@@ -50,7 +50,7 @@ class Inbox:
             isolation_level="read_committed",
             fetch_max_wait_ms=FETCH_WAIT_MS,
             session_timeout_ms=SESSION_TIMEOUT_MS,
-            heartbeat_interval_ms=SESSION_TIMEOUT_MS // 4,
+            heartbeat_interval_ms=SESSION_TIMEOUT_MS // 6,
             max_poll_interval_ms=300_000,
             metadata_max_age_ms=30_000,
             **client,
