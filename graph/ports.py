@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -21,12 +21,23 @@ SaverCall = tuple[Any, ...]
 `("aput_writes", config, writes, task_id, task_path)`, arguments as LangGraph passes them."""
 
 
-class Asked(NamedTuple):
+class Asked(Protocol):
     """A question: the path and namespace of the task that stopped, and what it asks."""
 
-    path: str
-    namespace: str
-    value: Any
+    @property
+    def path(self) -> str:
+        """Path of the task."""
+        ...
+
+    @property
+    def namespace(self) -> str:
+        """LangGraph namespace of the task's graph."""
+        ...
+
+    @property
+    def value(self) -> Any:
+        """What the task gave to `interrupt()`."""
+        ...
 
 
 class Emitter(Protocol):
@@ -67,14 +78,16 @@ class Commits(Protocol):
     gate: Callable[[str], Awaitable[None]] | None
     """Waited for before a task's writes get their position: until all it said was handed out."""
 
-    path_of: Callable[[str], str]
-    """Path of a LangGraph namespace."""
+    resolve: Callable[[str], str] | None
+    """Gives the path of a LangGraph namespace, where the namespace alone does not tell it."""
 
     is_last: Callable[[Any], bool] | None
     """Tells of a root checkpoint that nothing runs after it; it then waits for the outcome."""
 
-    asked: Mapping[str, Asked]
-    """Questions that tasks stopped with in this attempt, by interrupt id, in order."""
+    @property
+    def asked(self) -> Mapping[str, Asked]:
+        """Questions that tasks stopped with in this attempt, by interrupt id, in order."""
+        ...
 
     @property
     def lost(self) -> Exception | None:

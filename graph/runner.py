@@ -186,7 +186,7 @@ class _Attempt:
             self.said, finished=commits.finished, step_of=commits.step_of, ended=ends.ended
         )
         commits.gate = ends.wait
-        commits.path_of = translator.path_of
+        commits.resolve = translator.path_of
         watched: RunnableConfig = {
             **config,
             "configurable": {**config["configurable"], RUNTIME: SigningRuntime()},

@@ -124,7 +124,7 @@ class Session:
     on_cancel: Callable[[str], None] | None = None
     on_lost: Callable[[TurnstreamError], None] | None = None
     gate: Callable[[str], Awaitable[None]] | None = None
-    path_of: Callable[[str], str] = path_of_namespace
+    resolve: Callable[[str], str] | None = None
     is_last: Callable[[Any], bool] | None = None
 
     asked: dict[str, Question] = field(default_factory=dict)
@@ -160,6 +160,10 @@ class Session:
             raise self.lost
         if self.broken is not None:
             raise self.broken
+
+    def path_of(self, ns: str) -> str:
+        """Return the path of a LangGraph namespace."""
+        return path_of_namespace(ns) if self.resolve is None else self.resolve(ns)
 
     def pending(self, ns: str | None = None) -> bool:
         """Tell whether something waits to be committed, in one namespace or at all."""
