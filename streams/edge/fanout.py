@@ -36,6 +36,7 @@ _log = structlog.get_logger(__name__)
 _HEARTBEAT = http_chunk(b": keep-alive\n\n")
 _WATCH_S = 1.0
 _DRAIN_POLL_S = 0.02
+DUE_S = 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -303,6 +304,8 @@ class Sockets:
     refills: int = 0
     aborted: int = 0
     _per_user: Counter[tuple[str, str]] = field(default_factory=Counter)
+    _listeners: Counter[tuple[str, str, str]] = field(default_factory=Counter)
+    _due: dict[tuple[str, str, str], Cursor] = field(default_factory=dict)
 
     @contextmanager
     def opened(self, connection: Connection, principal: Principal) -> Iterator[Outlet]:
@@ -333,8 +336,36 @@ class Sockets:
 
     async def serve(self, key: str, outlet: Outlet, wanted: Filter, since: Cursor | None) -> None:
         """Deliver a thread's events to an outlet until cancelled."""
-        with self.feed.hold(key) as thread:
-            await Subscription(self, thread, outlet, wanted, since).run()
+        listener = (key, outlet.principal.tenant, outlet.principal.user)
+        listens = "lifecycle" in wanted.channels
+        if listens:
+            since = since or self._due.pop(listener, None)
+            self._listeners[listener] += 1
+        try:
+            with self.feed.hold(key) as thread:
+                await Subscription(self, thread, outlet, wanted, since).run()
+        finally:
+            if listens:
+                self._listeners[listener] -= 1
+                if not self._listeners[listener]:
+                    del self._listeners[listener]
+
+    def started(self, key: str, principal: Principal, applied_through: Cursor) -> None:
+        """Remember that a caller started a turn while nobody of theirs listened to its thread.
+
+        The SDK opens its lifecycle stream after `run.start` and without a cursor, by which time a
+        quick turn is over: that one stream then begins before the turn. Only that one, for whoever
+        comes later would take an older turn's end for the end of their own.
+        """
+        listener = (key, principal.tenant, principal.user)
+        if listener in self._listeners:
+            return
+        self._due[listener] = applied_through
+        asyncio.get_running_loop().call_later(DUE_S, self._expire, listener, applied_through)
+
+    def _expire(self, listener: tuple[str, str, str], cursor: Cursor) -> None:
+        if self._due.get(listener) is cursor:
+            del self._due[listener]
 
     @property
     def frames_total(self) -> int:

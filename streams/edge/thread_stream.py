@@ -22,6 +22,7 @@ from turnstream.schemas.errors import (
     NotFoundError,
     TurnstreamError,
 )
+from turnstream.schemas.ids import thread_key
 from turnstream.streams.edge.auth import TOKEN_SUBPROTOCOL, Principal, bearer
 from turnstream.streams.edge.connections import connection_of
 from turnstream.streams.edge.context import EdgeContext, edge_of, principal_of
@@ -383,6 +384,9 @@ class Commands:
         result = {"run_id": submitted.turn_id}
         if submitted.applied_through is None:
             return _success(command.id, result)
+        key = thread_key(self.principal.tenant, self.thread_id)
+        cursor = Cursor.of_seq(submitted.applied_through)
+        self.edge.sockets.started(key, self.principal, cursor)
         return _success(command.id, result, applied_through_seq=submitted.applied_through)
 
 

@@ -1,0 +1,182 @@
+"""The stock SDK's thread streams, unmodified, on both transports."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import pytest
+from langgraph_sdk import get_client
+
+from turnstream.schemas import events as ev
+
+TRANSPORTS = ["sse", "websocket"]
+
+
+async def texts_of(thread):
+    """Return every message's text, or the error that ended it; the iterator feeds the messages."""
+
+    async def read(message):
+        try:
+            return await message.text
+        except RuntimeError as error:
+            return str(error)
+
+    async with asyncio.timeout(20):
+        reads = [asyncio.create_task(read(message)) async for message in thread.messages]
+        return await asyncio.gather(*reads)
+
+
+@pytest.fixture
+async def client(edge):
+    client = get_client(url=edge.url)
+    yield client
+    await client.aclose()
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+async def test_messages_of_a_run(client, worker, transport):
+    async with client.threads.stream(
+        thread_id="a", assistant_id="agent", transport=transport
+    ) as thread:
+        result = await thread.run.start(input={"messages": []})
+        assert result["run_id"] == worker.commands[0].turn_id
+        assert await texts_of(thread) == ["hello world "]
+        async with asyncio.timeout(20):
+            done = await thread._wait_for_run_done()
+        assert done.status == "completed"
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+async def test_two_runs_one_after_the_other(client, worker, transport):
+    for number in range(2):
+        async with client.threads.stream(
+            thread_id="a", assistant_id="agent", transport=transport
+        ) as thread:
+            await thread.run.start(input={"n": number})
+            assert await texts_of(thread) == ["hello world "]
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+async def test_a_thread_that_the_sdk_names(client, worker, transport):
+    async with client.threads.stream(assistant_id="agent", transport=transport) as thread:
+        await thread.run.start(input={})
+        assert await texts_of(thread) == ["hello world "]
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+async def test_interrupt_and_answer(client, worker, transport):
+    async def ask(turn):
+        await turn.start()
+        await turn.say(ev.InputRequested, interrupt_id="i" * 32, payload='"sure?"')
+        interrupts = [ev.Interrupt(id="i" * 32, payload='"sure?"')]
+        await turn.end(ev.TurnInterrupted, interrupts=interrupts)
+
+    worker.script = ask
+    async with client.threads.stream(
+        thread_id="a", assistant_id="agent", transport=transport
+    ) as thread:
+        await thread.run.start(input={})
+        async with asyncio.timeout(20):
+            while not thread.interrupted:
+                await asyncio.sleep(0.01)
+        assert [entry["value"] for entry in thread.interrupts] == ["sure?"]
+
+        async def answered(turn):
+            await turn.start()
+            await turn.message("thanks", "m2")
+            await turn.end()
+
+        worker.script = answered
+        result = await thread.run.respond("yes")
+        assert result["run_id"] == worker.commands[-1].turn_id
+        assert json.loads(worker.commands[-1].answers) == {"i" * 32: "yes"}
+        async with asyncio.timeout(20):
+            assert (await thread._wait_for_run_done()).status == "completed"
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+async def test_a_rewind_is_an_error_and_a_new_message(client, worker, transport):
+    seen = asyncio.Event()
+
+    async def crash(turn):
+        await turn.start()
+        await turn.say(ev.MessageStarted, message_id="m1", path="t1")
+        await turn.tokens("lost words")
+        await seen.wait()
+        await turn.again(high_n=turn.n)
+        await turn.message("found words")
+        await turn.end(ev.TurnCompleted, text="found words ")
+
+    worker.script = crash
+    async with client.threads.stream(
+        thread_id="a", assistant_id="agent", transport=transport
+    ) as thread:
+        await thread.run.start(input={})
+        reading = asyncio.create_task(texts_of(thread))
+        async with asyncio.timeout(20):
+            while not thread._active_message_streams:
+                await asyncio.sleep(0.01)
+        seen.set()
+        texts = await reading
+    assert texts[0].startswith("taken back")
+    assert texts[1] == "found words "
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+async def test_a_failed_and_a_cancelled_run(client, worker, transport):
+    async def broken(turn):
+        await turn.start()
+        await turn.tokens("half")
+        await turn.end(ev.TurnFailed, code="model_error", message="gone")
+
+    async def stopped(turn):
+        await turn.start()
+        await turn.tokens("half")
+        await turn.end(ev.TurnCancelled, cause="user")
+
+    for script, error in ((broken, "model_error: gone"), (stopped, "cancelled")):
+        worker.script = script
+        async with client.threads.stream(
+            thread_id="a", assistant_id="agent", transport=transport
+        ) as thread:
+            await thread.run.start(input={})
+            async with asyncio.timeout(20):
+                done = await thread._wait_for_run_done()
+            assert error in str(done.error)
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+async def test_an_edge_that_goes_and_comes_back(settings, open_running, worker, transport):
+    """A restart on the same port in mid-run: the SDK's streams resume, nothing is missing."""
+    half = asyncio.Event()
+
+    async def slow(turn):
+        await turn.start()
+        await turn.say(ev.MessageStarted, message_id="m1", path="t1")
+        await turn.tokens("one two")
+        await half.wait()
+        await turn.tokens("three four")
+        await turn.say(ev.MessageFinished, message_id="m1", path="t1")
+        await turn.end()
+
+    worker.script = slow
+    async with open_running(settings) as first:
+        port = first.edge.port
+        client = get_client(url=first.url)
+        entered = client.threads.stream(
+            thread_id="a", assistant_id="agent", transport=transport
+        )
+        thread = await entered.__aenter__()
+        await thread.run.start(input={})
+        reading = asyncio.create_task(texts_of(thread))
+        async with asyncio.timeout(20):
+            while not thread._active_message_streams:
+                await asyncio.sleep(0.01)
+    async with open_running(settings.model_copy(update={"edge_port": port})):
+        half.set()
+        async with asyncio.timeout(30):
+            assert await reading == ["one two three four "]
+            assert (await thread._wait_for_run_done()).status == "completed"
+        await entered.__aexit__(None, None, None)
+    await client.aclose()
