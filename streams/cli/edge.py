@@ -1,13 +1,9 @@
 """`turnstream edge`: hold the sockets of the clients."""
 
 import asyncio
-import gc
 from typing import Annotated
 
 import typer
-
-# a pass over the oldest generation stops every stream for tens of milliseconds
-_COLLECT = (50_000, 20, 1000)
 
 
 def edge(
@@ -17,23 +13,30 @@ def edge(
     port: Annotated[
         int | None, typer.Option("--port", help="Port, 0 for any free one (setting edge_port).")
     ] = None,
+    create: Annotated[
+        bool, typer.Option(help="Create missing topics and tables before the start.")
+    ] = True,
 ) -> None:
     """Serve clients over HTTP and WebSocket until SIGTERM."""
     import uvloop
 
     from turnstream.streams.app import open_edge
     from turnstream.streams.cli.configured import configured
+    from turnstream.streams.prepare import prepare
+    from turnstream.streams.process import log_as_json, settle_memory
 
     given = {"edge_host": host, "edge_port": port}
     settings = configured("kafka_bootstrap", "database_url").model_copy(
         update={name: value for name, value in given.items() if value is not None}
     )
 
+    log_as_json(settings.log_level)
+
     async def serve() -> None:
+        if create:
+            await prepare(settings)
         async with open_edge(settings) as opened:
-            gc.collect()
-            gc.freeze()
-            gc.set_threshold(*_COLLECT)
+            settle_memory()
             typer.echo(f"edge on http://{settings.edge_host}:{opened.port}", err=True)
             await opened.run_until_signal()
 

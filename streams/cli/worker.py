@@ -50,29 +50,12 @@ def _first(group: ExceptionGroup[TurnstreamError]) -> TurnstreamError:
 
 async def _run(settings: "Settings", name: str, *, create: bool) -> None:
     from turnstream.streams.app import open_worker
+    from turnstream.streams.prepare import prepare
     from turnstream.streams.process import on_stop_signal, settle_memory
 
     if create:
-        await _prepare(settings)
+        await prepare(settings)
     async with open_worker(settings, name=name) as opened:
         on_stop_signal(opened.stop)
         settle_memory()
         await opened.run()
-
-
-async def _prepare(settings: "Settings") -> None:
-    import structlog
-
-    from turnstream.connectors.kafka.admin import TopicAdmin
-    from turnstream.connectors.postgres.migrate import migrate
-    from turnstream.schemas.errors import ConfigurationError
-
-    await asyncio.to_thread(migrate, settings.direct_url)
-    wanted = settings.topics.all(settings.tenants, settings.partitions)
-    async with TopicAdmin(settings.kafka_bootstrap) as admin:
-        await admin.create(wanted)
-        drifts = await admin.check(wanted)
-    for drift in drifts:
-        structlog.get_logger(__name__).warning("topic_differs", drift=str(drift))
-    if breaking := [str(drift) for drift in drifts if drift.breaks]:
-        raise ConfigurationError("; ".join(breaking))
