@@ -59,9 +59,7 @@ def demo(
             except PartError as error:
                 if error.part != "model":
                     raise
-                say(
-                    f"   the model does not run here ({error.cause}); going on with scripted answers"
-                )
+                say(f"   no model runs here ({error.cause}): scripted answers instead")
                 real = False
         workers = {p.pid for name, p in local.processes.items() if name.startswith("worker")}
         doors = Doors(

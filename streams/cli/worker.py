@@ -1,6 +1,5 @@
 """`turnstream worker`: the process that runs turns. Needs Kafka, Postgres and a model server."""
 
-import asyncio
 from typing import TYPE_CHECKING, Annotated
 
 import typer
