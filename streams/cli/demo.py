@@ -45,9 +45,7 @@ def demo(
         env = {"TURNSTREAM_MODEL_ROUTES": json.dumps({"scripted": scripted})}
         servers = ("kafka", "postgres")
         services = ("worker", "edge")
-        say(
-            "Starting Kafka, Postgres, a model, two workers and an edge (the first time fetches them)"
-        )
+        say("Starting Kafka, Postgres, a model, two workers, an edge (first time: fetched)")
         real = not no_model
         while True:
             parts = (*servers, *(("model",) if real else ()), *services)
