@@ -138,7 +138,7 @@ class ToolStarted(Event, frozen=True, gc=False, kw_only=True):
 
     tool_call_id: str
     name: str
-    args: str = "{}"
+    args: str = ""
 
 
 class ToolProgressed(Event, frozen=True, gc=False, kw_only=True):
