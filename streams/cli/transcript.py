@@ -115,9 +115,9 @@ def _show_turn(out: Console, turn: TurnReplay) -> None:
     for entry in turn.shown.entries:
         out.print(_entry(entry, verdicts))
     if view.terminal is not None:
-        if view.partial and getattr(view.terminal, "text", ""):
-            text = escape(getattr(view.terminal, "text", ""))
-            out.print(f"\n[bold]text by the outcome[/]\n{text}")
+        said: str | None = getattr(view.terminal, "text", None)
+        if view.partial and said:
+            out.print(f"\n[bold]text by the outcome[/]\n{escape(said)}")
         out.print(f"\n{_outcome(view.terminal, verdicts)}")
     elif not view.done:
         out.print("\n[yellow]no end in the log: the turn runs, or is waiting for a worker[/]")

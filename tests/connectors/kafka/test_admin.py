@@ -59,7 +59,9 @@ async def test_creation_is_repeatable_and_safe_from_several_processes(
 
     by_each = await asyncio.gather(*(one() for _ in range(4)))
 
-    assert sorted(sum(by_each, [])) == sorted(topic.name for topic in wanted)
+    assert sorted(name for names in by_each for name in names) == sorted(
+        topic.name for topic in wanted
+    )
     assert await admin.create(wanted) == []
 
 
@@ -90,7 +92,7 @@ async def test_a_recreated_topic_has_another_id(kafka: str, admin: TopicAdmin, p
     await _delete(kafka, [topic.name])
 
     async with asyncio.timeout(20):
-        while topic.name in await admin.ids([topic.name]):
+        while topic.name in await admin.ids([topic.name]):  # noqa: ASYNC110  a broker tells nobody
             await asyncio.sleep(0.05)
     await admin.create([topic])
 
