@@ -7,18 +7,23 @@ after the handshake and before the close, whole chunks inside a chunked body.
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING, Any, cast
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 if TYPE_CHECKING:
+    import asyncio
+
     from starlette.requests import HTTPConnection
     from uvicorn.config import Config
     from uvicorn.server import ServerState
 
 _KEY = "turnstream.connection"
+_TOO_LARGE = (
+    b"HTTP/1.1 431 Request Header Fields Too Large\r\n"
+    b"content-length: 0\r\nconnection: close\r\n\r\n"
+)
 
 
 class EdgeWebSocketProtocol(WebSocketsSansIOProtocol):
@@ -51,6 +56,15 @@ class EdgeWebSocketProtocol(WebSocketsSansIOProtocol):
             self.read_paused = False
             self.transport.resume_reading()
         self.close_timer = self.loop.call_later(self.close_timeout, self.transport.close)
+
+    def data_received(self, data: bytes) -> None:
+        """Take bytes; answer an upgrade whose line or headers are too long, which hangs in the base."""
+        super().data_received(data)
+        if self.handshake_initiated or self.conn.handshake_exc is None or self.close_sent:
+            return
+        self.close_sent = True
+        self.transport.write(_TOO_LARGE)
+        self.transport.close()
 
     def shutdown(self) -> None:
         """Close with 1012 and wait for the peer: 1001 or a lost handshake would end its run."""

@@ -1,0 +1,313 @@
+"""WebSockets: subscriptions, frames that cannot be right, readers that do not read, tokens."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+
+import httpx
+import jwt
+import pytest
+from pydantic import SecretStr
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+
+from turnstream.schemas import events as ev
+
+SECRET = "a secret of at least thirty-two bytes"
+ALL = ["lifecycle", "messages", "input", "tools", "values"]
+
+
+def url(edge, thread="a"):
+    return f"{edge.ws}/threads/{thread}/stream/events"
+
+
+async def command(socket, method, **params):
+    await socket.send(json.dumps({"id": 7, "method": method, "params": params}))
+    while True:
+        answer = json.loads(await asyncio.wait_for(socket.recv(), 15))
+        if answer.get("id") == 7 or answer.get("type") == "error":
+            return answer
+
+
+async def until_end(socket):
+    got = []
+    async with asyncio.timeout(20):
+        while True:
+            item = json.loads(await socket.recv())
+            got.append(item)
+            if item.get("method") == "lifecycle" and item["params"]["data"]["event"] in {
+                "completed",
+                "failed",
+            }:
+                return got
+
+
+@pytest.fixture
+async def thread(edge, worker):
+    """A thread that exists."""
+    async with httpx.AsyncClient(base_url=edge.url, timeout=20) as client:
+        body = {"id": 1, "method": "run.start", "params": {"assistant_id": "agent", "input": {}}}
+        assert (await client.post("/threads/a/commands", json=body)).status_code == 200
+    return "a"
+
+
+async def test_commands_and_events_over_one_socket(edge, worker, thread):
+    async with connect(url(edge)) as socket:
+        answer = await command(socket, "subscription.subscribe", channels=ALL)
+        assert answer["type"] == "success"
+        name = answer["result"]["subscription_id"]
+        started = await command(socket, "run.start", assistant_id="agent", input={})
+        got = await until_end(socket)
+        assert got[-1]["params"]["data"]["event"] == "completed"
+        if started["type"] == "success":
+            assert got[0]["event_id"].startswith(started["result"]["run_id"])
+        gone = await command(socket, "subscription.unsubscribe", subscription_id=name)
+        assert gone["type"] == "success"
+        again = await command(socket, "subscription.unsubscribe", subscription_id=name)
+        assert again["error"] == "no_such_subscription"
+
+
+@pytest.mark.parametrize(
+    ("frame", "error"),
+    [
+        ("nonsense", "invalid_argument"),
+        ("[1, 2]", "invalid_argument"),
+        ('{"id": "x", "method": "run.start"}', "invalid_argument"),
+        ('{"id": 1, "method": "agent.dance", "params": {}}', "unknown_command"),
+        ('{"id": 1, "method": "subscription.subscribe", "params": {}}', "invalid_argument"),
+        (
+            '{"id": 1, "method": "subscription.subscribe", "params": {"channels": ["no"]}}',
+            "invalid_argument",
+        ),
+        (
+            '{"id": 1, "method": "subscription.subscribe", '
+            '"params": {"channels": ["values"], "since": -4}}',
+            "invalid_argument",
+        ),
+        ('{"id": 1, "method": "run.start", "params": {"assistant_id": 5}}', "invalid_argument"),
+        ('{"id": 1, "method": "run.start", "params": {"assistant_id": "no"}}', "unknown_error"),
+        ('{"id": 1, "method": "run.cancel", "params": {"run_id": "x"}}', "invalid_argument"),
+        ("[" * 2000 + "]" * 2000, "invalid_argument"),
+    ],
+)
+async def test_a_bad_frame_is_answered_and_the_socket_goes_on(edge, thread, frame, error):
+    async with connect(url(edge)) as socket:
+        await socket.send(frame)
+        answer = json.loads(await asyncio.wait_for(socket.recv(), 15))
+        assert (answer["type"], answer["error"]) == ("error", error)
+        answer = await command(socket, "subscription.subscribe", channels=ALL)
+        assert answer["type"] == "success"
+
+
+async def test_bytes_are_no_command(edge, thread):
+    async with connect(url(edge)) as socket:
+        await socket.send(b"\x00\xff")
+        assert json.loads(await socket.recv())["type"] == "error"
+
+
+async def closed_with(socket):
+    with pytest.raises(ConnectionClosed) as closed:
+        async with asyncio.timeout(15):
+            while True:
+                await socket.recv()
+    return closed.value.rcvd.code
+
+
+async def test_too_many_bad_frames_close_the_socket(edge, thread):
+    async with connect(url(edge)) as socket:
+        with pytest.raises(ConnectionClosed):  # noqa: PT012
+            for _ in range(100):
+                await socket.send("nonsense")
+                await socket.recv()
+        assert socket.close_code == 4400
+
+
+async def test_a_frame_that_is_too_large_closes_the_socket(edge, thread):
+    async with connect(url(edge)) as socket:
+        await socket.send("x" * (edge.edge.context.settings.edge_frame_bytes_max + 1))
+        assert await closed_with(socket) == 1009
+
+
+@pytest.mark.parametrize(
+    ("name", "code"),
+    [("unknown", 4404), ("%00", 4422), ("x" * 1000, 4422), ("%20", 4422)],
+)
+async def test_thread_ids_that_are_not_ours(edge, name, code):
+    async with connect(url(edge, name)) as socket:
+        assert await closed_with(socket) == code
+
+
+async def test_an_address_that_is_too_long_is_refused_at_once(edge):
+    with pytest.raises(InvalidStatus) as refused:
+        async with connect(url(edge, "x" * 10_000)):
+            pass
+    assert refused.value.response.status_code == 431
+
+
+async def test_too_many_subscriptions(edge, thread):
+    limit = edge.edge.context.sockets.limits.subscriptions_per_socket_max
+    async with connect(url(edge)) as socket:
+        for _ in range(limit):
+            answer = await command(socket, "subscription.subscribe", channels=["values"])
+            assert answer["type"] == "success"
+        answer = await command(socket, "subscription.subscribe", channels=["values"])
+        assert answer["type"] == "error"
+
+
+async def test_too_many_sockets_of_one_user(settings, open_running, worker):
+    few = settings.model_copy(update={"edge_sockets_per_user_max": 2})
+    async with open_running(few) as edge:
+        await start(edge)
+        async with connect(url(edge)), connect(url(edge)):
+            async with asyncio.timeout(10):
+                while len(edge.edge.context.sockets.outlets) < 2:
+                    await asyncio.sleep(0.01)
+            async with connect(url(edge)) as third:
+                assert await closed_with(third) == 4429
+            async with httpx.AsyncClient(base_url=edge.url) as client:
+                body = {"channels": ["values"]}
+                answer = await client.post("/threads/a/stream/events", json=body)
+                assert answer.status_code == 429
+                assert answer.json()["code"] == "too_many_sockets"
+
+
+async def start(edge, thread="a", headers=None):
+    async with httpx.AsyncClient(base_url=edge.url, timeout=20, headers=headers) as client:
+        body = {"id": 1, "method": "run.start", "params": {"assistant_id": "agent", "input": {}}}
+        answer = await client.post(f"/threads/{thread}/commands", json=body)
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+
+def token(tenant="acme", user="ann", lasts_s=60, **claims):
+    payload = {"tenant": tenant, "sub": user, "exp": time.time() + lasts_s} | claims
+    return jwt.encode(payload, SECRET, algorithm="HS256")
+
+
+@pytest.fixture
+async def guarded(settings, open_running):
+    strict = settings.model_copy(update={"jwt_secret": SecretStr(SECRET)})
+    async with open_running(strict) as edge:
+        yield edge
+
+
+def bearing(text):
+    return {"Authorization": f"Bearer {text}"}
+
+
+async def test_sockets_need_a_token_and_end_with_it(guarded, worker):
+    await start(guarded, headers=bearing(token()))
+    for bad in ({}, bearing("x.y.z"), bearing(token(lasts_s=-5)), bearing(token(tenant="a/b"))):
+        async with connect(url(guarded), additional_headers=bad) as socket:
+            assert await closed_with(socket) in {4401, 4403}
+    async with connect(url(guarded), additional_headers=bearing(token("other"))) as socket:
+        assert await closed_with(socket) == 4404  # somebody else's thread
+    short = bearing(token(lasts_s=3))
+    async with connect(url(guarded), additional_headers=short) as socket:
+        answer = await command(socket, "subscription.subscribe", channels=ALL)
+        assert answer["type"] == "success"
+        assert await closed_with(socket) == 4401
+    offered = ["turnstream.bearer", token()]
+    async with connect(url(guarded), subprotocols=offered) as socket:
+        assert socket.subprotocol == "turnstream.bearer"
+        answer = await command(socket, "subscription.subscribe", channels=ALL)
+        assert answer["type"] == "success"
+
+
+async def test_origins(edge, thread):
+    async with connect(url(edge), origin="https://evil.example") as socket:
+        assert await closed_with(socket) == 4403
+    async with connect(url(edge), origin=edge.url) as socket:
+        answer = await command(socket, "subscription.subscribe", channels=ALL)
+        assert answer["type"] == "success"
+
+
+async def test_a_slow_reader_gets_everything_and_the_others_do_not_wait(
+    settings, open_running, worker
+):
+    """Eight megabytes to one that pauses: it falls behind, is refilled, and misses nothing."""
+    go = asyncio.Event()
+    large = "x" * 20_000
+
+    async def flood(turn):
+        await turn.start()
+        await go.wait()
+        for number in range(400):
+            await turn.tokens(f"{number}-{large}")
+        await turn.end()
+
+    worker.script = flood
+    async with open_running(settings) as edge:
+        await start(edge)
+        async with (
+            connect(url(edge), max_queue=1, max_size=None) as slow,
+            connect(url(edge), max_size=None) as quick,
+        ):
+            for socket in (slow, quick):
+                await command(socket, "subscription.subscribe", channels=ALL)
+            go.set()
+            fast = await until_end(quick)
+            sockets = edge.edge.context.sockets
+            assert sockets.refills > 0
+            assert max(outlet.buffered for outlet in sockets.outlets) < 2 << 20
+            late = await until_end(slow)
+        numbers = [
+            item["params"]["data"]["delta"]["text"].partition("-")[0]
+            for item in late
+            if item.get("method") == "messages"
+            and item["params"]["data"]["event"] == "content-block-delta"
+        ]
+        assert numbers == [str(number) for number in range(400)]
+        assert [e["seq"] for e in fast if "seq" in e] == [e["seq"] for e in late if "seq" in e]
+
+
+async def test_a_socket_that_takes_nothing_is_dropped(settings, open_running, worker):
+    go = asyncio.Event()
+
+    async def flood(turn):
+        await turn.start()
+        await go.wait()
+        for _ in range(400):
+            await turn.tokens("x" * 20_000)
+        await turn.end()
+
+    worker.script = flood
+    quick = settings.model_copy(update={"edge_stall_timeout_s": 1.0})
+    async with open_running(quick) as edge:
+        await start(edge)
+        host, port = "127.0.0.1", edge.edge.port
+        reader, writer = await asyncio.open_connection(host, port, limit=1024)
+        writer.transport.pause_reading()
+        body = json.dumps({"channels": ALL}).encode()
+        head = f"POST /threads/a/stream/events HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}"
+        writer.write(head.encode() + b"\r\n\r\n" + body)
+        sockets = edge.edge.context.sockets
+        async with asyncio.timeout(10):
+            while not sockets.outlets:
+                await asyncio.sleep(0.01)
+        go.set()
+        async with asyncio.timeout(30):
+            while not sockets.aborted:
+                await asyncio.sleep(0.05)
+            while sockets.outlets:
+                await asyncio.sleep(0.05)
+        writer.close()
+
+
+async def test_a_question_is_answered_over_the_socket(edge, worker):
+    async def ask(turn):
+        await turn.start()
+        await turn.say(ev.InputRequested, interrupt_id="i" * 32, payload="1")
+        await turn.end(ev.TurnInterrupted, interrupts=[ev.Interrupt(id="i" * 32, payload="1")])
+
+    worker.script = ask
+    await start(edge)
+    async with connect(url(edge)) as socket:
+        await command(socket, "subscription.subscribe", channels=["input", "lifecycle"])
+        async with asyncio.timeout(15):
+            while json.loads(await socket.recv()).get("method") != "input.requested":
+                pass
+        wrong = await command(socket, "input.respond", interrupt_id="j" * 32, response=1)
+        assert wrong["type"] == "error"
