@@ -233,7 +233,13 @@ def _wrapped() -> Iterator[None]:
         if isinstance(error, _UNAVAILABLE):
             raise DatabaseUnavailableError(f"the ledger does not answer: {error}") from error
         raise TurnstreamError(f"the ledger refuses: {error}") from error
-    except (OSError, TimeoutError, asyncpg.InterfaceError) as error:
+    # the internal one: the server ended the connection in the middle of asyncpg's own exchange
+    except (
+        OSError,
+        TimeoutError,
+        asyncpg.InterfaceError,
+        asyncpg.InternalClientError,
+    ) as error:
         if isinstance(error, asyncpg.DataError):
             raise TurnstreamError(f"the ledger cannot hold this: {error}") from error
         raise DatabaseUnavailableError(f"the ledger does not answer: {error!r}") from error

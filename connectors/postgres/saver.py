@@ -7,11 +7,13 @@ suite) it behaves like the stock saver, without its process-wide lock.
 
 from __future__ import annotations
 
+import asyncio
 import math
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
+import psycopg
 from langgraph.checkpoint.base import (
     WRITES_IDX_MAP,
     get_serializable_checkpoint_metadata,
@@ -31,6 +33,7 @@ from turnstream.connectors.postgres.statements import (
     WriteRow,
     statement,
 )
+from turnstream.schemas.errors import DatabaseUnavailableError
 from turnstream.schemas.transcript import clean_text
 
 if TYPE_CHECKING:
@@ -176,7 +179,7 @@ class FencedSaver(AsyncPostgresSaver):
             configurable.get("checkpoint_ns", "")
         ):
             return None
-        loaded = await super().aget_tuple(config)
+        loaded = await self._load(config)
         if session is not None and loaded is not None:
             session.seen(
                 configurable.get("checkpoint_ns", ""),
@@ -188,6 +191,16 @@ class FencedSaver(AsyncPostgresSaver):
                 ),
             )
         return loaded
+
+    async def _load(self, config: RunnableConfig) -> CheckpointTuple | None:
+        """Read again where a connection is cut: the pool hands out another one."""
+        for wait_s in (0.0, 0.1, 0.5):
+            await asyncio.sleep(wait_s)
+            try:
+                return await super().aget_tuple(config)
+            except (psycopg.OperationalError, psycopg.InterfaceError, OSError) as error:
+                last = error
+        raise DatabaseUnavailableError(f"a checkpoint cannot be read: {last}") from last
 
     async def alist(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import signal
 import time
 import uuid
@@ -46,11 +47,7 @@ async def check_whole(scene, thread: str, turn: str) -> None:
         if message.finished:
             assert message.intact
     row = await scene.closed(turn)
-    outcome = (
-        row["outcome"]
-        if isinstance(row["outcome"], dict)
-        else __import__("json").loads(row["outcome"])
-    )
+    outcome = json.loads(row["outcome"])
     shown = transcript(view).messages
     text = shown[-1].text if shown else ""
     assert outcome.get("sha256", text_sha256("")) == text_sha256(text)
