@@ -56,12 +56,12 @@ class Settings(BaseSettings):
         description='JSON, model name to base URL, for turns whose config names a "model"',
     )
     model_api_key: SecretStr = Field(SecretStr(""), description="bearer token of the model server")
-    model_connect_timeout_s: float = Field(5.0, gt=0)
-    model_first_token_timeout_s: float = Field(60.0, gt=0)
-    model_token_gap_timeout_s: float = Field(30.0, gt=0)
+    model_connect_timeout_s: float = Field(5.0, gt=0, description="to the model server")
+    model_first_token_timeout_s: float = Field(60.0, gt=0, description="of an answer")
+    model_token_gap_timeout_s: float = Field(30.0, gt=0, description="between two reads")
     system_prompt: str = Field("You are a helpful assistant.", description="of the built-in agent")
     agent_steps_max: int = Field(16, ge=1, le=50, description="model calls in one turn")
-    tool_timeout_s: float = Field(30.0, gt=0)
+    tool_timeout_s: float = Field(30.0, gt=0, description="of one call of a tool")
     langgraph_json: Path | None = Field(None, description="langgraph.json with graphs to serve")
 
     # worker
@@ -69,7 +69,7 @@ class Settings(BaseSettings):
     open_turns_max: int = Field(100_000, ge=1, description="in the ledger; above, intake pauses")
     tick_ms: float = Field(5.0, ge=0, le=1000, description="least time between produce rounds")
     ack_stall_s: float = Field(10.0, gt=0, description="without acks: release threads, claim none")
-    lease_ttl_s: float = Field(3.0, gt=0.5)
+    lease_ttl_s: float = Field(3.0, gt=0.5, description="a frozen worker is dead after it")
     drain_timeout_s: float = Field(20.0, ge=0, description="for running turns after SIGTERM")
     text_chars_max: int = Field(200_000, ge=1, description="of a turn's text")
     worker_health_host: str = Field("127.0.0.1", description="address of the worker's health port")
