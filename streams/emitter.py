@@ -12,6 +12,7 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
+from turnstream.connectors.avro_tokens import TokenEncoder
 from turnstream.connectors.kafka.pump import RECORD_OVERHEAD
 from turnstream.schemas.errors import (
     FencedError,
@@ -50,6 +51,7 @@ _URGENT = (AttemptStarted, InputRequested)
 _TYPE_HEADERS: dict[type[Event], Headers] = {
     event_type: [("type", event_type.__name__.encode())] for event_type in EVENTS
 }
+_TOKENS_HEADERS = _TYPE_HEADERS[TokensEmitted]
 
 
 class _Tokens:
@@ -104,6 +106,7 @@ class TurnEmitter:
             "actor": actor,
             "traceparent": traceparent,
         }
+        self._tokens = TokenEncoder(codec, **self._envelope)
         self._turn_id = turn_id
         self._epoch = epoch
         self._record_bytes_max = record_bytes_max - RECORD_OVERHEAD - len(self._key)
@@ -196,9 +199,13 @@ class TurnEmitter:
         So a commit, which awaits the fence, never stands while one of those is missing.
         """
         for thread_event in resolved:
-            self._put(thread_event, self._codec.encode(thread_event), self._n - 1, urgent=True)
+            value = self._codec.encode(thread_event)
+            self._put(value, self._n - 1, _TYPE_HEADERS[type(thread_event)], urgent=True)
         record, value = self._encoded(AttemptStarted, self._n, "", fields)
-        self._put(record, value, self._n, urgent=True, trace=record.traceparent)
+        headers = _TYPE_HEADERS[AttemptStarted]
+        if record.traceparent:
+            headers = [*headers, ("traceparent", record.traceparent.encode())]
+        self._put(value, self._n, headers, urgent=True)
 
     def conclude(self, event_type: type[Event], **fields: Any) -> int:
         """Say the terminal and return its `n`; works on a closed emitter, and only there is it due.
@@ -255,22 +262,16 @@ class TurnEmitter:
         if self.dead:
             return
         for message_id, tokens in held.items():
-            text = "".join(tokens.parts)
+            text = clean_text("".join(tokens.parts))
+            block = (tokens.path, message_id, tokens.block, tokens.kind)
+            call = (tokens.tool_call_id, tokens.tool_name)
             size = self._join_chars_max
             for start in range(0, len(text) or 1, size):
-                self._say(
-                    TokensEmitted,
-                    tokens.path,
-                    {
-                        "message_id": message_id,
-                        "block": tokens.block,
-                        "kind": tokens.kind,
-                        "text": text[start : start + size],
-                        "tool_call_id": tokens.tool_call_id if start == 0 else "",
-                        "tool_name": tokens.tool_name if start == 0 else "",
-                    },
-                    urgent=False,
-                )
+                piece = text[start : start + size]
+                value = self._tokens.encode(self._n + 1, self._now_us(), block, piece, call)
+                self._n += 1
+                self._put(value, self._n, _TOKENS_HEADERS, urgent=False)
+                call = ("", "")
 
     def landed(self, n: int, offset: int) -> None:
         """Note where a record lies, and wake who waits for its ack."""
@@ -302,13 +303,13 @@ class TurnEmitter:
     ) -> None:
         if self._open:
             self.seal()
-        record, value = self._encoded(event_type, self._n + 1, path, fields)
+        _, value = self._encoded(event_type, self._n + 1, path, fields)
         if len(value) > self._record_bytes_max:
             raise RecordTooLargeError(
                 f"{event_type.__name__}: {len(value)} bytes, {self._record_bytes_max} are allowed"
             )
         self._n += 1
-        self._put(record, value, self._n, urgent=urgent)
+        self._put(value, self._n, _TYPE_HEADERS[event_type], urgent=urgent)
 
     def _encoded(
         self, event_type: type[Event], n: int, path: str, fields: dict[str, Any]
@@ -331,12 +332,9 @@ class TurnEmitter:
             **fields,
         )
 
-    def _put(self, record: Event, value: bytes, n: int, *, urgent: bool, trace: str = "") -> None:
+    def _put(self, value: bytes, n: int, headers: Headers, *, urgent: bool) -> None:
         if self.dead:
             return
-        headers: Headers = _TYPE_HEADERS[type(record)]
-        if trace:
-            headers = [*headers, ("traceparent", trace.encode())]
         self._unacked.append(len(value))
         self._unacked_bytes += len(value)
         self._pump.put(self._to, self, n, self._key, value, headers=headers, urgent=urgent)

@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable
@@ -59,7 +60,7 @@ class Process:
     async def terminate(self, timeout_s: float = 30.0) -> int:
         self.process.send_signal(signal.SIGTERM)
         async with asyncio.timeout(timeout_s):
-            while self.process.poll() is None:  # noqa: ASYNC110  nothing tells of it
+            while self.process.poll() is None:
                 await asyncio.sleep(0.02)
         return self.process.returncode
 
@@ -151,7 +152,7 @@ class Scene:
     async def until(self, condition: Callable[[], Any], timeout_s: float = 20.0) -> Any:
         try:
             async with asyncio.timeout(timeout_s):
-                while not (found := condition()):  # noqa: ASYNC110  any condition
+                while not (found := condition()):
                     await asyncio.sleep(0.01)
         except TimeoutError:
             raise AssertionError(self._seen()) from None
@@ -223,6 +224,11 @@ class Scene:
             "WORKER_HEALTH_PORT": str(port),
             **environment,
         }
+        # a process starts in a third of the time where it may keep its bytecode
+        bytecode = {
+            "PYTHONDONTWRITEBYTECODE": "",
+            "PYTHONPYCACHEPREFIX": f"{tempfile.gettempdir()}/turnstream-tests-bytecode",
+        }
         with log.open("wb") as out:
             started = subprocess.Popen(
                 [
@@ -234,7 +240,7 @@ class Scene:
                     "--name",
                     name,
                 ],
-                env={**os.environ, **{f"TURNSTREAM_{k}": v for k, v in given.items()}},
+                env={**os.environ, **bytecode, **{f"TURNSTREAM_{k}": v for k, v in given.items()}},
                 stdout=out,
                 stderr=out,
                 cwd=self.folder,
