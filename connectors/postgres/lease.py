@@ -36,8 +36,10 @@ class Lease:
     `held`: produce and commit. `holding`: the deadline has passed without a renewal; emit nothing
     and begin nothing, for a peer may own the threads by now. The next renewal either finds the row
     untouched (`held` again) or gone: `lost`, for good; the attempts end, and a new worker id is
-    needed. `on_change` is called on the event loop when the thread sees the state change; the
-    property tells it at any moment, also of a process that was just woken.
+    needed. A restored database or a failover (a new timeline) ends the lease as well.
+
+    `on_change` is called on the event loop when the thread sees the state change; the property
+    tells it at any moment, also in a process that was just woken.
     """
 
     def __init__(

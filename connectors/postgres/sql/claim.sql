@@ -8,7 +8,7 @@ CREATE TYPE ledger_row AS (
   outcome json, cancel text, again boolean, head_off bigint, resolved jsonb
 );
 
--- How many threads the worker may still claim: none once its row is gone. The shared lock keeps
+-- How many threads the worker may still claim: none once its life is over. The shared lock keeps
 -- dismiss_worker() out until this transaction ends, so that no thread is claimed behind its back.
 CREATE OR REPLACE FUNCTION worker_room(p_worker uuid, p_room integer) RETURNS integer
 LANGUAGE plpgsql AS $$
@@ -17,7 +17,7 @@ BEGIN
     RETURN 0;
   END IF;
   PERFORM pg_advisory_xact_lock_shared(uuid_hash_extended(p_worker, 0));
-  PERFORM 1 FROM workers WHERE worker = p_worker;
+  PERFORM 1 FROM workers w WHERE w.worker = p_worker AND w.timeline = timeline();
   RETURN CASE WHEN FOUND THEN p_room ELSE 0 END;
 END
 $$;

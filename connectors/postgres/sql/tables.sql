@@ -91,12 +91,14 @@ CREATE TABLE intake (
   PRIMARY KEY (topic, partition)
 ) WITH (fillfactor = 20);
 
--- One row a worker's life. `pid` and `backend_start` name the session that renews the lease.
+-- One row a worker's life. `pid` and `backend_start` name the session that renews the lease. A life
+-- does not outlast its timeline: all that it claimed is fenced then, and has to be freed.
 CREATE TABLE workers (
   worker        uuid PRIMARY KEY,
   name          text NOT NULL,
   pid           integer NOT NULL,
   backend_start timestamptz NOT NULL,
+  timeline      bigint NOT NULL,
   lease_until   timestamptz NOT NULL,
   since         timestamptz NOT NULL DEFAULT now()
 ) WITH (fillfactor = 50);

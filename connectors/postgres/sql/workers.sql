@@ -2,19 +2,19 @@
 
 CREATE OR REPLACE FUNCTION register_worker(p_worker uuid, p_name text, p_ttl interval)
 RETURNS void LANGUAGE sql AS $$
-  INSERT INTO workers (worker, name, pid, backend_start, lease_until)
-    SELECT p_worker, p_name, a.pid, a.backend_start, clock_timestamp() + p_ttl
+  INSERT INTO workers (worker, name, pid, backend_start, timeline, lease_until)
+    SELECT p_worker, p_name, a.pid, a.backend_start, timeline(), clock_timestamp() + p_ttl
       FROM pg_stat_get_activity(pg_backend_pid()) a
 $$;
 
--- False if the row is gone: the worker was taken for dead, and its threads are not its own.
+-- False if the row is gone or of another timeline: the worker's threads are not its own.
 CREATE OR REPLACE FUNCTION renew_worker(p_worker uuid, p_ttl interval) RETURNS boolean
 LANGUAGE plpgsql AS $$
 BEGIN
   UPDATE workers w
      SET lease_until = clock_timestamp() + p_ttl, pid = a.pid, backend_start = a.backend_start
     FROM pg_stat_get_activity(pg_backend_pid()) a
-   WHERE w.worker = p_worker;
+   WHERE w.worker = p_worker AND w.timeline = timeline();
   RETURN FOUND;
 END
 $$;
@@ -23,6 +23,7 @@ $$;
 -- sessions are missing, and only the lease's time tells.
 CREATE OR REPLACE FUNCTION worker_is_dead(w workers) RETURNS boolean LANGUAGE sql STABLE AS $$
   SELECT w.lease_until < clock_timestamp()
+      OR w.timeline <> timeline()
       OR w.backend_start > pg_postmaster_start_time()
          AND NOT EXISTS (SELECT FROM pg_stat_get_activity(w.pid) a
                          WHERE a.backend_start = w.backend_start)

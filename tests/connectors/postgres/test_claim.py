@@ -100,6 +100,15 @@ async def test_another_timeline_fences_the_same_epoch(scene):
     assert new.epoch == (before + 1 << 40) + 1
 
 
+async def test_another_timeline_closes_nothing(scene):
+    worker = await scene.worker()
+    (old,) = await claimed(scene, worker, scene.start("1"))
+    assert await scene.settle(old)
+    await scene.pool.execute("SELECT raise_timeline()")
+    assert await scene.ledger.finish(worker, 5, [Finish(old.thread_key, old.epoch, 1)]) == []
+    assert (await scene.ledger.turn("acme", old.turn_id)).closed_at is None
+
+
 async def test_a_turn_without_an_outcome_is_not_finished(scene):
     worker = await scene.worker()
     (claim,) = await claimed(scene, worker, scene.start("1"))

@@ -144,6 +144,23 @@ async def reaped(scene) -> bool:
     return await scene.ledger.reap() == 1
 
 
+async def test_a_restored_database_ends_the_lease(scene, ledger_dsn):
+    """Its attempts are fenced for ever, so its threads would have an owner who does nothing."""
+    lease = Lease(ledger_dsn, uuid.uuid4(), "w", renew_every_s=0.05)
+
+    async def lost():
+        return lease.state == "lost"
+
+    async with lease, beating(lease):
+        await scene.admit(lease.worker, scene.start("1"), scene.start("2", "b"), room=1)
+        await scene.pool.execute("SELECT raise_timeline()")
+        assert await scene.ledger.reclaim(lease.worker, 1) == []
+        await until(lost)
+        assert await scene.ledger.reap() == 1
+    claims = await scene.ledger.reclaim(await scene.worker(), 2)
+    assert sorted(c.thread_key for c in claims) == ["acme/a", "acme/b"]
+
+
 async def test_a_cut_connection_loses_nothing(scene, ledger_dsn):
     lease = Lease(ledger_dsn, uuid.uuid4(), "w")
     async with lease, beating(lease):
