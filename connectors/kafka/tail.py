@@ -46,6 +46,7 @@ LATEST = -1
 _READ_UNCOMMITTED = 0
 _PAUSE_S = 0.1
 _LEADER_TRIES = 50
+_LEADERS_S = 1.0
 
 
 class TopicChangedError(UnavailableError):
@@ -186,22 +187,28 @@ class Tail:
         """Follow the topic until cancelled; raises `TopicChangedError`, `NotFoundError`."""
         try:
             await self._open()
-            async with asyncio.TaskGroup() as group:
-                loops: dict[int, asyncio.Task[None]] = {}
-                checked = time.monotonic()
-                while True:
-                    for node in self._leaders():
-                        if node not in loops or loops[node].done():
-                            loops[node] = group.create_task(self._fetch_from(node))
-                    await asyncio.sleep(1.0)
-                    if time.monotonic() - checked > self.options.topic_check_s:
-                        checked = time.monotonic()
-                        await self._check_topic()
+            await self._follow()
+        except ExceptionGroup as group:
+            # one error is enough to end it; the others are of the same cause
+            raise group.exceptions[0] from group
         finally:
             self.ready.clear()
             for client in (self._client, self._log_client):
                 with contextlib.suppress(KafkaError, OSError):
                     await client.close()
+
+    async def _follow(self) -> None:
+        async with asyncio.TaskGroup() as group:
+            loops: dict[int, asyncio.Task[None]] = {}
+            checked = time.monotonic()
+            while True:
+                for node in self._leaders():
+                    if node not in loops or loops[node].done():
+                        loops[node] = group.create_task(self._fetch_from(node))
+                await asyncio.sleep(_LEADERS_S)
+                if time.monotonic() - checked > self.options.topic_check_s:
+                    checked = time.monotonic()
+                    await self._check_topic()
 
     async def _open(self) -> None:
         try:

@@ -58,7 +58,7 @@ class EdgeWebSocketProtocol(WebSocketsSansIOProtocol):
         self.close_timer = self.loop.call_later(self.close_timeout, self.transport.close)
 
     def data_received(self, data: bytes) -> None:
-        """Take bytes; answer an upgrade whose line or headers are too long, which hangs in the base."""
+        """Take bytes; refuse an upgrade that cannot be parsed, which hangs in the base class."""
         super().data_received(data)
         if self.handshake_initiated or self.conn.handshake_exc is None or self.close_sent:
             return

@@ -1,7 +1,7 @@
 """From a thread's steps to its sockets: prepared bytes, written straight to each transport.
 
-A live event costs a reader one filter look-up and one write. A reader whose write buffer is full, or
-that was cut off, is detached and refilled from ring or log once it reads again; its cursor is kept.
+A live event costs a reader one filter look-up and one write. A reader whose write buffer is full is
+detached and refilled from ring or log once it reads again; its cursor is kept.
 The watchdog aborts sockets that make no progress, and closes those whose token is over.
 """
 
@@ -54,7 +54,7 @@ class SocketLimits:
 
 
 class Outlet:
-    """Where one socket's events go: WebSocket frames or SSE chunks, whichever its connection has."""
+    """Where one socket's events go: as WebSocket frames or as SSE chunks."""
 
     def __init__(self, connection: Connection, principal: Principal) -> None:
         self.connection = connection
@@ -267,7 +267,7 @@ class Subscription:
         self._outlet.write(event)
 
     async def _reset(self, reset: Reset) -> None:
-        """Show the state as it is; with no turn alive, also that the run which was watched is over."""
+        """Show the state as it is; with no turn alive, also that the run is over."""
         feed = self._sockets.feed
         at_ms = time.time_ns() // 1_000_000
         first = first_seq(feed.incarnation, reset.cursor.offset)
@@ -287,8 +287,8 @@ class Subscription:
     async def _room(self) -> None:
         """Wait until the socket has taken most of what it was given."""
         limit = self._sockets.limits.buffer_slow_bytes
-        while self._outlet.buffered > limit // 2 and self._outlet.open:
-            await asyncio.sleep(_DRAIN_POLL_S)
+        while self._outlet.buffered > limit // 2 and self._outlet.open:  # noqa: ASYNC110
+            await asyncio.sleep(_DRAIN_POLL_S)  # a transport tells nobody of its buffer
 
 
 @dataclass(slots=True)

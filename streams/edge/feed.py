@@ -1,4 +1,4 @@
-"""Threads as this edge sees them: who watches one gets its changes in log order, without gap or double.
+"""Threads as this edge sees them: a watcher gets changes in log order, without gap or double.
 
 Reads the log through `Log` (the tail with its ring) and the ledger through `Directory`. One live
 reader a watched thread decodes, folds and projects each record once for all its watchers. A watcher
@@ -9,22 +9,23 @@ has caught up; attaching is one step without an await, so nothing falls between.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from turnstream.schemas.errors import UndecodableError
 from turnstream.schemas.events import AttemptStarted, Event, TurnEnded, TurnInterrupted
 from turnstream.streams.edge.cursor import RECORD_EVENTS_MAX, Cursor
+from turnstream.streams.edge.places import Directory, Log, Place, Reset
 from turnstream.streams.edge.reader import Decoder, Reader, Step
+from turnstream.streams.edge.watch import Watch
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
-    from types import TracebackType
-    from typing import Self
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 
     import msgspec
+
+__all__ = ["Directory", "Feed", "Log", "Place", "Reset", "Step", "Thread", "Watch"]
 
 WATCH_STEPS_MAX = 1024
 # how long a cursor from another edge may be ahead of this one's tail
@@ -33,90 +34,6 @@ CATCH_UP_POLL_S = 0.01
 REPLAY_BATCH = 256
 # how far the database's clock and a producer's may lie apart
 CLOCKS_APART_MS = 10_000
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
-    """Where a thread's records lie, as the ledger knows it.
-
-    `closed_to`: offset of the last end that the ledger knows. `head_from`: where the turn that is
-    alive begins, as far as a commit has told. `starts`: where turns that were claimed begin, newest
-    first. `alive`: a turn is claimed, or ended with a question that is still open.
-    """
-
-    partition: int
-    alive: bool
-    first: int | None = None
-    closed_to: int | None = None
-    head_from: int | None = None
-    starts: tuple[int, ...] = ()
-    created_ms: int = 0
-
-
-class Directory(Protocol):
-    """The ledger, as far as the feed needs it."""
-
-    async def place(self, key: str) -> Place | None:
-        """Return where the thread is; None for one that the ledger does not know."""
-        ...
-
-    async def start_of(self, key: str, turn_id: str) -> int | None:
-        """Return the offset of the turn's first record, as far as the ledger knows it."""
-        ...
-
-
-class Log(Protocol):
-    """The tail of `turn-events`: what has come so far, and what comes.
-
-    It calls `lost(partition)` where records were lost to it: what was read before does not go on.
-    """
-
-    incarnation: int
-    lost: Callable[[int], None]
-
-    def follow(self, key: bytes, sink: Callable[[int, int, bytes], None]) -> None:
-        """Call `sink(partition, offset, value)` for each record of the key from now on."""
-        ...
-
-    def unfollow(self, key: bytes) -> None:
-        """Stop calling."""
-        ...
-
-    def end(self, partition: int) -> int:
-        """Return the offset after the last record that followers were told of."""
-        ...
-
-    def held(self, partition: int, key: bytes, first: int) -> list[tuple[int, bytes]] | None:
-        """Return the key's records from `first` to `end`; None if the ring no longer holds `first`."""
-        ...
-
-    async def bounds(self, partition: int) -> tuple[int, int]:
-        """Ask the broker for the partition's first offset and its end."""
-        ...
-
-    async def at_time(self, partition: int, unix_ms: int) -> int:
-        """Return the first offset at or after a time."""
-        ...
-
-    def read(
-        self, partition: int, key: bytes, first: int
-    ) -> AsyncGenerator[tuple[int, list[tuple[int, bytes]]]]:
-        """Read the log itself from `first` on, up to where the ring begins.
-
-        Yields the offset reached so far and the key's records before it.
-        """
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Reset:
-    """The cursor cannot be honoured: what the reader has is void; the truth is the thread's state.
-
-    `cursor` is where the reader stands now. `alive` says whether a turn goes on from here.
-    """
-
-    cursor: Cursor
-    alive: bool
 
 
 class Thread:
@@ -263,7 +180,7 @@ class Feed:
         since: Cursor | None = None,
         from_turn: str = "",
     ) -> AsyncGenerator[Reset | list[Step], None]:
-        """Yield what a newcomer has missed, then attach `tap` and end, in one step without an await.
+        """Yield what a newcomer has missed, then attach `tap` and end, without an await between.
 
         With `since`: every step from its record on (that record too: it may have been cut between
         two protocol events), or first a `Reset` and then as without. With `from_turn`: every step
@@ -289,7 +206,7 @@ class Feed:
             return
         if start is None:
             start = thread.first_seen if thread.first_seen is not None else 0
-        after = since.offset if since is not None and sift is None else -1
+        after = _next_offset(since) if since is not None and sift is None else -1
         reader = Reader(self.log.incarnation, self.decoder, begins=start)
         replay = self._replay(partition, thread.raw_key, reader, sift)
         async with aclosing(replay):
@@ -362,8 +279,7 @@ class Feed:
         partition, offset = place.partition, since.offset
         if offset >= self.log.end(partition) and not await self._reaches(partition, offset + 1):
             return None
-        # a reader may have been cut off between two protocol events of one record
-        after = offset if since.k < RECORD_EVENTS_MAX - 1 else offset + 1
+        after = _next_offset(since)
         start = _turn_start(place, after)
         if start is None:
             start = min(await self._created(place), after)
@@ -373,7 +289,7 @@ class Feed:
         return start if start >= first else None
 
     async def _reaches(self, partition: int, offset: int) -> bool:
-        """Wait for the tail where another edge was ahead of it; False for what the log never had."""
+        """Wait for the tail where another edge was ahead; False for what the log never had."""
         _, end = await self.log.bounds(partition)
         if offset > end:
             return False
@@ -383,6 +299,11 @@ class Feed:
                 break
             await asyncio.sleep(CATCH_UP_POLL_S)
         return True
+
+
+def _next_offset(since: Cursor) -> int:
+    """Return the first offset to show: a reader may have been cut off inside of a record."""
+    return since.offset if since.k < RECORD_EVENTS_MAX - 1 else since.offset + 1
 
 
 def _turn_start(place: Place, after: int) -> int | None:
@@ -437,83 +358,3 @@ class _Sift:
         """Give the steps out."""
         steps, self._steps = self._steps, []
         return steps
-
-
-class Watch:
-    """Steps of one thread, in log order, without gap or double: `async with`, then `async for`.
-
-    Yields `Step`, or `Reset` where the cursor cannot be honoured. What it begins with: see
-    `Feed.catch_up`. A consumer that falls `watch_steps_max` behind loses its queue and is refilled
-    from ring or log, unnoticed but for the time.
-    """
-
-    def __init__(self, feed: Feed, key: str, since: Cursor | None, from_turn: str) -> None:
-        self._feed = feed
-        self._key = key
-        self._since = since
-        self._from_turn = from_turn
-        self._hold = feed.hold(key)
-        self._thread: Thread | None = None
-        self._queue: deque[Step] = deque()
-        self._wake = asyncio.Event()
-        self._behind = False
-
-    async def __aenter__(self) -> Self:
-        self._thread = self._hold.__enter__()
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        at: TracebackType | None,
-    ) -> None:
-        self._leave()
-        self._hold.__exit__(None, None, None)
-
-    def __aiter__(self) -> AsyncIterator[Step | Reset]:
-        return self._steps()
-
-    async def _steps(self) -> AsyncGenerator[Step | Reset, None]:
-        thread = self._thread
-        if thread is None:
-            raise RuntimeError("enter the watch before reading it")
-        since, from_turn = self._since, self._from_turn
-        while True:
-            self._behind = False
-            last = -1
-            missed = self._feed.catch_up(thread, self._tap, since, from_turn)
-            async with aclosing(missed):
-                async for item in missed:
-                    if isinstance(item, Reset):
-                        yield item
-                        continue
-                    for step in item:
-                        last = step.offset
-                        yield step
-            if last < 0:
-                partition = thread.partition
-                last = -1 if partition is None else self._feed.log.end(partition) - 1
-            while not self._behind:
-                if self._queue:
-                    step = self._queue.popleft()
-                    last = step.offset
-                    yield step
-                else:
-                    self._wake.clear()
-                    await self._wake.wait()
-            since, from_turn = Cursor(self._feed.incarnation, last), ""
-
-    def _tap(self, step: Step | None) -> None:
-        if step is None or len(self._queue) >= self._feed.watch_steps_max:
-            self._behind = True
-            self._queue.clear()
-            self._feed.refills += 1
-            self._leave()
-        else:
-            self._queue.append(step)
-        self._wake.set()
-
-    def _leave(self) -> None:
-        if self._thread is not None and self._tap in self._thread.taps:
-            self._thread.taps.remove(self._tap)

@@ -1,4 +1,4 @@
-"""Which events a subscription takes: channels, namespaces, depth. As the SDK's own matching. Pure."""
+"""Which events a subscription takes: channels, namespaces, depth, as the SDK matches them. Pure."""
 
 from __future__ import annotations
 

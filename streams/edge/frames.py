@@ -19,7 +19,7 @@ def json_bytes(value: object) -> bytes:
 
 
 def embed(text: str) -> bytes:
-    """Return JSON text that can stand inside other JSON on one line; other text as a JSON string."""
+    """Return JSON text on one line, to stand inside other JSON; other text as a JSON string."""
     raw = text.encode("utf-8", "replace")
     try:
         msgspec.json.decode(raw, type=msgspec.Raw)
@@ -55,7 +55,7 @@ class ProtocolEvent:
     """One event of the Agent Streaming Protocol.
 
     `channel` is what subscriptions name (`custom:<name>` for a named custom event). `data` is the
-    JSON of `params.data`; None marks a `values` snapshot whose state is read when somebody wants it.
+    JSON of `params.data`; None marks a `values` snapshot, whose state is read when it is wanted.
     """
 
     __slots__ = (
@@ -71,7 +71,7 @@ class ProtocolEvent:
         "seq",
     )
 
-    def __init__(
+    def __init__(  # noqa: PLR0917  made for every event
         self,
         seq: int,
         event_id: str,

@@ -12,24 +12,12 @@ form here (ARCHITECTURE.md, "What the SDKs do with events"):
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from turnstream.schemas.events import (
     AttemptStarted,
-    CheckpointSaved,
-    CustomEmitted,
     Event,
-    InputRequested,
-    MessageFinished,
-    MessageStarted,
-    StepFinished,
-    StepStarted,
     TokensEmitted,
-    ToolFailed,
-    ToolFinished,
-    ToolProgressed,
-    ToolStarted,
     TurnCancelled,
     TurnCompleted,
     TurnEnded,
@@ -39,52 +27,21 @@ from turnstream.schemas.events import (
 )
 from turnstream.schemas.fold import Verdict
 from turnstream.streams.edge.cursor import RECORD_EVENTS_MAX, first_seq
-from turnstream.streams.edge.frames import VALUES, ProtocolEvent, embed, json_bytes
+from turnstream.streams.edge.frames import ProtocolEvent, embed, json_bytes
+from turnstream.streams.edge.protocol_turn import (
+    ROOT,
+    SPEAK,
+    Draft,
+    OpenTurn,
+    closings,
+    lifecycle,
+    rewound,
+    snapshot,
+    tokens,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-
-    from turnstream.schemas.events import Usage
     from turnstream.schemas.fold import Change
-
-_ROLES = {"assistant": "ai", "user": "human", "system": "system"}
-_ROOT: tuple[str, ...] = ()
-Draft = tuple[str, str, tuple[str, ...], bytes | None]  # method, channel, namespace, data
-
-
-@dataclass(slots=True)
-class _Block:
-    kind: str
-    tool_call_id: str = ""
-    tool_name: str = ""
-    parts: list[str] = field(default_factory=list)
-
-    @property
-    def text(self) -> str:
-        return "".join(self.parts)
-
-
-@dataclass(slots=True)
-class _Message:
-    public_id: str
-    encoded_id: bytes
-    namespace: tuple[str, ...]
-    blocks: dict[int, _Block] = field(default_factory=dict)
-
-
-@dataclass(slots=True)
-class _Turn:
-    """What the projection remembers of an open turn."""
-
-    graph: str = ""
-    open: dict[str, _Message] = field(default_factory=dict)
-    tools: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    public: dict[str, str] = field(default_factory=dict)
-    nodes: dict[str, str] = field(default_factory=dict)
-    spaces: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    nested: set[tuple[str, ...]] = field(default_factory=set)
-    questions: dict[str, InputRequested] = field(default_factory=dict)
-    broken: bool = False
 
 
 class Projection:
@@ -92,7 +49,7 @@ class Projection:
 
     def __init__(self, incarnation: int) -> None:
         self._incarnation = incarnation
-        self._turns: dict[str, _Turn] = {}
+        self._turns: dict[str, OpenTurn] = {}
         self._active = ""
         self._asked: set[str] = set()
 
@@ -104,51 +61,51 @@ class Projection:
             return []
         turn = self._turns.get(record.turn_id)
         if turn is None:
-            turn = self._turns[record.turn_id] = _Turn()
+            turn = self._turns[record.turn_id] = OpenTurn()
         if verdict is Verdict.ACCEPTED and type(record) is TokensEmitted:
-            drafts = _tokens(turn, record)
+            drafts = tokens(turn, record)
         elif verdict is Verdict.GAP:
             drafts = self._gap(turn, record)
         else:
             drafts = []
             if verdict is Verdict.REWOUND:
-                drafts += _rewound(turn, change.dropped, record)
+                drafts += rewound(turn, change.dropped, record)
             drafts += self._said(turn, record)
         return self._number(drafts, record, change.offset)
 
-    def _said(self, turn: _Turn, record: Event) -> list[Draft]:
+    def _said(self, turn: OpenTurn, record: Event) -> list[Draft]:
         if record.terminal:
             return self._end(turn, record)
         if isinstance(record, AttemptStarted):
             return self._start(turn, record)
-        speak = _SPEAK.get(type(record))
+        speak = SPEAK.get(type(record))
         return speak(turn, record) if speak is not None else []
 
-    def _start(self, turn: _Turn, record: AttemptStarted) -> list[Draft]:
+    def _start(self, turn: OpenTurn, record: AttemptStarted) -> list[Draft]:
         again = self._active == record.turn_id
         self._active = record.turn_id
         turn.graph, turn.broken = record.graph or turn.graph, False
-        return [_lifecycle("running" if again else "started", graph_name=turn.graph)]
+        return [lifecycle("running" if again else "started", graph_name=turn.graph)]
 
-    def _end(self, turn: _Turn, record: Event) -> list[Draft]:
+    def _end(self, turn: OpenTurn, record: Event) -> list[Draft]:
         alone = self._active in {"", record.turn_id}
         if self._active == record.turn_id:
             self._active = ""
         self._turns.pop(record.turn_id, None)
         if isinstance(record, TurnInterrupted):
-            return [*_closings(turn, None), _snapshot(), *self._questions(turn, record)]
+            return [*closings(turn, None), snapshot(), *self._questions(turn, record)]
         error, spoken = _ending(record)
         if isinstance(record, TurnEnded | TurnRejected) and (self._asked or not alone):
             # somebody else's turn runs, or a question is open: a root `failed` would end those too
             return []
         self._asked.clear()
         if isinstance(record, TurnEnded | TurnRejected):
-            return [_lifecycle("failed", error=error)]
-        closings = _closings(turn, error if spoken else None)
+            return [lifecycle("failed", error=error)]
+        closed = closings(turn, error if spoken else None)
         status = "failed" if error else "completed"
-        return [*closings, _snapshot(), _lifecycle(status, graph_name=turn.graph, error=error)]
+        return [*closed, snapshot(), lifecycle(status, graph_name=turn.graph, error=error)]
 
-    def _questions(self, turn: _Turn, record: TurnInterrupted) -> list[Draft]:
+    def _questions(self, turn: OpenTurn, record: TurnInterrupted) -> list[Draft]:
         drafts: list[Draft] = []
         for interrupt in record.interrupts:
             if interrupt.id in self._asked:
@@ -163,16 +120,16 @@ class Projection:
                 payload,
                 b',"response_schema":' + embed(schema) if schema else b"",
             )
-            space = tuple(asked.ns.split("|")) if asked is not None and asked.ns else _ROOT
+            space = tuple(asked.ns.split("|")) if asked is not None and asked.ns else ROOT
             drafts.append(("input.requested", "input", space, data))
-        return [*drafts, _lifecycle("interrupted", graph_name=turn.graph)]
+        return [*drafts, lifecycle("interrupted", graph_name=turn.graph)]
 
-    def _gap(self, turn: _Turn, record: Event) -> list[Draft]:
+    def _gap(self, turn: OpenTurn, record: Event) -> list[Draft]:
         """Events are missing: say so once, and still end with the turn."""
         drafts: list[Draft] = []
         if not turn.broken:
             turn.broken = True
-            drafts = [*_closings(turn, "events are missing"), _snapshot()]
+            drafts = [*closings(turn, "events are missing"), snapshot()]
         if record.terminal:
             drafts += self._end(turn, record)
         return drafts
@@ -180,7 +137,7 @@ class Projection:
     def _number(self, drafts: list[Draft], record: Event, offset: int) -> list[ProtocolEvent]:
         if len(drafts) > RECORD_EVENTS_MAX:
             vital = [draft for draft in drafts if draft[0] in {"lifecycle", "input.requested"}]
-            drafts = [_snapshot(), *vital[1 - RECORD_EVENTS_MAX :]]
+            drafts = [snapshot(), *vital[1 - RECORD_EVENTS_MAX :]]
         first = first_seq(self._incarnation, offset)
         at_ms = record.at // 1000
         return [
@@ -191,22 +148,7 @@ class Projection:
         ]
 
 
-def _lifecycle(
-    event: str, *, namespace: tuple[str, ...] = _ROOT, graph_name: str = "", error: str = ""
-) -> Draft:
-    data = {"event": event}
-    if graph_name:
-        data["graph_name"] = graph_name
-    if error:
-        data["error"] = error
-    return ("lifecycle", "lifecycle", namespace, json_bytes(data))
-
-
-def _snapshot() -> Draft:
-    return (VALUES, VALUES, _ROOT, None)
-
-
-def _ending(record: Event) -> tuple[str, bool]:
+def _ending(record: Event) -> tuple[str, bool]:  # noqa: PLR0911  one answer a kind of end
     """Return the error that ends the run ("": none), and whether open messages end with it too."""
     match record:
         case TurnCompleted():
@@ -223,289 +165,3 @@ def _ending(record: Event) -> tuple[str, bool]:
             return f"{record.outcome}: {record.code}" if record.code else record.outcome, True
         case _:
             return type(record).__name__, True
-
-
-def _space(turn: _Turn, path: str) -> tuple[str, ...]:
-    """Return the namespace of what is said under `path`: the nested graphs it lies in."""
-    space = turn.spaces.get(path)
-    if space is None:
-        parts = path.split("|")
-        space = turn.spaces[path] = tuple(
-            _segment(turn, "|".join(parts[:depth])) for depth in range(1, len(parts))
-        )
-    return space
-
-
-def _segment(turn: _Turn, path: str) -> str:
-    task_id = path.rpartition("|")[2]
-    node = turn.nodes.get(path)
-    return f"{node}:{task_id}" if node else task_id
-
-
-def _entered(turn: _Turn, space: tuple[str, ...]) -> list[Draft]:
-    """Say that a nested graph began, when its first event is seen."""
-    drafts: list[Draft] = []
-    for depth in range(1, len(space) + 1):
-        inner = space[:depth]
-        if inner not in turn.nested:
-            turn.nested.add(inner)
-            name = inner[-1].partition(":")[0]
-            drafts.append(_lifecycle("started", namespace=inner, graph_name=name))
-    return drafts
-
-
-def _message_started(turn: _Turn, record: MessageStarted) -> list[Draft]:
-    role = _ROLES.get(record.role)
-    if role is None:
-        return []  # tool results go by the `tools` channel and the state
-    return _open_message(turn, record.message_id, record.path, record, role)[1]
-
-
-def _open_message(
-    turn: _Turn, message_id: str, path: str, record: Event, role: str = "ai"
-) -> tuple[_Message, list[Draft]]:
-    # a message that was taken back comes again under another id: clients cannot unsay deltas
-    public = turn.public.setdefault(message_id, message_id)
-    space = _space(turn, path)
-    message = turn.open[message_id] = _Message(public, json_bytes(public), space)
-    metadata = {"run_id": record.turn_id, "thread_id": record.thread_id}
-    if (node := turn.nodes.get(path)) is not None:
-        metadata["langgraph_node"] = node
-    data = {"event": "message-start", "id": public, "role": role, "metadata": metadata}
-    start: Draft = ("messages", "messages", space, json_bytes(data))
-    return message, [*(_entered(turn, space) if space else ()), start]
-
-
-def _tokens(turn: _Turn, record: TokensEmitted) -> list[Draft]:
-    drafts: list[Draft] = []
-    message = turn.open.get(record.message_id)
-    if message is None:  # a reader that began in mid-message
-        message, drafts = _open_message(turn, record.message_id, record.path, record)
-    block = message.blocks.get(record.block)
-    if block is None:
-        block = message.blocks[record.block] = _Block(
-            record.kind, record.tool_call_id, record.tool_name
-        )
-        drafts.append(_of_block(message, b"content-block-start", record.block, _empty(block)))
-    if record.text:
-        block.parts.append(record.text)
-        delta = b'{"event":"content-block-delta","id":%b,"index":%d,"delta":%b%b}}' % (
-            message.encoded_id,
-            record.block,
-            _DELTAS[record.kind],
-            json_bytes(record.text),
-        )
-        drafts.append(("messages", "messages", message.namespace, delta))
-    return drafts
-
-
-_DELTAS = {
-    "text": b'{"type":"text-delta","text":',
-    "reasoning": b'{"type":"reasoning-delta","reasoning":',
-    "tool_args": b'{"type":"tool-call-delta","args":',
-}
-
-
-def _of_block(message: _Message, event: bytes, index: int, content: bytes) -> Draft:
-    data = b'{"event":"%b","id":%b,"index":%d,"content":%b}' % (
-        event,
-        message.encoded_id,
-        index,
-        content,
-    )
-    return ("messages", "messages", message.namespace, data)
-
-
-def _empty(block: _Block) -> bytes:
-    if block.kind == "text":
-        return b'{"type":"text","text":""}'
-    if block.kind == "reasoning":
-        return b'{"type":"reasoning","reasoning":""}'
-    call = {"type": "tool_call_chunk", "id": block.tool_call_id, "name": block.tool_name}
-    return json_bytes({**call, "args": ""})
-
-
-def _whole(block: _Block) -> bytes:
-    if block.kind in {"text", "reasoning"}:
-        return json_bytes({"type": block.kind, block.kind: block.text})
-    args = embed(block.text or "{}")
-    call = b'"id":%b,"name":%b' % (json_bytes(block.tool_call_id), json_bytes(block.tool_name))
-    if args[:1] == b"{":
-        return b'{"type":"tool_call",%b,"args":%b}' % (call, args)
-    return b'{"type":"invalid_tool_call",%b,"args":%b,"error":"not a JSON object"}' % (call, args)
-
-
-def _finish(message: _Message, usage: Usage | None) -> list[Draft]:
-    drafts = [
-        _of_block(message, b"content-block-finish", index, _whole(block))
-        for index, block in sorted(message.blocks.items())
-    ]
-    data: dict[str, object] = {"event": "message-finish", "id": message.public_id}
-    if usage is not None:
-        data["usage"] = {
-            "input_tokens": usage.input_tokens,
-            "output_tokens": usage.output_tokens,
-            "total_tokens": usage.input_tokens + usage.output_tokens,
-            "input_token_details": {"cache_read": usage.cached_tokens},
-            "output_token_details": {"reasoning": usage.reasoning_tokens},
-        }
-    return [*drafts, ("messages", "messages", message.namespace, json_bytes(data))]
-
-
-def _message_finished(turn: _Turn, record: MessageFinished) -> list[Draft]:
-    message = turn.open.pop(record.message_id, None)
-    return _finish(message, record.usage) if message is not None else []
-
-
-def _failed_message(message: _Message, why: str, code: str) -> Draft:
-    data = {"event": "error", "id": message.public_id, "message": why, "code": code}
-    return ("messages", "messages", message.namespace, json_bytes(data))
-
-
-def _failed_tool(tool_call_id: str, space: tuple[str, ...], why: str, code: str) -> Draft:
-    data = {"event": "tool-error", "tool_call_id": tool_call_id, "message": why, "code": code}
-    return ("tools", "tools", space, json_bytes(data))
-
-
-def _closings(turn: _Turn, error: str | None) -> list[Draft]:
-    """Close what is open: messages end whole, or with `error`; then nested graphs."""
-    drafts: list[Draft] = []
-    for message in turn.open.values():
-        if error is None:
-            drafts += _finish(message, None)
-        else:
-            drafts.append(_failed_message(message, error, "turn_failed"))
-    for tool_call_id, space in turn.tools.items():
-        drafts.append(_failed_tool(tool_call_id, space, error or "the turn ended", "turn_ended"))
-    status = "failed" if error else "completed"
-    drafts += [_lifecycle(status, namespace=space) for space in sorted(turn.nested, reverse=True)]
-    turn.open.clear()
-    turn.tools.clear()
-    turn.nested.clear()
-    return drafts
-
-
-def _rewound(turn: _Turn, dropped: Iterable[Event], record: Event) -> list[Draft]:
-    """Take back: an error for what was open, a snapshot of the truth; later ids are new."""
-    why = "taken back: the turn goes on from an earlier point"
-    drafts: list[Draft] = []
-    for item in dropped:
-        if isinstance(item, MessageStarted | TokensEmitted | MessageFinished):
-            # epoch and n of the rewind make the new id the same at every replay
-            turn.public[item.message_id] = f"{item.message_id}~{record.epoch}.{record.n}"
-            if (message := turn.open.pop(item.message_id, None)) is not None:
-                drafts.append(_failed_message(message, why, "rewound"))
-        elif isinstance(item, ToolStarted):
-            if (space := turn.tools.pop(item.tool_call_id, None)) is not None:
-                drafts.append(_failed_tool(item.tool_call_id, space, why, "rewound"))
-        elif isinstance(item, InputRequested):
-            turn.questions.pop(item.interrupt_id, None)
-    return [*drafts, _snapshot()]
-
-
-def _step_started(turn: _Turn, record: StepStarted) -> list[Draft]:
-    turn.nodes.setdefault(record.path, record.node)
-    space = _space(turn, record.path)
-    data: dict[str, object] = {"id": record.task_id, "name": record.node}
-    data |= {"input": None, "triggers": []}
-    return [
-        *(_entered(turn, space) if space else ()),
-        ("tasks", "tasks", space, json_bytes(data)),
-    ]
-
-
-def _step_finished(turn: _Turn, record: StepFinished) -> list[Draft]:
-    space = _space(turn, record.path)
-    inner = (*space, _segment(turn, record.path))
-    drafts: list[Draft] = []
-    for nested in sorted(turn.nested, reverse=True):
-        if nested[: len(inner)] == inner:
-            turn.nested.discard(nested)
-            status = "failed" if record.error else "completed"
-            drafts.append(_lifecycle(status, namespace=nested, error=record.error))
-    update = embed(record.update) if record.update else b""
-    if update and not record.error:
-        values = b'{"node":%b,"values":%b}' % (json_bytes(record.node), update)
-        drafts.append(("updates", "updates", space, values))
-    result = b'{"id":%b,"name":%b,"error":%b,"result":%b,"interrupts":[]}' % (
-        json_bytes(record.task_id),
-        json_bytes(record.node),
-        json_bytes(record.error or None),
-        update or b"null",
-    )
-    return [*drafts, ("tasks", "tasks", space, result)]
-
-
-def _tool_started(turn: _Turn, record: ToolStarted) -> list[Draft]:
-    space = turn.tools[record.tool_call_id] = _space(turn, record.path)
-    data = b'{"event":"tool-started","tool_call_id":%b,"tool_name":%b,"input":%b}' % (
-        json_bytes(record.tool_call_id),
-        json_bytes(record.name),
-        embed(record.args),
-    )
-    return [("tools", "tools", space, data)]
-
-
-def _tool_progressed(turn: _Turn, record: ToolProgressed) -> list[Draft]:
-    data = {
-        "event": "tool-output-delta",
-        "tool_call_id": record.tool_call_id,
-        "delta": record.data,
-    }
-    return [("tools", "tools", _space(turn, record.path), json_bytes(data))]
-
-
-def _tool_finished(turn: _Turn, record: ToolFinished) -> list[Draft]:
-    turn.tools.pop(record.tool_call_id, None)
-    data = {
-        "event": "tool-finished",
-        "tool_call_id": record.tool_call_id,
-        "output": record.output,
-    }
-    return [("tools", "tools", _space(turn, record.path), json_bytes(data))]
-
-
-def _tool_failed(turn: _Turn, record: ToolFailed) -> list[Draft]:
-    turn.tools.pop(record.tool_call_id, None)
-    space = _space(turn, record.path)
-    return [_failed_tool(record.tool_call_id, space, record.message, record.code)]
-
-
-def _input_requested(turn: _Turn, record: InputRequested) -> list[Draft]:
-    turn.questions[record.interrupt_id] = record
-    return []
-
-
-def _checkpoint_saved(turn: _Turn, record: CheckpointSaved) -> list[Draft]:
-    del turn
-    data: dict[str, object] = {"id": record.checkpoint_id, "step": record.step, "source": "loop"}
-    if record.parent_id:
-        data["parent_id"] = record.parent_id
-    space = tuple(record.ns.split("|")) if record.ns else _ROOT
-    return [("checkpoints", "checkpoints", space, json_bytes(data))]
-
-
-def _custom(turn: _Turn, record: CustomEmitted) -> list[Draft]:
-    payload = embed(record.payload)
-    space = _space(turn, record.path)
-    if not record.name:
-        return [("custom", "custom", space, b'{"payload":%b}' % payload)]
-    data = b'{"name":%b,"payload":%b}' % (json_bytes(record.name), payload)
-    return [("custom", f"custom:{record.name}", space, data)]
-
-
-# each function takes the type that is its key
-_SPEAK: dict[type[Event], Callable[[_Turn, Any], list[Draft]]] = {
-    MessageStarted: _message_started,
-    TokensEmitted: _tokens,
-    MessageFinished: _message_finished,
-    StepStarted: _step_started,
-    StepFinished: _step_finished,
-    ToolStarted: _tool_started,
-    ToolProgressed: _tool_progressed,
-    ToolFinished: _tool_finished,
-    ToolFailed: _tool_failed,
-    InputRequested: _input_requested,
-    CheckpointSaved: _checkpoint_saved,
-    CustomEmitted: _custom,
-}

@@ -1,7 +1,7 @@
 """One reader of one thread: bytes to changes to protocol events. Pure but for the codec.
 
 A reader begins at the start of a turn. From an `AttemptStarted` on, records of a lower epoch are
-void for the whole thread (epochs rise from turn to turn), so a late record of an earlier turn, whose
+void for the whole thread (epochs rise from turn to turn). So a late record of an earlier turn whose
 end lies before this reader's start, cannot look like a turn that runs.
 """
 

@@ -46,7 +46,7 @@ def build_app(edge: EdgeContext) -> FastAPI:
 
 
 def is_loopback(host: str) -> bool:
-    """Say whether only this machine reaches an address; a name other than localhost may lead out."""
+    """Say whether only this machine reaches an address; other names may lead out."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -95,7 +95,7 @@ class Submit:
         traceparent: str = "",
         wait: bool = True,
     ) -> Submitted:
-        """Publish a `StartTurn`. `input`, `config`, `metadata` are JSON text; `text` is one message."""
+        """Publish a `StartTurn`; `input`, `config`, `metadata` are JSON text."""
         if len(text) > self.text_chars_max:
             raise RecordTooLargeError(
                 f"text has {len(text)} characters, {self.text_chars_max} are allowed",
@@ -152,7 +152,7 @@ class Submit:
     async def cancel(
         self, principal: Principal, thread_id: str, turn_id: str, *, reason: str = ""
     ) -> None:
-        """Publish a `CancelTurn`; returns when Kafka has it. Cancelling an ended turn does nothing."""
+        """Publish a `CancelTurn`; returns when Kafka has it. An ended turn stays as it is."""
         command = CancelTurn(
             tenant=principal.tenant,
             thread_id=check_thread_id(thread_id),
@@ -164,7 +164,7 @@ class Submit:
         await self._append(thread_key(principal.tenant, thread_id), command)
 
     def is_recent(self, key: str) -> bool:
-        """Say whether this edge sent a turn for the thread lately (the ledger may not know it yet)."""
+        """Say whether this edge sent a turn for the thread lately: the ledger may be behind."""
         return self._recent is not None and key in self._recent
 
     def forget(self, key: str) -> None:

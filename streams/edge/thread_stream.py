@@ -90,6 +90,7 @@ class EventStream(Response):
         self._serve: tuple[str, Filter, Cursor | None] = (key, wanted, since)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve the stream."""
         headers = [
             (b"content-type", b"text/event-stream; charset=utf-8"),
             (b"cache-control", b"no-store"),

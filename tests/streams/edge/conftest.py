@@ -112,7 +112,7 @@ def open_running() -> Callable[[Settings], Any]:
 
 
 class Turn:
-    """One attempt at a claimed turn: `say` appends an event, `end` settles and publishes the end."""
+    """An attempt at a claimed turn: `say` appends an event, `end` settles and tells the end."""
 
     def __init__(self, worker: FakeWorker, claim: Claim) -> None:
         self.worker = worker

@@ -223,7 +223,11 @@ async def test_an_ended_turns_late_records_show_nothing(edge, worker):
 
     worker.script = slow
     await start(edge)
-    watching = asyncio.create_task(steps_of(edge.edge.context.feed))
+    feed = edge.edge.context.feed
+    watching = asyncio.create_task(steps_of(feed))
+    async with asyncio.timeout(10):
+        while not any(thread.taps for thread in feed.threads.values()):
+            await asyncio.sleep(0.01)
     await old.tokens("zombie", "old")
     go.set()
     steps = await watching

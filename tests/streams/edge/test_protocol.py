@@ -277,9 +277,7 @@ def test_the_end_of_a_queued_turn_does_not_end_the_one_that_runs(thread):
 
 
 def test_a_turn_that_ends_unclaimed_fails():
-    said = Thread().say(
-        ev.TurnEnded, outcome="failed", code="unknown_graph", epoch=1 << 40, n=1
-    )
+    said = Thread().say(ev.TurnEnded, outcome="failed", code="unknown_graph", epoch=1 << 40, n=1)
     assert said[-1]["params"]["data"] == {"event": "failed", "error": "failed: unknown_graph"}
 
 

@@ -164,9 +164,7 @@ async def test_an_edge_that_goes_and_comes_back(settings, open_running, worker, 
     async with open_running(settings) as first:
         port = first.edge.port
         client = get_client(url=first.url)
-        entered = client.threads.stream(
-            thread_id="a", assistant_id="agent", transport=transport
-        )
+        entered = client.threads.stream(thread_id="a", assistant_id="agent", transport=transport)
         thread = await entered.__aenter__()
         await thread.run.start(input={})
         reading = asyncio.create_task(texts_of(thread))

@@ -9,8 +9,6 @@ from contextlib import asynccontextmanager
 import httpx
 import pytest
 
-from turnstream.schemas import events as ev
-
 
 @asynccontextmanager
 async def sse(client, thread, **body):
@@ -33,9 +31,9 @@ async def until(events, method="lifecycle", event=("completed", "failed")):
         async for item in events:
             got.append(item)
             data = item["params"]["data"]
-            if item["method"] == method and data.get("event") in event:
-                if not item["params"]["namespace"]:
-                    return got
+            root = not item["params"]["namespace"]
+            if root and item["method"] == method and data.get("event") in event:
+                return got
     raise AssertionError(got)
 
 
@@ -56,8 +54,7 @@ def text_of(events):
     return "".join(
         item["params"]["data"]["delta"]["text"]
         for item in events
-        if item["method"] == "messages"
-        and item["params"]["data"]["event"] == "content-block-delta"
+        if item["method"] == "messages" and item["params"]["data"]["event"] == "content-block-delta"
     )
 
 

@@ -1,0 +1,95 @@
+"""What the feed needs from outside: the log, and where in it a thread lies. Ports, no code."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable
+
+    from turnstream.streams.edge.cursor import Cursor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where a thread's records lie, as the ledger knows it.
+
+    `closed_to`: offset of the last end that the ledger knows. `head_from`: where the turn that is
+    alive begins, as far as a commit has told. `starts`: where turns that were claimed begin, newest
+    first. `alive`: a turn is claimed, or ended with a question that is still open.
+    """
+
+    partition: int
+    alive: bool
+    first: int | None = None
+    closed_to: int | None = None
+    head_from: int | None = None
+    starts: tuple[int, ...] = ()
+    created_ms: int = 0
+
+
+class Directory(Protocol):
+    """The ledger, as far as the feed needs it."""
+
+    async def place(self, key: str) -> Place | None:
+        """Return where the thread is; None for one that the ledger does not know."""
+        ...
+
+    async def start_of(self, key: str, turn_id: str) -> int | None:
+        """Return the offset of the turn's first record, as far as the ledger knows it."""
+        ...
+
+
+class Log(Protocol):
+    """The tail of `turn-events`: what has come so far, and what comes.
+
+    It calls `lost(partition)` where records were lost to it: what was read before does not go on.
+    """
+
+    incarnation: int
+    lost: Callable[[int], None]
+
+    def follow(self, key: bytes, sink: Callable[[int, int, bytes], None]) -> None:
+        """Call `sink(partition, offset, value)` for each record of the key from now on."""
+        ...
+
+    def unfollow(self, key: bytes) -> None:
+        """Stop calling."""
+        ...
+
+    def end(self, partition: int) -> int:
+        """Return the offset after the last record that followers were told of."""
+        ...
+
+    def held(self, partition: int, key: bytes, first: int) -> list[tuple[int, bytes]] | None:
+        """Return the key's next records from `first` on; None if the ring does not hold `first`."""
+        ...
+
+    async def bounds(self, partition: int) -> tuple[int, int]:
+        """Ask the broker for the partition's first offset and its end."""
+        ...
+
+    async def at_time(self, partition: int, unix_ms: int) -> int:
+        """Return the first offset at or after a time."""
+        ...
+
+    def read(
+        self, partition: int, key: bytes, first: int
+    ) -> AsyncGenerator[tuple[int, list[tuple[int, bytes]]]]:
+        """Read the log itself from `first` on, up to where the ring begins.
+
+        Yields the offset reached so far and the key's records before it.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Reset:
+    """The cursor cannot be honoured: what the reader has is void; the truth is the thread's state.
+
+    `cursor` is where the reader stands now. `alive` says whether a turn goes on from here.
+    """
+
+    cursor: Cursor
+    alive: bool

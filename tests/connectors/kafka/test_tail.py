@@ -1,0 +1,155 @@
+"""The tail on a real broker: readiness, keys, ring and log, recreation."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from contextlib import asynccontextmanager
+
+import pytest
+from aiokafka import AIOKafkaProducer
+from aiokafka.admin import AIOKafkaAdminClient
+
+from turnstream.connectors.kafka.admin import TopicAdmin
+from turnstream.connectors.kafka.tail import Tail, TailOptions, TopicChangedError
+from turnstream.schemas.errors import NotFoundError
+from turnstream.schemas.topics import Topic
+
+
+class Numbers:
+    """Incarnations in memory."""
+
+    def __init__(self) -> None:
+        self.seen: list[uuid.UUID] = []
+
+    async def number(self, topic: str, topic_id: uuid.UUID) -> int:
+        if topic_id not in self.seen:
+            self.seen.append(topic_id)
+        return self.seen.index(topic_id) + 1
+
+
+@pytest.fixture
+async def topic(kafka, prefix):
+    made = Topic(f"{prefix}log", 2, {"cleanup.policy": "delete"})
+    async with TopicAdmin(kafka) as admin:
+        await admin.create([made])
+    return made.name
+
+
+@pytest.fixture
+async def producer(kafka):
+    producer = AIOKafkaProducer(bootstrap_servers=kafka, acks="all")
+    await producer.start()
+    yield producer
+    await producer.stop()
+
+
+OPTIONS = TailOptions(fetch_max_wait_ms=50, ring_bytes_max=1 << 20, topic_check_s=0.5)
+
+
+@asynccontextmanager
+async def tailing(kafka, topic, options=OPTIONS):
+    tail = Tail(kafka, topic, Numbers(), options)
+    running = asyncio.create_task(tail.run())
+    try:
+        async with asyncio.timeout(20):
+            while not tail.ready.is_set():
+                if running.done():
+                    running.result()
+                await asyncio.sleep(0.01)
+        yield tail
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+
+async def put(producer, topic, key, value, partition=0):
+    return (await producer.send_and_wait(topic, value, key=key, partition=partition)).offset
+
+
+async def reach(tail, partition, end):
+    async with asyncio.timeout(20):
+        while tail.end(partition) < end:
+            await asyncio.sleep(0.005)
+
+
+async def test_followers_are_told_of_their_key_only(kafka, topic, producer):
+    async with tailing(kafka, topic) as tail:
+        told = []
+        tail.follow(b"a", lambda *record: told.append(record))
+        for number in range(10):
+            await put(producer, topic, b"ab"[number % 2 :][:1], b"%d" % number)
+        await reach(tail, 0, 10)
+        assert told == [(0, number, b"%d" % number) for number in range(0, 10, 2)]
+        tail.unfollow(b"a")
+        await put(producer, topic, b"a", b"later")
+        await reach(tail, 0, 11)
+        assert len(told) == 5
+
+
+async def test_it_is_ready_when_it_has_what_stood_at_the_start(kafka, topic, producer):
+    for number in range(20):
+        await put(producer, topic, b"a", b"%d" % number, number % 2)
+    async with tailing(kafka, topic) as tail:
+        assert tail.end(0) == tail.end(1) == 10
+        assert len(tail.held(0, b"a", 0)) == 10
+
+
+async def test_without_a_warm_start_the_past_comes_from_the_log(kafka, topic, producer):
+    for number in range(10):
+        await put(producer, topic, b"ab"[number % 2 :][:1], b"%d" % number)
+    cold = TailOptions(fetch_max_wait_ms=50, warm_s=0)
+    async with tailing(kafka, topic, cold) as tail:
+        assert tail.held(0, b"a", 0) is None
+        found, reached = [], 0
+        async for at, entries in tail.read(0, b"a", 0):
+            found += entries
+            reached = at
+        assert found == [(number, b"%d" % number) for number in range(0, 10, 2)]
+        assert reached == 10
+        assert await tail.bounds(0) == (0, 10)
+        assert await tail.at_time(0, 0) == 0
+        assert await tail.at_time(0, int(time.time() * 1000) + 60_000) == 10
+
+
+async def test_an_answer_larger_than_a_fetch(kafka, topic, producer):
+    small = TailOptions(
+        fetch_max_wait_ms=50, fetch_bytes_max=2000, partition_fetch_bytes_max=1000, warm_s=0
+    )
+    async with tailing(kafka, topic, small) as tail:
+        told = []
+        tail.follow(b"a", lambda *record: told.append(record))
+        for size in (10, 5000, 10, 20_000, 10):
+            for partition in range(2):
+                await put(producer, topic, b"a", b"x" * size, partition)
+        for partition in range(2):
+            await reach(tail, partition, 5)
+        assert [len(value) for at, _, value in told if at == 0] == [10, 5000, 10, 20_000, 10]
+
+
+async def test_a_topic_that_is_not_there(kafka, prefix):
+    with pytest.raises(NotFoundError):
+        await Tail(kafka, f"{prefix}none", Numbers(), OPTIONS).run()
+
+
+async def test_a_topic_made_anew_ends_it(kafka, topic, producer):
+    async def remake():
+        admin = AIOKafkaAdminClient(bootstrap_servers=kafka)
+        await admin.start()
+        await admin.delete_topics([topic])
+        await admin.close()
+        async with TopicAdmin(kafka) as again:
+            async with asyncio.timeout(20):
+                while topic in await again.describe([topic]):
+                    await asyncio.sleep(0.05)
+            await again.create([Topic(topic, 2, {})])
+
+    tail = Tail(kafka, topic, Numbers(), OPTIONS)
+    running = asyncio.create_task(tail.run())
+    async with asyncio.timeout(30):
+        await tail.ready.wait()
+        await remake()
+        with pytest.raises((TopicChangedError, NotFoundError, ExceptionGroup)):
+            await running
+    assert not tail.ready.is_set()
