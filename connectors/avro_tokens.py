@@ -66,7 +66,7 @@ class TokenEncoder:
         text: str,
         call: tuple[str, str] = ("", ""),
     ) -> bytes:
-        """Return the record; `block` is path, message id, index, kind, `call` a tool's id and name."""
+        """Return the record; `block` is path, message id, index, kind; `call` a tool call."""
         tool_call_id, tool_name = call
         kept = self._blocks.get(block)
         if kept is None:

@@ -32,7 +32,7 @@ from turnstream.connectors.postgres.saver import FencedSaver
 from turnstream.connectors.postgres.signals import Signals, listen
 from turnstream.connectors.postgres.threads import Threads
 from turnstream.connectors.postgres.usage import UsageStore
-from turnstream.connectors.registry import open_codec
+from turnstream.connectors.registry import open_registry
 from turnstream.graph.agent import agent_entry
 from turnstream.graph.catalog import Catalog
 from turnstream.graph.state import AgentSettings
@@ -198,7 +198,12 @@ async def open_worker(
         *(topics.results_of(tenant) for tenant in settings.tenants),
     )
     async with AsyncExitStack() as stack:
-        store, wire = Codec(), await open_codec(settings.schema_registry_url)
+        store, wire, relearn = Codec(), Codec(), None
+        if settings.schema_registry_url:
+            registry = await stack.enter_async_context(open_registry(settings.schema_registry_url))
+            ids, relearn = await registry.register(), registry.load
+            await relearn()
+            wire = Codec(ids=ids, writers=registry.writers)
         async with TopicAdmin(settings.kafka_bootstrap) as admin:
             found = await admin.describe((*inputs, *outputs))
         if missing := sorted({*inputs, *outputs} - found.keys()):
@@ -270,6 +275,7 @@ async def open_worker(
             tenant_of=topics.tenant_of,
             topic_ids={topic: str(found[topic].topic_id) for topic in inputs},
             open_turns_max=settings.open_turns_max,
+            relearn=relearn,
         )
         worker.take_from(intake)
         watch_worker(metrics, worker, pump, intake)

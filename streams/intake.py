@@ -17,12 +17,14 @@ from turnstream.schemas.errors import (
     DatabaseUnavailableError,
     InvalidRequestError,
     TurnstreamError,
+    UnavailableError,
     UndecodableError,
+    UnknownSchemaError,
 )
 from turnstream.streams.admission import admission_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
     from uuid import UUID
 
     from aiokafka import TopicPartition
@@ -39,6 +41,7 @@ POLL_S = 0.2
 RETRY_S = 0.2
 CHECK_EVERY_S = 1.0
 PARTITIONS_AT_ONCE = 4
+LEARN_EVERY_S = 5.0
 
 
 class Roster(Protocol):
@@ -68,6 +71,7 @@ class Intake:
 
     `tenant_of` gives an input topic's tenant, None where the body names it; `topic_ids` the ids
     from which turn ids of records without one are made. `open_turns_max`: of the whole ledger.
+    `relearn` asks the schema registry, if there is one, for schemas that are new.
     """
 
     def __init__(
@@ -81,6 +85,7 @@ class Intake:
         tenant_of: Callable[[str], str | None],
         topic_ids: dict[str, str],
         open_turns_max: int,
+        relearn: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self._inbox = inbox
         self._ledger = ledger
@@ -90,6 +95,8 @@ class Intake:
         self._tenant_of = tenant_of
         self._topic_ids = topic_ids
         self._open_turns_max = open_turns_max
+        self._relearn = relearn
+        self._learned_at = -LEARN_EVERY_S
         self._timeline = -1
         self._checked_at = -CHECK_EVERY_S
         self._gate = asyncio.Semaphore(PARTITIONS_AT_ONCE)
@@ -172,16 +179,12 @@ class Intake:
     async def _take(self, tp: TopicPartition, at: int, records: Sequence[Record]) -> None:
         """Admit the records, which begin at position `at`, and move the position past them."""
         tenant = self._tenant_of(tp.topic)
-        commands: list[Admission] = []
         by_offset = {record.offset: record for record in records}
-        refused: list[tuple[Record, str, str]] = []
-        for record in records:
-            try:
-                commands.append(
-                    admission_of(record, tenant, self._topic_ids[tp.topic], self._rules)
-                )
-            except (UndecodableError, InvalidRequestError) as error:
-                refused.append((record, error.code, str(error)))
+        commands, refused = self._read(records, tenant)
+        if any(code == UnknownSchemaError.code for _, code, _ in refused):
+            # a newer writer may have registered its schema after this worker's start
+            await self._learn_schemas()
+            commands, refused = self._read(records, tenant)
         while True:
             await self._refuse(tenant, refused)
             refused = []
@@ -216,6 +219,29 @@ class Intake:
             self._inbox.moved(tp, records[-1].offset + 1)
             self.admitted += len(commands)
             return
+
+    def _read(
+        self, records: Sequence[Record], tenant: str | None
+    ) -> tuple[list[Admission], list[tuple[Record, str, str]]]:
+        commands: list[Admission] = []
+        refused: list[tuple[Record, str, str]] = []
+        for record in records:
+            try:
+                topic_id = self._topic_ids[record.topic]
+                commands.append(admission_of(record, tenant, topic_id, self._rules))
+            except (UndecodableError, InvalidRequestError) as error:
+                refused.append((record, error.code, str(error)))
+        return commands, refused
+
+    async def _learn_schemas(self) -> None:
+        now = asyncio.get_running_loop().time()
+        if self._relearn is None or now - self._learned_at < LEARN_EVERY_S:
+            return
+        self._learned_at = now
+        try:
+            await self._relearn()
+        except UnavailableError as error:
+            log.warning("schemas_not_learned", error=str(error))
 
     async def _admit(
         self, tp: TopicPartition, at: int, next_off: int, commands: list[Admission]

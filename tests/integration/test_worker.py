@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import socket
+
+import aiohttp
 
 from turnstream.schemas.events import TurnCompleted
 from turnstream.schemas.transcript import text_sha256, transcript
@@ -24,3 +27,33 @@ async def test_a_turn_from_end_to_end(scene) -> None:
         row = await scene.closed(turn)
         assert row["attempts"] is None or row["attempts"] == 1
         assert [u.output_tokens for u in result.usage] == [20]
+
+
+async def test_the_health_port_says_ready_counts_and_stops_saying_so(scene) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+
+    async def get(http: aiohttp.ClientSession, path: str) -> tuple[int, str]:
+        async with http.get(f"http://127.0.0.1:{port}{path}") as response:
+            return response.status, await response.text()
+
+    async with (
+        aiohttp.ClientSession() as http,
+        scene.worker(worker_health_port=port) as worker,
+    ):
+        assert (await get(http, "/readyz"))[0] == 200
+        assert (await get(http, "/healthz"))[0] == 200
+        turn = await scene.start("t1", "tokens=3")
+        await scene.done("t1", turn)
+        await scene.closed(turn)
+        _, text = await get(http, "/metrics")
+        assert 'turnstream_turns_total{code="",status="completed"} 1.0' in text
+        assert "turnstream_tokens_total 3.0" in text
+        assert "turnstream_commands_admitted 1.0" in text
+        slow = await scene.start("t2", "tokens=100 rate=50")
+        await scene.until(lambda: scene.view("t2", slow))
+        worker.stop()
+        status, text = await get(http, "/readyz")
+        assert status == 503
+        assert "draining" in text

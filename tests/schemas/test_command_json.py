@@ -1,0 +1,81 @@
+"""Commands as JSON: what is taken, and what is refused with which code."""
+
+from __future__ import annotations
+
+import json
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from turnstream.schemas.command_json import clean_json, command_of_json
+from turnstream.schemas.commands import CancelTurn, ResumeTurn, StartTurn
+from turnstream.schemas.errors import UndecodableError
+
+
+@given(
+    st.builds(
+        StartTurn,
+        thread_id=st.text(),
+        text=st.text(),
+        actor=st.text(),
+        graph=st.text(),
+        priority=st.integers(-(2**31), 2**31),
+        on_busy=st.sampled_from(["enqueue", "reject"]),
+    )
+)
+def test_a_command_written_as_json_is_the_command(command: StartTurn) -> None:
+    assert command_of_json(msgspec.json.encode(command)) == command
+
+
+def test_json_values_may_stand_where_json_text_does() -> None:
+    value = {"messages": [{"role": "user", "content": "hi"}]}
+    as_value = command_of_json(json.dumps({"thread_id": "t", "input": value}).encode())
+    as_text = command_of_json(json.dumps({"thread_id": "t", "input": json.dumps(value)}).encode())
+    assert isinstance(as_value, StartTurn)
+    assert isinstance(as_text, StartTurn)
+    assert json.loads(as_value.input) == json.loads(as_text.input) == value
+
+
+@pytest.mark.parametrize(
+    ("line", "kind"),
+    [
+        (b'{"thread_id": "t", "text": "x"}', StartTurn),
+        (b'{"type": "StartTurn", "thread_id": "t", "text": "x"}', StartTurn),
+        (b'{"type": "ResumeTurn", "thread_id": "t", "answers": {"a": 1}}', ResumeTurn),
+        (b'{"type": "CancelTurn", "thread_id": "t", "turn_id": "u"}', CancelTurn),
+    ],
+)
+def test_the_type_names_the_command(line: bytes, kind: type) -> None:
+    assert type(command_of_json(line)) is kind
+
+
+@pytest.mark.parametrize(
+    ("line", "code"),
+    [
+        (b"{", "not_json"),
+        (b"[]", "not_an_object"),
+        (b'{"type": 7}', "unknown_type"),
+        (b'{"type": "StartTurn ", "thread_id": "t"}', "unknown_type"),
+        (b'{"thread_id": "t", "Text": "x"}', "unknown_field"),
+        (b'{"text": "x"}', "missing_field"),
+        (b'{"thread_id": 7}', "wrong_type"),
+        (b'{"thread_id": "t", "expires_at": 1.5}', "wrong_type"),
+        (b'{"thread_id": null}', "wrong_type"),
+        (b'{"thread_id": "t"} {}', "not_json"),
+        (b'{"thread_id": "\\ud800', "not_json"),
+    ],
+)
+def test_each_mistake_has_its_code(line: bytes, code: str) -> None:
+    with pytest.raises(UndecodableError) as caught:
+        command_of_json(line)
+    assert caught.value.code == code
+
+
+def test_lone_surrogates_and_nul_become_u_fffd() -> None:
+    command = command_of_json(b'{"thread_id": "t", "text": "a\\ud800b", "actor": "\\ud83d\\ude00"}')
+    assert isinstance(command, StartTurn)
+    assert command.text == "a\ufffdb"
+    assert command.actor == "\U0001f600"
+    assert clean_json({"a\x00": ["\ud800", 1, None]}) == {"a\ufffd": ["\ufffd", 1, None]}
