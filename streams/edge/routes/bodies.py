@@ -92,9 +92,11 @@ class CommandBody(Body):
 class RunBody(Body):
     """Start a run, or resume one with `command.resume`."""
 
-    assistant_id: Id = Field(description="a graph's name, or an assistant's id")
+    assistant_id: Id = Field(description="a graph's name, or an assistant's id", examples=["agent"])
     input: Json = Field(
-        default=None, description='the graph\'s input; a text is {"messages": [user]}'
+        default=None,
+        description='the graph\'s input; a text is {"messages": [user]}',
+        examples=["hello"],
     )
     command: CommandBody | None = None
     config: JsonObject | None = Field(
