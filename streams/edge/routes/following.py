@@ -179,8 +179,12 @@ def place_of(thread_id: str, run_id: str) -> str:
 
 
 def names(values: list[str] | None) -> list[str] | None:
-    """Return the names of a query that repeats, or of one JSON list (an SDK in JavaScript)."""
-    if values and len(values) == 1 and values[0].startswith(("[", '"')):
+    """Return the names of a query that repeats, or of one JSON list (an SDK in JavaScript).
+
+    An SDK in Python sends an empty value where it means none.
+    """
+    values = [value for value in values or () if value]
+    if len(values) == 1 and values[0].startswith(("[", '"')):
         try:
             named = json.loads(values[0])
         except ValueError:

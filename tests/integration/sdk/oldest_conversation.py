@@ -33,7 +33,6 @@ async def runs(client) -> dict:
             message = part.data[0]
             texts[message["id"]] = texts.get(message["id"], "") + message["content"]
     answer = values["messages"][-1]
-    asked = await client.runs.wait(None, "approval", input=user("hi"))
     waiting = await client.threads.create()
     asked = await client.runs.wait(waiting["thread_id"], "approval", input=user("hi"))
     answered = await client.runs.wait(
@@ -58,11 +57,14 @@ async def runs(client) -> dict:
 
 
 async def protocol(client, transport: str) -> dict:
-    texts = []
+    async def text(message) -> str:
+        return await message.text
+
     async with client.threads.stream(assistant_id="agent", transport=transport) as thread:
         await thread.run.start(input=user("tokens=6 rate=30"))
-        async for message in thread.messages:
-            texts.append(await message.text)
+        # the iterator feeds the messages: they are read beside it
+        reads = [asyncio.ensure_future(text(message)) async for message in thread.messages]
+        texts = await asyncio.gather(*reads)
         output = await thread.output
     return {"texts": texts, "final": output["messages"][-1]["content"]}
 
