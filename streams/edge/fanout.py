@@ -79,8 +79,16 @@ class Outlet:
         return size
 
     def write(self, event: ProtocolEvent) -> None:
-        """Write one event; one that comes after the end is dropped."""
-        self.write_raw(event.frame if self._websocket else event.chunk)
+        """Write one event; one that comes after the end is dropped. The hot path of fan-out."""
+        if not self.connection.writable_now:
+            return
+        data = event.frame if self._websocket else event.chunk
+        try:
+            self._transport.write(data)
+        except RuntimeError:  # uvloop raises on a transport that is closed
+            return
+        self.frames += 1
+        self.written += len(data)
 
     def write_raw(self, data: bytes) -> None:
         """Write whole frames or chunks; uvloop raises on a transport that is closed."""
@@ -170,6 +178,7 @@ class Subscription:
         self._thread = thread
         self._outlet = outlet
         self._filter = wanted
+        self._whole = not wanted.namespaces and wanted.depth is None
         self._since = since
         self._cursor = -1 if since is None else since.seq
         self._queue: deque[ProtocolEvent] = deque()
@@ -219,9 +228,12 @@ class Subscription:
             return
         outlet = self._outlet
         queue = self._queue
-        takes = self._filter.takes
+        # most subscriptions name channels only
+        whole, wanted = self._whole, self._filter
         for event in step.events:
-            if event.seq <= self._cursor or not takes(event):
+            if event.seq <= self._cursor:
+                continue
+            if not (whole and event.channel in wanted.channels) and not wanted.takes(event):
                 continue
             if queue or event.data is None:
                 queue.append(event)

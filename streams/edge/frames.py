@@ -124,9 +124,10 @@ class ProtocolEvent:
     @property
     def frame(self) -> bytes:
         """Return the event as a WebSocket frame."""
-        if self._frame is None:
-            self._frame = websocket_frame(self.body)
-        return self._frame
+        frame = self._frame
+        if frame is None:
+            frame = self._frame = websocket_frame(self.body)
+        return frame
 
     @property
     def chunk(self) -> bytes:

@@ -50,7 +50,36 @@ class CommandError(TurnstreamError):
     status = 400
 
 
-@router.post("/threads/{thread_id}/commands")
+def _takes(schema: dict[str, Any]) -> dict[str, Any]:
+    """Return what OpenAPI says of a body that is read by hand."""
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+
+
+_COMMAND = {
+    "type": "object",
+    "required": ["id", "method"],
+    "properties": {
+        "id": {"type": "integer"},
+        "method": {"type": "string", "enum": ["run.start", "input.respond", "run.cancel"]},
+        "params": {"type": "object"},
+    },
+}
+_SUBSCRIPTION = {
+    "type": "object",
+    "required": ["channels"],
+    "properties": {
+        "channels": {"type": "array", "items": {"type": "string"}, "minItems": 1},
+        "namespaces": {
+            "type": "array",
+            "items": {"type": "array", "items": {"type": "string"}},
+        },
+        "depth": {"type": "integer", "minimum": 0},
+        "since": {"type": "integer", "minimum": 0},
+    },
+}
+
+
+@router.post("/threads/{thread_id}/commands", openapi_extra=_takes(_COMMAND))
 async def commands(thread_id: str, request: Request, principal: Caller) -> Response:
     """Take one command: `run.start`, `input.respond`, `run.cancel`.
 
@@ -61,7 +90,7 @@ async def commands(thread_id: str, request: Request, principal: Caller) -> Respo
     return Response(_encode(answer), media_type="application/json")
 
 
-@router.post("/threads/{thread_id}/stream/events")
+@router.post("/threads/{thread_id}/stream/events", openapi_extra=_takes(_SUBSCRIPTION))
 async def stream_events(thread_id: str, request: Request, principal: Caller) -> Response:
     """Stream the thread's events as SSE: `{"channels", "namespaces", "depth", "since"}`."""
     edge = edge_of(request)
