@@ -104,7 +104,8 @@ class TurnAttempt:
 
     def cancel(self, cause: str) -> None:
         """Stop the turn and keep what it said; a turn that has its outcome is not touched."""
-        self._log.info("turn_cancel", cause=cause)
+        if self.control.cause is None:
+            self._log.info("turn_cancel", cause=cause)
         self.control.cancel(cause)
 
     def drain(self) -> None:

@@ -170,7 +170,7 @@ class Roster:
             self._spawn(self._signals.wake_peer(self.worker))
         for thread_key in admitted.cancelled:
             if thread_key in self.running:
-                self._spawn(self.look_for_cancel(thread_key))
+                self._spawn(self.look_for_cancels([thread_key]))
             else:
                 self._spawn(self._signals.wake(CANCEL_CHANNEL, thread_key))
 
@@ -233,6 +233,8 @@ class Roster:
                 if attempt is not None and attempt.claim.epoch == item.epoch:
                     self._leave(attempt)
             self.begin(claims)
+            if not room:  # what these threads do next is for another worker
+                self._spawn(self._signals.wake_peer(self.worker))
 
     async def _finish(self, batch: list[Finish], room: int) -> list[Claim]:
         while True:
@@ -304,14 +306,16 @@ class Roster:
         self._doubt = False
         self.wake.set()
 
-    async def look_for_cancel(self, thread_key: str) -> None:
-        """See in the ledger whether the turn that runs on this thread is to stop."""
-        attempt = self.running.get(thread_key)
-        if attempt is None:
+    async def look_for_cancels(self, thread_keys: Iterable[str]) -> None:
+        """See in the ledger which of the turns that run on these threads are to stop."""
+        here = [key for key in thread_keys if key in self.running]
+        if not here:
             return
         try:
-            row = await self._ledger.thread(thread_key)
+            found = await self._ledger.cancels(here)
         except DatabaseUnavailableError:
-            return  # its next commit is told
-        if row is not None and row.epoch == attempt.claim.epoch and row.cancel:
-            attempt.cancel(row.cancel)
+            return  # the next look, or its next commit, is told
+        for key, epoch, cause in found:
+            attempt = self.running.get(key)
+            if attempt is not None and attempt.claim.epoch == epoch:
+                attempt.cancel(cause)

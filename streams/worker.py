@@ -50,6 +50,7 @@ REAP_EVERY_S = 0.25
 RECLAIM_EVERY_S = 1.0
 SWEEP_EVERY_S = 1.0
 SWEEP_MAX = 100
+CANCEL_EVERY_S = 2.0
 FLUSH_TIMEOUT_S = 3.0
 RETRY_S = 0.5
 
@@ -147,6 +148,7 @@ class Worker:
         tasks.create_task(self._reclaim(), name="reclaim")  # 5
         tasks.create_task(self._reap(), name="reap")
         tasks.create_task(self._sweep(), name="sweep")
+        tasks.create_task(self._look_for_cancels(), name="cancels")
         taking = tasks.create_task(intake.run(), name="intake")  # 6
         log.info("worker_ready", worker=self.name, id=str(self.roster.worker))
         await self._stop.wait()  # 7
@@ -217,7 +219,7 @@ class Worker:
 
     def _on_cancel(self, thread_key: str) -> None:
         if thread_key in self.roster.running:
-            self._spawn(self.roster.look_for_cancel(thread_key))
+            self._spawn(self.roster.look_for_cancels([thread_key]))
 
     def _on_ready(self, worker: str) -> None:
         if worker == str(self.roster.worker):
@@ -228,8 +230,7 @@ class Worker:
         self.roster.wake.set()
         if self._intake is not None:
             self._intake.look_again()
-        for thread_key in self.roster.running:
-            self._spawn(self.roster.look_for_cancel(thread_key))
+        self._spawn(self.roster.look_for_cancels(list(self.roster.running)))
 
     async def _reclaim(self) -> None:
         while True:
@@ -267,6 +268,12 @@ class Worker:
                 continue
             if ended:
                 await self.roster.publish_ended(ended)
+
+    async def _look_for_cancels(self) -> None:
+        """Find cancels whose wake-up was lost: a turn that streams for minutes commits nothing."""
+        while True:
+            await asyncio.sleep(_jitter(CANCEL_EVERY_S))
+            await self.roster.look_for_cancels(list(self.roster.running))
 
     async def _flush(self) -> None:
         try:

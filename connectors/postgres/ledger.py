@@ -63,6 +63,10 @@ _CLOSE = "SELECT close_ended($1, $2, $3, $4)"
 _POSITION = "SELECT next_off FROM intake WHERE topic = $1 AND partition = $2"
 _OPEN_POSITION = "INSERT INTO intake VALUES ($1, $2, $3) ON CONFLICT DO NOTHING"
 _OWNED = "SELECT thread_key, epoch FROM threads WHERE owner = $1"
+_CANCELS = """
+SELECT thread_key, epoch, cancel FROM threads
+ WHERE thread_key = ANY ($1) AND cancel IS NOT NULL
+"""
 _UNCLOSED = "SELECT sum(unclosed)::bigint FROM tally"
 
 
@@ -144,6 +148,11 @@ class Ledger:
         """Return the threads (key, epoch) that are this worker's; reads all threads."""
         rows = await self._rows(_OWNED, worker)
         return [(row[0], row[1]) for row in rows]
+
+    async def cancels(self, thread_keys: Sequence[str]) -> list[tuple[str, int, str]]:
+        """Return those of the threads whose running turn is to stop: key, epoch, cause."""
+        rows = await self._rows(_CANCELS, list(thread_keys))
+        return [(row[0], row[1], row[2]) for row in rows]
 
     async def close_ended(self, items: Sequence[Closed], timeline: int) -> int:
         """Close unclaimed ends whose `TurnEnded` is acked; returns how many were not closed yet.

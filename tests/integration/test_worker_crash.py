@@ -65,6 +65,7 @@ async def test_kill_9_at_a_token_with_another_standing_by(scene) -> None:
     workers[owner].kill()
     await scene.until(lambda: (v := scene.view("t1", turn)) and v.attempts == 2)
     took = time.monotonic() - killed
+    print(f"next attempt {took:.2f} s after kill -9")
     view = await scene.done("t1", turn)
     assert isinstance(view.terminal, TurnCompleted)
     assert view.terminal.usage[0].output_tokens == 150
@@ -116,6 +117,7 @@ async def test_sigterm_hands_over_at_once(scene) -> None:
     leaving = asyncio.create_task(workers[owner].terminate())
     await scene.until(lambda: (v := scene.view("t1", turn)) and v.attempts == 2)
     took = time.monotonic() - told
+    print(f"next attempt {took:.2f} s after SIGTERM")
     assert await leaving == 0
     view = await scene.done("t1", turn)
     assert isinstance(view.terminal, TurnCompleted)

@@ -36,7 +36,7 @@ async def test_a_thousand_turns_on_two_workers(scene) -> None:
 
     async with asyncio.timeout(10):
         open_turns = "SELECT count(*) FROM turns WHERE closed_at IS NULL"
-        while await scene.db.fetchval(open_turns):  # noqa: ASYNC110  the ledger does not tell
+        while await scene.db.fetchval(open_turns):
             await asyncio.sleep(0.05)
     assert await scene.db.fetchval("SELECT count(*) FROM turns") == TURNS
     assert await scene.db.fetchval("SELECT count(*) FROM ready") == 0

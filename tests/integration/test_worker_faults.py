@@ -8,7 +8,7 @@ import uuid
 import pytest
 
 from turnstream.schemas.errors import InputLostError
-from turnstream.schemas.events import AttemptStarted, TokensEmitted, TurnCompleted
+from turnstream.schemas.events import AttemptStarted, TokensEmitted, TurnCancelled, TurnCompleted
 from turnstream.streams.app import open_worker
 
 CUT = """
@@ -52,7 +52,7 @@ async def test_connections_cut_again_and_again_lose_and_strand_nothing(scene) ->
         assert await scene.db.fetchval("SELECT count(*) FROM turns") == len(turns)
         async with asyncio.timeout(10):
             owned = "SELECT count(*) FROM threads WHERE owner IS NOT NULL"
-            while await scene.db.fetchval(owned):  # noqa: ASYNC110  the ledger does not tell
+            while await scene.db.fetchval(owned):
                 await asyncio.sleep(0.05)
 
 
@@ -70,6 +70,17 @@ async def test_a_lease_that_was_taken_ends_the_attempts_and_a_new_life_goes_on(s
         await scene.closed(turn)
 
 
+async def test_a_cancel_whose_wake_up_was_lost_is_found(scene) -> None:
+    async with scene.worker():
+        turn = await scene.start("t1", "tokens=1000 rate=50")
+        await scene.until(lambda: tokens_of(scene, "t1", turn) > 5)
+        await scene.db.execute(
+            "UPDATE threads SET cancel = 'cancel' WHERE thread_key = $1", "default/t1"
+        )
+        view = await scene.done("t1", turn, 10)
+        assert isinstance(view.terminal, TurnCancelled)
+
+
 async def test_threads_claimed_in_silence_are_found_and_run(scene) -> None:
     """As after a claim whose answer was lost: the ledger says ours, and nobody here knows."""
     async with scene.worker() as worker:
@@ -81,7 +92,7 @@ async def test_threads_claimed_in_silence_are_found_and_run(scene) -> None:
         turn = await scene.start("t1", "tokens=3")
         async with asyncio.timeout(10):
             waiting = "SELECT count(*) FROM ready"
-            while not await scene.db.fetchval(waiting):  # noqa: ASYNC110  the ledger does not tell
+            while not await scene.db.fetchval(waiting):
                 await asyncio.sleep(0.02)
         assert await worker._ledger.reclaim(worker.roster.worker, 1)
         assert scene.view("t1", turn) is None
@@ -138,7 +149,7 @@ async def test_ends_that_nobody_published_are_swept(scene) -> None:
         worker.roster._ending = 10_000  # it has its hands full
         async with asyncio.timeout(10):
             known = "SELECT count(*) FROM turns WHERE turn_id = $1"
-            while not await scene.db.fetchval(known, uuid.UUID(turn)):  # noqa: ASYNC110  as above
+            while not await scene.db.fetchval(known, uuid.UUID(turn)):
                 await asyncio.sleep(0.02)
         assert scene.view("t1", turn) is None
         worker.roster._ending = 0

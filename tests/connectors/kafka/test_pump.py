@@ -54,7 +54,7 @@ class Recorder:
 
 async def until(condition, timeout_s: float = 15.0) -> None:
     async with asyncio.timeout(timeout_s):
-        while not condition():  # noqa: ASYNC110  polled with a deadline: nothing tells of it
+        while not condition():
             await asyncio.sleep(0.005)
 
 
