@@ -80,7 +80,7 @@ class States:
             return empty_state(split_thread_key(key)[1])
         config = _config(key, checkpoint_id, ns)
         snapshot = await self._read(graph.aget_state(config, subgraphs=subgraphs))
-        if checkpoint_id and snapshot.created_at is None:
+        if (checkpoint_id or ns) and snapshot.created_at is None:
             raise _no_checkpoint()
         return thread_state(snapshot, key)
 

@@ -1,0 +1,268 @@
+"""The run-scoped projection: pure, so no edge runs here."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from turnstream.graph.memory import RecordingEmitter
+from turnstream.schemas import events as ev
+from turnstream.schemas.fold import ThreadFold
+from turnstream.schemas.results import Outcome
+from turnstream.streams.edge.runs import (
+    MODES,
+    RunEvent,
+    RunProjection,
+    StateWanted,
+    ending,
+    run_status,
+    state_events,
+)
+from turnstream.streams.edge.simple import SimpleProjection
+
+TURN = "00000000-0000-7000-8000-000000000000"
+ENVELOPE = {"tenant": "default", "thread_id": "thread", "turn_id": TURN, "event_id": "e"}
+
+
+def plain(value: Any) -> Any:
+    """A JSON value as a client decodes it."""
+    return msgspec.json.decode(msgspec.json.encode(value))
+
+
+def shown(records: list[Any], *modes: str, subgraphs: bool = False) -> list[tuple[str, Any]]:
+    """What a client gets; wanted states as `(state, checkpoint id)`."""
+    fold, projection = ThreadFold(), RunProjection(TURN, frozenset(modes), subgraphs=subgraphs)
+    out: list[tuple[str, Any]] = []
+    for record in records:
+        for item in projection.apply(fold.apply(record)):
+            if isinstance(item, RunEvent):
+                out.append((item.event, plain(item.data)))
+            else:
+                out.append(("state", item.checkpoint_id))
+    return out
+
+
+def message(emitter: RecordingEmitter, path: str, text: str, message_id: str = "m") -> None:
+    emitter.emit(ev.MessageStarted, path=path, message_id=message_id)
+    emitter.tokens(path=path, message_id=message_id, block=0, kind="text", text=text)
+    usage = ev.Usage(model="m1", input_tokens=2, output_tokens=3)
+    emitter.emit(
+        ev.MessageFinished, path=path, message_id=message_id, finish_reason="stop", usage=usage
+    )
+
+
+@pytest.fixture
+def emitter() -> RecordingEmitter:
+    made = RecordingEmitter(turn_id=TURN)
+    made.emit(ev.StepStarted, path="t1", step=1, node="model", task_id="t1")
+    return made
+
+
+def test_a_message_in_chunks(emitter: RecordingEmitter) -> None:
+    message(emitter, "t1", "hello")
+    events = shown(emitter.events, "messages-tuple")
+    assert events[0] == ("metadata", {"run_id": TURN, "attempt": 1})
+    (_, (chunk, about)), (_, (last, _)) = events[1:]
+    assert (chunk["type"], chunk["id"], chunk["content"]) == ("AIMessageChunk", "m", "hello")
+    assert about["langgraph_node"] == "model"
+    assert about["langgraph_checkpoint_ns"] == "model:t1"
+    assert last["content"] == ""
+    assert last["usage_metadata"]["total_tokens"] == 5
+    assert last["response_metadata"] == {"finish_reason": "stop", "model_name": "m1"}
+
+
+def test_tool_calls_in_chunks_and_whole(emitter: RecordingEmitter) -> None:
+    emitter.emit(ev.MessageStarted, path="t1", message_id="m")
+    say = {"path": "t1", "message_id": "m", "kind": "tool_args"}
+    emitter.tokens(**say, block=0, text='{"a"', tool_call_id="c1", tool_name="f")
+    emitter.tokens(**say, block=0, text=":1}")
+    emitter.tokens(**say, block=1, text="{nonsense", tool_call_id="c2", tool_name="g")
+    emitter.emit(ev.MessageFinished, path="t1", message_id="m")
+    chunks = [data[0] for name, data in shown(emitter.events, "messages-tuple")[1:]]
+    assert [chunk["tool_call_chunks"] for chunk in chunks[:3]] == [
+        [{"name": "f", "args": '{"a"', "id": "c1", "index": 0, "type": "tool_call_chunk"}],
+        [{"name": None, "args": ":1}", "id": None, "index": 0, "type": "tool_call_chunk"}],
+        [{"name": "g", "args": "{nonsense", "id": "c2", "index": 1, "type": "tool_call_chunk"}],
+    ]
+    whole = shown(emitter.events, "messages")[-1]
+    assert whole[0] == "messages/complete"
+    assert whole[1][0]["tool_calls"] == [
+        {"name": "f", "id": "c1", "args": {"a": 1}, "type": "tool_call"}
+    ]
+    assert whole[1][0]["invalid_tool_calls"][0]["id"] == "c2"
+
+
+def test_steps_as_updates_tasks_and_debug(emitter: RecordingEmitter) -> None:
+    end = {"path": "t1", "step": 1, "node": "model", "task_id": "t1"}
+    emitter.emit(ev.StepFinished, **end, update='{"messages":\n[]}')
+    assert shown(emitter.events, "updates")[1:] == [("updates", {"model": {"messages": []}})]
+    tasks = [data for name, data in shown(emitter.events, "tasks")[1:]]
+    assert [("input" in task, task.get("result")) for task in tasks] == [
+        (True, None),
+        (False, {"messages": []}),
+    ]
+    debug = [data for name, data in shown(emitter.events, "debug")[1:]]
+    assert [one["type"] for one in debug] == ["task", "task_result"]
+
+
+def test_a_failed_step_is_no_update(emitter: RecordingEmitter) -> None:
+    end = {"path": "t1", "step": 1, "node": "model", "task_id": "t1"}
+    emitter.emit(ev.StepFinished, **end, error="boom")
+    assert shown(emitter.events, "updates")[1:] == []
+    assert shown(emitter.events, "tasks")[-1][1]["error"] == "boom"
+
+
+def test_nested_graphs_are_shown_when_asked_for(emitter: RecordingEmitter) -> None:
+    emitter.emit(ev.StepStarted, path="t1|t2", step=1, node="inner", task_id="t2")
+    message(emitter, "t1|t2", "deep")
+    emitter.emit(ev.CustomEmitted, path="t1|t2", name="x", payload='{"a":1}')
+    modes = ("messages-tuple", "custom")
+    assert len(shown(emitter.events, *modes)) == 1
+    nested = shown(emitter.events, *modes, subgraphs=True)[1:]
+    assert [name for name, _ in nested] == ["messages|model:t1"] * 2 + ["custom|model:t1"]
+    assert nested[0][1][1]["langgraph_checkpoint_ns"] == "model:t1|inner:t2"
+
+
+def test_a_tools_life(emitter: RecordingEmitter) -> None:
+    emitter.emit(ev.ToolStarted, path="t1", tool_call_id="c", name="f", args='{"a":1}')
+    emitter.emit(ev.ToolProgressed, path="t1", tool_call_id="c", data='"half"')
+    emitter.emit(ev.ToolFailed, path="t1", tool_call_id="c", name="f", code="x", message="no")
+    events = shown(emitter.events, "tools", "messages-tuple")[1:]
+    assert [data["event"] for name, data in events if name == "tools"] == [
+        "on_tool_start",
+        "on_tool_event",
+        "on_tool_error",
+    ]
+    answer = events[-1][1][0]
+    assert (answer["type"], answer["tool_call_id"], answer["status"]) == ("tool", "c", "error")
+
+
+def test_a_rewind_takes_messages_back_and_shows_the_truth(emitter: RecordingEmitter) -> None:
+    emitter.emit(ev.MessageStarted, path="t1", message_id="m")
+    emitter.tokens(path="t1", message_id="m", block=0, kind="text", text="lost")
+    high = emitter.events[-1].n
+    again = ev.AttemptStarted(
+        **ENVELOPE, epoch=2, n=high, reason="again", base=1, keep_n=0, high_n=high
+    )
+    later = ev.CustomEmitted(**ENVELOPE, epoch=2, n=high + 1, name="", payload="1")
+    records = [*emitter.events, again, emitter.events[-1], later]
+    events = shown(records, "messages-tuple", "values", "custom")
+    at = events.index(("metadata", {"run_id": TURN, "attempt": 2}))
+    assert events[at + 1][1][0] == {
+        "content": "",
+        "additional_kwargs": {},
+        "response_metadata": {},
+        "type": "remove",
+        "name": None,
+        "id": "m",
+    }
+    # the late record of the lost attempt shows nothing
+    assert events[at + 2 :] == [("state", ""), ("custom", 1)]
+
+
+def test_ends(emitter: RecordingEmitter) -> None:
+    modes = ("values", "updates")
+    last = emitter.events[-1].n
+    end = {**ENVELOPE, "epoch": 1, "n": last + 1}
+    asked = [ev.Interrupt(id="i", payload='{"q":1}')]
+    completed = shown([*emitter.events, ev.TurnCompleted(**end)], *modes)
+    assert completed[1:] == [("state", ""), ("end", {"run_id": TURN, "status": "success"})]
+    waits = shown([*emitter.events, ev.TurnInterrupted(**end, interrupts=asked)], *modes)
+    assert waits[1] == ("updates", {"__interrupt__": [{"value": {"q": 1}, "id": "i"}]})
+    assert waits[-1][1]["status"] == "interrupted"
+    failed = shown([*emitter.events, ev.TurnFailed(**end, code="boom", message="why")], *modes)
+    assert failed[1:] == [("error", {"error": "boom", "message": "why"})]
+    cancelled = shown([*emitter.events, ev.TurnCancelled(**end, cause="user")], *modes)
+    assert cancelled[-1] == ("end", {"run_id": TURN, "status": "interrupted"})
+
+
+def test_nothing_is_shown_after_the_end_nor_of_other_runs(emitter: RecordingEmitter) -> None:
+    last = emitter.events[-1].n
+    end = ev.TurnCompleted(**ENVELOPE, epoch=1, n=last + 1)
+    other = RecordingEmitter(turn_id="00000000-0000-7000-8000-000000000001", epoch=2)
+    message(other, "t9", "not yours")
+    before = shown([*emitter.events, end], "messages-tuple", "updates")
+    after = shown([*emitter.events, end, end, *other.events], "messages-tuple", "updates")
+    assert after == before
+
+
+def test_a_run_that_the_log_lost_ends_by_its_outcome() -> None:
+    projection = RunProjection(TURN, frozenset({"values"}))
+    asked = [ev.Interrupt(id="i", payload="1")]
+    items = projection.lost(Outcome(status="interrupted", interrupts=asked))
+    assert items == [
+        StateWanted(interrupts=tuple(asked), final=True),
+        RunEvent("end", {"run_id": TURN, "status": "interrupted"}),
+    ]
+    failed = RunProjection(TURN, MODES).lost(Outcome(status="failed", code="x", message="y"))
+    assert failed == [RunEvent("error", {"error": "x", "message": "y"})]
+
+
+def test_states_for_the_modes() -> None:
+    state = {
+        "values": {"a": 1},
+        "metadata": {"source": "loop"},
+        "next": [],
+        "tasks": [],
+        "created_at": "now",
+        "checkpoint": {"checkpoint_id": "c"},
+        "parent_checkpoint": None,
+    }
+    modes = frozenset({"values", "checkpoints", "debug"})
+    names = [event.event for event in state_events(StateWanted("c", 1), modes, state)]
+    assert names == ["values", "checkpoints", "debug"]
+    # an input checkpoint holds values that are not applied yet
+    fresh = state | {"metadata": {"source": "input"}}
+    names = [event.event for event in state_events(StateWanted("c", 1), modes, fresh)]
+    assert names == ["checkpoints", "debug"]
+    asked = StateWanted(interrupts=(ev.Interrupt(id="i", payload="2"),), final=True)
+    (values,) = state_events(asked, modes, state)
+    assert plain(values.data) == {"a": 1, "__interrupt__": [{"value": 2, "id": "i"}]}
+
+
+@pytest.mark.parametrize(
+    ("record", "status"),
+    [
+        (ev.TurnEnded(**ENVELOPE, epoch=1, n=1, outcome="cancelled"), "interrupted"),
+        (ev.TurnEnded(**ENVELOPE, epoch=1, n=1, outcome="failed", code="expired"), "timeout"),
+        (ev.TurnEnded(**ENVELOPE, epoch=1, n=1, outcome="rejected", code="busy"), "error"),
+        (ev.TurnRejected(**ENVELOPE, epoch=1, n=1, reason="stale"), "error"),
+    ],
+)
+def test_statuses(record: Any, status: str) -> None:
+    found, error = ending(record)
+    assert found == status
+    assert (error is not None) == (status != "interrupted")
+    assert run_status("running") == "running"
+
+
+def test_plain_events(emitter: RecordingEmitter) -> None:
+    message(emitter, "t1", "hello")
+    emitter.emit(ev.InputRequested, path="t1", interrupt_id="i", payload='"sure?"')
+    last = emitter.events[-1].n
+    high = last
+    again = ev.AttemptStarted(
+        **ENVELOPE, epoch=2, n=high, reason="again", base=1, keep_n=0, high_n=high
+    )
+    end = ev.TurnFailed(**ENVELOPE, epoch=2, n=high + 1, code="boom", message="why", text="he")
+    fold, projection = ThreadFold(), SimpleProjection()
+    out = [
+        (name, plain(data))
+        for record in (*emitter.events, again, end)
+        for name, data in projection.apply(fold.apply(record))
+    ]
+    run = {"run_id": TURN}
+    assert out == [
+        ("started", run | {"attempt": 1}),
+        ("token", run | {"message_id": "m", "text": "hello"}),
+        ("message", run | {"message_id": "m", "role": "assistant", "text": "hello"}),
+        ("question", run | {"id": "i", "value": "sure?"}),
+        ("rewind", run | {"message_ids": ["m"], "tool_call_ids": []}),
+        ("started", run | {"attempt": 2}),
+        (
+            "end",
+            run | {"status": "error", "text": "he", "error": {"code": "boom", "message": "why"}},
+        ),
+    ]
