@@ -6,6 +6,7 @@ close with 1012, so that clients go on elsewhere; requests under way get `stop_t
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import ipaddress
 import socket
@@ -98,6 +99,10 @@ class EdgeServer:
         """Serve until `stop`."""
         _log.info("edge listens", port=self.port)
         await self._server.serve(sockets=[self._socket])
+        # who has not answered a close by now is not waited for
+        for connection in tuple(self._server.server_state.connections):
+            connection.transport.abort()
+        await asyncio.sleep(0)
 
     def stop(self) -> None:
         """Take no more connections and send everybody away; `run` then ends."""

@@ -290,7 +290,8 @@ async def test_a_socket_that_takes_nothing_is_dropped(settings, open_running, wo
                 await asyncio.sleep(0.05)
             while sockets.outlets:
                 await asyncio.sleep(0.05)
-        writer.close()
+        writer.transport.abort()
+        await asyncio.sleep(0)
 
 
 async def test_a_question_is_answered_over_the_socket(edge, worker):
