@@ -32,7 +32,7 @@ from turnstream.connectors.postgres.saver import FencedSaver
 from turnstream.connectors.postgres.signals import Signals, listen
 from turnstream.connectors.postgres.threads import Threads
 from turnstream.connectors.postgres.usage import UsageStore
-from turnstream.connectors.registry import open_registry
+from turnstream.connectors.registry import open_codec, open_registry
 from turnstream.graph.agent import agent_entry
 from turnstream.graph.catalog import Catalog
 from turnstream.graph.state import AgentSettings
@@ -82,7 +82,8 @@ async def open_edge(
     settings: Settings, *, state: ReadsState | None = None, directory: Directory | None = None
 ) -> AsyncIterator[Edge]:
     """Open an edge: it listens; `run` serves. Topics and tables have to exist."""
-    codec, topics, auth = Codec(), settings.topics, authenticator_of(settings)
+    topics, auth = settings.topics, authenticator_of(settings)
+    codec = await open_codec(settings.schema_registry_url)
     dsn, timeout_s = settings.database_url.get_secret_value(), settings.statement_timeout_s
     async with AsyncExitStack() as stack:
         pool = await stack.enter_async_context(
