@@ -28,10 +28,10 @@ from aiokafka.errors import (
     UnknownTopicOrPartitionError,
     for_code,
 )
-from aiokafka.protocol.fetch import FetchRequest
 from aiokafka.protocol.offset import OffsetRequest
 from aiokafka.structs import TopicPartition
 
+from turnstream.connectors.kafka.fetches import Fetch
 from turnstream.connectors.kafka.metadata import DescribeTopics
 from turnstream.connectors.kafka.ring import Ring, batch_records, next_offset
 from turnstream.schemas.errors import KafkaUnavailableError, NotFoundError, UnavailableError
@@ -248,22 +248,23 @@ class Tail:
         """Fetch from one broker until it leads nothing of the topic."""
         options = self.options
         cluster = self._client.cluster
+        names = {number: TopicPartition(self.topic, number) for number in self._positions}
         while True:
             targets = [
                 (number, position, options.partition_fetch_bytes_max)
                 for number, position in self._positions.items()
-                if cluster.leader_for_partition(TopicPartition(self.topic, number)) == node
+                if cluster.leader_for_partition(names[number]) == node
             ]
             if not targets:
                 return
             # a full answer is cut at its end: another partition stands first each time
             turn = self.fetches % len(targets)
-            request = FetchRequest(
-                options.fetch_max_wait_ms,
-                options.fetch_min_bytes,
-                options.fetch_bytes_max,
-                _READ_UNCOMMITTED,
-                [(self.topic, targets[turn:] + targets[:turn])],
+            request = Fetch(
+                self.topic,
+                targets[turn:] + targets[:turn],
+                max_wait_ms=options.fetch_max_wait_ms,
+                min_bytes=options.fetch_min_bytes,
+                max_bytes=options.fetch_bytes_max,
             )
             try:
                 response = await self._client.send(node, request)
@@ -274,12 +275,14 @@ class Tail:
                 continue
             self.fetches += 1
             self._fetched_at = time.monotonic()
-            for _topic, partitions in response.topics:
-                for number, code, *_, raw in partitions:
-                    if code:
-                        await self._refused(number, for_code(code))
-                    elif raw:
-                        self._took(number, raw)
+            if response.error:
+                _log.warning("fetch refused", node=node, error=for_code(response.error).__name__)
+                await asyncio.sleep(_PAUSE_S)
+            for number, code, raw in response.partitions:
+                if code:
+                    await self._refused(number, for_code(code))
+                elif raw:
+                    self._took(number, raw)
             if self._behind:
                 self._look_ready()
 
@@ -393,25 +396,25 @@ class Tail:
 
     async def _fetch_log(self, partition: int, position: int) -> tuple[bytes, int]:
         """Return fetched bytes from `position`, and the log's first offset."""
-        request = FetchRequest(
-            self.options.fetch_max_wait_ms,
-            1,
-            self.options.fetch_bytes_max,
-            _READ_UNCOMMITTED,
-            [(self.topic, [(partition, position, self.options.fetch_bytes_max)])],
+        size = self.options.fetch_bytes_max
+        request = Fetch(
+            self.topic,
+            [(partition, position, size)],
+            max_wait_ms=self.options.fetch_max_wait_ms,
+            min_bytes=1,
+            max_bytes=size,
         )
         try:
             response = await self._log_client.send(await self._leader(partition), request)
         except KafkaError as error:
             raise KafkaUnavailableError(f"read of {self.topic}: {error!r}") from error
-        for _topic, partitions in response.topics:
-            for _number, code, *_, raw in partitions:
-                refusal = for_code(code)
-                if refusal is OffsetOutOfRangeError:
-                    return b"", (await self.bounds(partition))[0]
-                if refusal is NotLeaderForPartitionError:
-                    await self._log_client.force_metadata_update()
-                elif refusal is not NoError:
-                    raise KafkaUnavailableError(f"read of {self.topic}: {refusal.__name__}")
-                return raw or b"", 0
+        for _number, code, raw in response.partitions:
+            refusal = for_code(code)
+            if refusal is OffsetOutOfRangeError:
+                return b"", (await self.bounds(partition))[0]
+            if refusal is NotLeaderForPartitionError:
+                await self._log_client.force_metadata_update()
+            elif refusal is not NoError:
+                raise KafkaUnavailableError(f"read of {self.topic}: {refusal.__name__}")
+            return raw, 0
         return b"", 0
