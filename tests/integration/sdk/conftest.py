@@ -1,4 +1,4 @@
-"""The whole service, real: Kafka, Postgres, a worker, an edge, a scripted model, a graph of others."""
+"""The whole service, real: Kafka, Postgres, a worker, an edge, a scripted model, a graph."""
 
 from __future__ import annotations
 

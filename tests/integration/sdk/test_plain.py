@@ -233,3 +233,24 @@ async def test_without_a_worker_what_is_asked_for_stays_pending(edge_alone: Any)
         async with http.post("/runs", json=body) as response:
             run = await response.json()
         assert (response.status, run["status"]) == (200, "pending")
+
+
+@pytest.mark.parametrize(
+    ("on_disconnect", "status"), [("cancel", "interrupted"), (None, "success")]
+)
+async def test_a_disconnect_is_a_stop_only_if_asked_for(
+    http: aiohttp.ClientSession, on_disconnect: str | None, status: str
+) -> None:
+    body = {"assistant_id": "agent", "input": "tokens=40 rate=30", "on_disconnect": on_disconnect}
+    async with http.post("/runs/stream", json=body | {"stream_mode": "messages-tuple"}) as stream:
+        place = stream.headers["Content-Location"]
+        async for name, _, _ in sse(stream):
+            if name == "messages":
+                break
+        stream.close()
+    found = ""
+    async with asyncio.timeout(20):
+        while found in ("", "running"):
+            async with http.get(place) as response:
+                found = (await response.json())["status"]
+    assert found == status
