@@ -28,7 +28,13 @@ _PEER = """
 SELECT pg_notify($1, worker::text) FROM workers
  WHERE worker <> $2 AND lease_until > clock_timestamp() ORDER BY random() LIMIT 1
 """
-_FAILURES = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError)
+_FAILURES = (
+    OSError,
+    TimeoutError,
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,  # the server ended the connection inside asyncpg's own exchange
+)
 
 
 class Signals:
