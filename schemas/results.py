@@ -15,7 +15,8 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What a turn ended with, as the ledger holds it (JSON); the terminal event says the same.
 
     `code`: of a failure, a rejection or (as cause) a cancel. `message_id`, `text` and `sha256`: the
-    last assistant message, or what a cancelled turn had said.
+    last assistant message, or what a cancelled turn had said. `attempts` and `at` (µs since 1970):
+    when it was decided; 0 where the ledger decided by itself.
     """
 
     status: Status
@@ -27,6 +28,8 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     sha256: str = ""
     usage: list[Usage] = msgspec.field(default_factory=list)
     interrupts: list[Interrupt] = msgspec.field(default_factory=list)
+    attempts: int = 0
+    at: int = 0
 
 
 class TurnResult(msgspec.Struct, frozen=True, kw_only=True):

@@ -17,9 +17,10 @@ import asyncio
 import hashlib
 import json
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import structlog
 from aiokafka import TopicPartition
 
@@ -169,7 +170,7 @@ class TurnAttempt:
         n = self._emitter.conclude(event_type, **fields)
         await asyncio.gather(
             self._emitter.acked(n),
-            bench.outlets.result(claim, self._command, outcome, attempts=claim.attempts),
+            bench.outlets.result(claim, self._command, outcome),
         )
         took = time.monotonic() - self.began_at
         bench.metrics.turn_over(outcome, took, self._emitter)
@@ -254,13 +255,20 @@ class TurnAttempt:
                     ran = RunOutcome(outcome=_failed("internal", repr(error)))
             if ran.outcome is None:
                 return None
+            ran = self._decided(ran)
             try:
-                await bench.saver.commit_outcome(session, ran.outcome, ran.closing)
+                await bench.saver.commit_outcome(session, _outcome(ran), ran.closing)
             except TurnError as error:
                 self._log.warning("closing_not_stored", code=error.code, error=str(error))
-                ran = RunOutcome(outcome=_failed(error.code, str(error)))
+                ran = self._decided(RunOutcome(outcome=_failed(error.code, str(error))))
                 await bench.saver.commit_outcome(session, _outcome(ran))
         return ran.outcome
+
+    def _decided(self, ran: RunOutcome) -> RunOutcome:
+        """Note when and in which attempt it was decided, so that repeated results are equal."""
+        at = time.time_ns() // 1000
+        outcome = msgspec.structs.replace(_outcome(ran), attempts=self.claim.attempts, at=at)
+        return replace(ran, outcome=outcome)
 
     def _lost(self, error: TurnstreamError) -> None:
         """Stop at once: nothing can be committed, or nothing said, any more."""

@@ -73,10 +73,8 @@ def ended_of(ended: Ended, actor: str, traceparent: str, at: int) -> TurnEnded:
     )
 
 
-def result_of(
-    turn: Claim | Ended, command: Command, outcome: Outcome, *, attempts: int, at: int
-) -> TurnResult:
-    """Return the turn's one result; its `event_id` follows from the turn alone."""
+def result_of(turn: Claim | Ended, command: Command, outcome: Outcome) -> TurnResult:
+    """Return the turn's one result: it follows from turn and outcome, so repeats are equal."""
     turn_id = str(turn.turn_id)
     return TurnResult(
         event_id=result_id(turn_id),
@@ -93,8 +91,8 @@ def result_of(
         sha256=outcome.sha256,
         usage=outcome.usage,
         interrupts=outcome.interrupts,
-        attempts=attempts,
-        at=at,
+        attempts=outcome.attempts,
+        at=outcome.at or command.at,
         actor=command.actor,
         traceparent=command.traceparent,
     )

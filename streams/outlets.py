@@ -64,9 +64,7 @@ class Outlets:
             raise TurnstreamError(f"a turn's body holds {type(command).__name__}")
         return command
 
-    async def result(
-        self, turn: Claim | Ended, command: Command, outcome: Outcome, *, attempts: int
-    ) -> None:
+    async def result(self, turn: Claim | Ended, command: Command, outcome: Outcome) -> None:
         """Publish a turn's result, if its tenant has a topic for results.
 
         One that the topic refuses goes again without its text, which is in the log.
@@ -74,7 +72,7 @@ class Outlets:
         topic = self._topics.results_of(turn.tenant)
         if topic not in self._partitions:
             return
-        record = result_of(turn, command, outcome, attempts=attempts, at=time.time_ns() // 1000)
+        record = result_of(turn, command, outcome)
         key = turn.thread_key.encode()
         value = self._wire.encode(record)
         to = self._to(topic, key)
@@ -104,7 +102,7 @@ class Outlets:
                 self._wire.encode(record),
                 headers=[("type", b"TurnEnded")],
             ),
-            self.result(turn, command, turn.outcome, attempts=0),
+            self.result(turn, command, turn.outcome),
         )
         log.info(
             "turn_ended_unclaimed",
