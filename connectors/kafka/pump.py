@@ -15,19 +15,23 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import structlog
-from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError
 
 from turnstream.schemas.errors import ProduceRefusedError, UnavailableError
+
+if TYPE_CHECKING:
+    from aiokafka import TopicPartition
+
+    from turnstream.connectors.kafka.producers import Batch, Producer
 
 log = structlog.get_logger(__name__)
 
 Headers = list[tuple[str, bytes]]
 _NO_HEADERS: Headers = []
-OpenProducer = Callable[[], Awaitable[AIOKafkaProducer]]
+OpenProducer = Callable[[], Awaitable["Producer"]]
 
 RECORD_OVERHEAD = 128
 """Bytes a record alone in its batch costs beyond key, value and headers, at most: 61 of the batch's
@@ -62,14 +66,13 @@ _Record = tuple[Sender, int, bytes, bytes, Headers]
 
 
 class _Round:
-    """What is on its way to one leader."""
+    """What is on its way to one leader: the records of each partition, until they are answered."""
 
-    __slots__ = ("batches", "done", "producer", "sent_at")
+    __slots__ = ("away", "done", "sent_at")
 
-    def __init__(self, sent_at: float, producer: AIOKafkaProducer) -> None:
+    def __init__(self, sent_at: float, away: dict[TopicPartition, list[_Record]]) -> None:
         self.sent_at = sent_at
-        self.producer = producer
-        self.batches = 0
+        self.away = away
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
 
@@ -116,11 +119,12 @@ class Pump:
         self._tick_s = tick_s
         self._gate = gate
         self._clock = clock
-        self._producer: AIOKafkaProducer | None = None
+        self._producer: Producer | None = None
         self._spent = False
         self._queues: dict[TopicPartition, deque[_Record]] = {}
         self._open: dict[TopicPartition, dict[Sender, None]] = {}
         self._rounds: dict[int, _Round] = {}
+        self._away: set[TopicPartition] = set()
         self._closing: set[asyncio.Task[None]] = set()
         self._opening_since: float | None = None
         self._broken: BaseException | None = None
@@ -137,10 +141,6 @@ class Pump:
         """Open the producer, so that the first round need not wait for it."""
         if self._producer is None:
             self._producer = await self._open_producer()
-
-    async def partitions(self, topic: str) -> int:
-        """How many partitions `topic` has; raises `KafkaError` where there is no such topic."""
-        return len(await self._current().partitions_for(topic))
 
     # -- what senders call ---------------------------------------------------------------------
 
@@ -239,7 +239,7 @@ class Pump:
                 if self._broken is not None:
                     raise self._broken
                 if not self._spent:
-                    await self._send_rounds()
+                    self._send_rounds()
         finally:
             self._bell = None
             await self._close()
@@ -257,97 +257,96 @@ class Pump:
     # -- rounds --------------------------------------------------------------------------------
 
     def _sendable(self) -> bool:
-        if not self._gate():
-            return False
-        return any(self._leader(to) not in self._rounds for to in (*self._open, *self._queues))
+        return self._gate() and any(map(self._free, (*self._open, *self._queues)))
+
+    def _free(self, to: TopicPartition) -> bool:
+        # a batch that is sent again, maybe to another leader by now, keeps its partition
+        return to not in self._away and self._leader(to) not in self._rounds
 
     def _leader(self, to: TopicPartition) -> int:
-        leader = self._current().client.cluster.leader_for_partition(to)
-        return -1 if leader is None else int(leader)
+        return self._current().leader(to)
 
-    async def _send_rounds(self) -> None:
+    def _send_rounds(self) -> None:
         """One round to every leader that has none on its way."""
         if not self._gate():
             return
         free: dict[int, list[TopicPartition]] = {}
         for to in {**self._open, **self._queues}:
-            leader = self._leader(to)
-            if leader not in self._rounds:
-                free.setdefault(leader, []).append(to)
+            if self._free(to):
+                free.setdefault(self._leader(to), []).append(to)
         if not free:
             return
         self._urgent = self._urgent and bool(self._rounds)
         self._last_round = self._clock()
         for leader, targets in free.items():
-            self._rounds[leader] = sending = _Round(self._clock(), self._current())
-            for to in targets:
-                await self._send_batch(leader, sending, to)
-            self._settle(leader, sending)
+            self._send_round(leader, targets)
 
-    async def _send_batch(self, leader: int, sending: _Round, to: TopicPartition) -> None:
-        for sender in self._open.pop(to, ()):
-            if not sender.dead:
-                sender.seal()
-        queue = self._queues.get(to)
-        if queue is None:
+    def _send_round(self, leader: int, targets: list[TopicPartition]) -> None:
+        producer = self._current()
+        batches: dict[TopicPartition, Batch] = {}
+        away: dict[TopicPartition, list[_Record]] = {}
+        for to in targets:
+            for sender in self._open.pop(to, ()):
+                if not sender.dead:
+                    sender.seal()
+            if queue := self._queues.get(to):
+                batch = producer.batch(to)
+                if taken := self._fill(batch, queue):
+                    batches[to], away[to] = batch, taken
+            if not queue:
+                self._queues.pop(to, None)
+        if not batches:
             return
-        producer = sending.producer
-        batch = producer.create_batch()
+        self.rounds += 1
+        self.records += sum(map(len, away.values()))
+        self._away.update(away)
+        sending = self._rounds[leader] = _Round(self._clock(), away)
+
+        def told(to: TopicPartition, offset: int, error: BaseException | None) -> None:
+            self._answered(leader, sending, to, offset, error)
+
+        producer.send(batches, told, self._break)
+
+    def _fill(self, batch: Batch, queue: deque[_Record]) -> list[_Record]:
         taken: list[_Record] = []
         while queue:
             record = queue[0]
             sender, _n, key, value, headers = record
-            if sender.dead:
-                self.queued_bytes -= len(value)
-                queue.popleft()
-                continue
-            if batch.append(timestamp=None, key=key, value=value, headers=headers) is None:
-                break
+            if not sender.dead:
+                if not batch.append(key, value, headers):
+                    break
+                taken.append(record)
             self.queued_bytes -= len(value)
             queue.popleft()
-            taken.append(record)
-        if not queue:
-            del self._queues[to]
-        if not taken:
-            return
-        batch.close()
-        self.rounds += not sending.batches
-        self.records += len(taken)
-        sending.batches += 1
-        try:
-            ack = await producer.send_batch(batch, to.topic, partition=to.partition)
-        except (KafkaError, AssertionError) as error:  # the latter: the topic lacks the partition
-            self._refuse(to, taken, error)
-            sending.batches -= 1
-            return
-        ack.add_done_callback(lambda ack: self._answered(leader, sending, to, taken, ack))
+        return taken
 
     def _answered(
         self,
         leader: int,
         sending: _Round,
         to: TopicPartition,
-        taken: list[_Record],
-        ack: asyncio.Future[object],
+        base: int,
+        error: BaseException | None,
     ) -> None:
-        sending.batches -= 1
-        try:
-            error = asyncio.CancelledError() if ack.cancelled() else ack.exception()
-            if error is not None:
-                self._refuse(to, taken, error)
-            else:
-                # a batch that the broker says it has already comes without its offset
-                base = getattr(ack.result(), "offset", -1)
-                for at, (sender, n, _key, _value, _headers) in enumerate(taken):
-                    sender.landed(n, base + at if base >= 0 else -1)
-        except Exception as broken:  # noqa: BLE001  in a callback it would be lost: `run` raises it
-            self._broken = broken
-        self._settle(leader, sending)
+        taken = sending.away.pop(to)
+        self._away.discard(to)
+        if error is not None:
+            self._refuse(to, taken, error)
+        else:
+            # a batch that the broker says it has already may come without its offset
+            for at, (sender, n, _key, _value, _headers) in enumerate(taken):
+                sender.landed(n, base + at if base >= 0 else -1)
+        if not sending.away:
+            self._settle(leader, sending)
+
+    def _break(self, error: BaseException) -> None:
+        """End the pump: in a callback the error would be lost, so `run` raises it."""
+        self._broken = error
+        self.ring(urgent=True)
 
     def _settle(self, leader: int, sending: _Round) -> None:
-        if sending.batches or self._rounds.get(leader) is not sending:
-            return
-        del self._rounds[leader]
+        if self._rounds.get(leader) is sending:
+            del self._rounds[leader]
         if not sending.done.done():
             sending.done.set_result(None)
         if self._spent or self._broken is not None or self._sendable():
@@ -363,7 +362,7 @@ class Pump:
 
     # -- producers -----------------------------------------------------------------------------
 
-    def _current(self) -> AIOKafkaProducer:
+    def _current(self) -> Producer:
         if self._producer is None:
             raise RuntimeError("the pump has not been started")
         return self._producer

@@ -1,0 +1,130 @@
+"""What is sent again is in the log once: lost answers, lost requests, refused leaders."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.client import AIOKafkaClient
+from aiokafka.errors import NodeNotReadyError, RequestTimedOutError
+
+from turnstream.connectors.kafka import producers
+from turnstream.connectors.kafka.admin import TopicAdmin
+from turnstream.connectors.kafka.producers import Producer
+from turnstream.connectors.kafka.produces import Produce, Produced
+from turnstream.connectors.kafka.pump import Pump
+from turnstream.schemas.topics import Topic
+
+if TYPE_CHECKING:
+    from turnstream.schemas.errors import ProduceRefusedError
+
+NOT_LEADER = 6
+
+
+class Unlucky(AIOKafkaClient):
+    """Loses requests, loses answers, and takes answers for refusals, by a seeded dice."""
+
+    dice: random.Random
+    lost: int = 0
+
+    async def send(self, node_id: int, request: Any, **kwargs: Any) -> Any:
+        if not isinstance(request, Produce):
+            return await super().send(node_id, request, **kwargs)
+        fate = self.dice.random()
+        if fate < 0.1:
+            self.lost += 1
+            raise NodeNotReadyError("the request got lost")
+        response = await super().send(node_id, request, **kwargs)
+        if fate < 0.2:
+            self.lost += 1
+            raise RequestTimedOutError
+        if fate < 0.3:
+            self.lost += 1
+            at = self.dice.randrange(len(response.answers))
+            return Produced(
+                [
+                    (topic, partition, NOT_LEADER if i == at else code, offset)
+                    for i, (topic, partition, code, offset) in enumerate(response.answers)
+                ]
+            )
+        return response
+
+
+class Speaker:
+    """A sender that numbers what it says."""
+
+    dead = False
+
+    def __init__(self, pump: Pump, to: TopicPartition, name: str) -> None:
+        self.pump, self.to, self.name = pump, to, name
+        self.said = 0
+        self.landed_at: dict[int, int] = {}
+
+    def say(self) -> None:
+        self.said += 1
+        self.pump.put(self.to, self, self.said, self.name.encode(), b"%d" % self.said)
+
+    def seal(self) -> None:
+        """Have nothing open."""
+
+    def landed(self, n: int, offset: int) -> None:
+        assert n not in self.landed_at
+        self.landed_at[n] = offset
+
+    def refused(self, error: ProduceRefusedError) -> None:
+        raise error
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+async def test_whatever_is_sent_again_is_in_the_log_once_and_in_order(
+    kafka: str, prefix: str, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    monkeypatch.setattr(producers, "RETRY_S", 0.005)
+    topic = f"{prefix}turn-events"
+    async with TopicAdmin(kafka) as admin:
+        await admin.create([Topic(topic, 3, {})])
+    client = Unlucky(bootstrap_servers=kafka)
+    client.dice = random.Random(seed)
+
+    async def unlucky() -> Producer:
+        await client.bootstrap()
+        await client.set_topics([topic])
+        producer = Producer(client)
+        await producer.start()
+        return producer
+
+    pump = Pump(unlucky, tick_s=0.002)
+    running = asyncio.create_task(pump.run())
+    await pump.start()
+    speakers = [Speaker(pump, TopicPartition(topic, i % 3), f"s{i}") for i in range(9)]
+    async with asyncio.timeout(60):
+        while client.lost < 20:
+            for speaker in client.dice.sample(speakers, 4):
+                speaker.say()
+            await asyncio.sleep(0.001)
+        await pump.flush()
+    assert not running.done()
+    assert pump.refusals == 0
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+
+    said = sum(speaker.said for speaker in speakers)
+    consumer = AIOKafkaConsumer(
+        topic, bootstrap_servers=kafka, auto_offset_reset="earliest", enable_auto_commit=False
+    )
+    await consumer.start()
+    try:
+        ends = await consumer.end_offsets([TopicPartition(topic, i) for i in range(3)])
+        assert sum(ends.values()) == said, "the log holds each record once"
+        async with asyncio.timeout(20):
+            records = [await consumer.getone() for _ in range(said)]
+    finally:
+        await consumer.stop()
+    for speaker in speakers:
+        mine = [record for record in records if record.key == speaker.name.encode()]
+        assert [int(record.value) for record in mine] == list(range(1, speaker.said + 1))
+        told = [speaker.landed_at[n] for n in range(1, speaker.said + 1)]
+        assert all(at in (record.offset, -1) for at, record in zip(told, mine, strict=True))
