@@ -85,8 +85,9 @@ class Claims:
 class JwtAuthenticator:
     """Check a JWT: signature, pinned algorithms, expiry (required), tenant.
 
-    Exactly one of `secret` and `jwks_url` is given. Keys of a JWKS are cached by PyJWT (5 minutes)
-    and fetched in a thread; a server that does not answer is a 503, never a 401.
+    Exactly one of `secret` and `jwks_url` is given. A JWKS is cached for 5 minutes, so that a key
+    that was withdrawn is refused by then, and fetched again for a key id that it lacks, at most
+    every `refetch_pause_s`. A server that does not answer is a 503, never a 401.
     """
 
     algorithms: tuple[str, ...]
@@ -94,12 +95,15 @@ class JwtAuthenticator:
     jwks_url: str = ""
     claims: Claims = field(default_factory=Claims)
     dev: bool = False
+    refetch_pause_s: float = 5.0
     _jwks: jwt.PyJWKClient | None = None
 
     def __post_init__(self) -> None:
         """Prepare the key source."""
         if self.jwks_url:
-            self._jwks = jwt.PyJWKClient(self.jwks_url, cache_keys=True, timeout=5)
+            self._jwks = jwt.PyJWKClient(
+                self.jwks_url, timeout=5, cooldown_duration=self.refetch_pause_s
+            )
 
     async def authenticate(self, token: str | None) -> Principal:
         """Return the token's principal; raises `UnauthorizedError`, `ForbiddenError`."""
