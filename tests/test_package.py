@@ -1,15 +1,29 @@
-"""The wheel works in an environment that has nothing else of ours."""
+"""The wheel holds what it needs and works in an environment that has nothing else of ours."""
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
 UV = ROOT / ".venv/bin/uv"
+PARTS = ("schemas", "connectors", "graph", "streams", "deploy/local")
+SHIPPED = {".py", ".sql", ".avsc", ".lock", ".mako", ".typed"}
+MIGRATE = """
+import sys
+from turnstream.connectors.postgres.migrate import migrate
+migrate(sys.argv[1])
+"""
+SHOW = """
+import turnstream.streams.app, turnstream.deploy.local
+from turnstream.schemas.records import schemas
+print(len(schemas()))
+"""
 
 
 def _run(*command, cwd):
@@ -20,26 +34,49 @@ def _run(*command, cwd):
     return run.stdout
 
 
-@pytest.mark.timeout(600)
-def test_wheel_installs_and_works(tmp_path):
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    """A wheel built from a copy of the sources: a build leaves traces where it runs."""
+    folder = tmp_path_factory.mktemp("wheel")
+    unwanted = shutil.ignore_patterns(".*", "node_modules", "build", "*.egg-info", "__pycache__")
+    shutil.copytree(ROOT, folder / "source", ignore=unwanted)
     _run(
-        sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", tmp_path, ROOT,
-        cwd=tmp_path,
+        sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", folder,
+        folder / "source", cwd=folder,
     )  # fmt: skip
-    (wheel,) = tmp_path.glob("*.whl")
-    _run(UV, "venv", "-q", tmp_path / "venv", "--python", sys.executable, cwd=tmp_path)
-    python = tmp_path / "venv/bin/python"
+    return next(folder.glob("*.whl"))
+
+
+def test_wheel_holds_every_source_file(wheel):
+    there = set(zipfile.ZipFile(wheel).namelist())
+    wanted = {
+        f"turnstream/{path.relative_to(ROOT)}"
+        for part in PARTS
+        for path in (ROOT / part).rglob("*")
+        if path.suffix in SHIPPED or path.name == "py.typed"
+    }
+    assert wanted - there == set()
+
+
+@pytest.fixture(scope="module")
+def installed(wheel, tmp_path_factory):
+    """The bin folder of an environment with the wheel and its locked dependencies."""
+    folder = tmp_path_factory.mktemp("installed")
+    _run(UV, "venv", "-q", folder / "venv", "--python", sys.executable, cwd=folder)
+    python = folder / "venv/bin/python"
     lock = ROOT / "requirements/runtime.lock"
-    _run(UV, "pip", "sync", "-q", "--python", python, "--require-hashes", lock, cwd=tmp_path)
-    _run(UV, "pip", "install", "-q", "--python", python, "--no-deps", wheel, cwd=tmp_path)
-    turnstream = tmp_path / "venv/bin/turnstream"
-    assert "turnstream" in _run(turnstream, "--version", cwd=tmp_path)
-    assert "worker" in _run(turnstream, "--help", cwd=tmp_path)
-    shipped = _run(
-        python, "-c",
-        "from turnstream.schemas.records import schemas; from importlib.resources import files;"
-        "import turnstream.streams.app, turnstream.deploy.local;"
-        "print(len(schemas()), any(files('turnstream.connectors.postgres').joinpath('sql').iterdir()))",
-        cwd=tmp_path,
-    )  # fmt: skip
-    assert shipped.split()[1] == "True"
+    _run(UV, "pip", "sync", "-q", "--python", python, "--require-hashes", lock, cwd=folder)
+    _run(UV, "pip", "install", "-q", "--python", python, "--no-deps", wheel, cwd=folder)
+    return python.parent
+
+
+@pytest.mark.timeout(600)
+def test_wheel_works(installed, tmp_path):
+    assert "turnstream" in _run(installed / "turnstream", "--version", cwd=tmp_path)
+    assert "worker" in _run(installed / "turnstream", "--help", cwd=tmp_path)
+    assert int(_run(installed / "python", "-c", SHOW, cwd=tmp_path)) > 20
+
+
+def test_wheel_migrates_a_database(installed, tmp_path, database):
+    """The SQL is data of the package and has to be found there."""
+    _run(installed / "python", "-c", MIGRATE, database, cwd=tmp_path)
