@@ -19,6 +19,7 @@ from pydantic import BaseModel
 from turnstream.graph.agent import agent_entry
 from turnstream.graph.catalog import Catalog
 from turnstream.graph.ports import ToolCallContext
+from turnstream.graph.state import AgentSettings
 from turnstream.graph.tools import built_in_tools
 from turnstream.graph.tools.function import FunctionTool
 from turnstream.streams import app
@@ -51,7 +52,8 @@ async def run(name: str) -> None:
     async with app._model(settings) as model:
         catalog = Catalog()
         slow = FunctionTool(look_up, Arguments, timeout_s=100.0)
-        catalog.add(agent_entry(model, [*built_in_tools(), slow]))
+        agent = AgentSettings(tool_timeout_s=slow.timeout_s)
+        catalog.add(agent_entry(model, [*built_in_tools(), slow], agent))
         catalog.load(settings.langgraph_json)
         async with app.open_worker(settings, name=name, catalog=catalog) as worker:
             on_stop_signal(worker.stop)

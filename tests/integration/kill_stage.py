@@ -31,7 +31,7 @@ from turnstream.streams.replay_log import Replayer
 from turnstream.streams.settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncIterator, Callable
 
     from turnstream.schemas.events import Event
     from turnstream.schemas.fold import Change, TurnView
@@ -41,6 +41,16 @@ HERE = Path(__file__).parent
 GRAPHS = HERE / "graphs" / "langgraph.json"
 PARTITIONS = 4
 TENANT = "default"
+
+_CLOSING_WAITS = """
+CREATE OR REPLACE FUNCTION wait_to_close() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+  PERFORM pg_advisory_xact_lock_shared(1);
+  RETURN NEW;
+END $$;
+CREATE TRIGGER closing_waits BEFORE UPDATE ON turns FOR EACH ROW
+  WHEN (OLD.closed_at IS NULL AND NEW.closed_at IS NOT NULL) EXECUTE FUNCTION wait_to_close();
+"""
 
 
 class Process:
@@ -260,6 +270,29 @@ class Stage:
             "SELECT keep_n, keep::text FROM threads WHERE thread_key = $1", f"{TENANT}/{thread}"
         )
         return (row["keep_n"], json.loads(row["keep"])) if row else (0, [])
+
+    @contextlib.asynccontextmanager
+    async def closing_waits(self) -> AsyncIterator[None]:
+        """Let no turn be closed in here; who tries it waits in its transaction, and then fails."""
+        await self.db.execute(_CLOSING_WAITS)
+        await self.db.execute("SELECT pg_advisory_lock(1)")
+        try:
+            yield
+        finally:
+            await self.db.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE datname = current_database() AND wait_event = 'advisory'"
+            )
+            await self.db.execute("DROP TRIGGER closing_waits ON turns")
+            await self.db.execute("SELECT pg_advisory_unlock(1)")
+
+    async def waits_to_close(self) -> bool:
+        return bool(
+            await self.db.fetchval(
+                "SELECT count(*) FROM pg_stat_activity"
+                " WHERE datname = current_database() AND wait_event = 'advisory'"
+            )
+        )
 
     async def closed(self, turn: str) -> asyncpg.Record:
         async with asyncio.timeout(20):
