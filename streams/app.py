@@ -42,7 +42,7 @@ from turnstream.streams.admission import Rules
 from turnstream.streams.attempt import Bench, TurnAttempt
 from turnstream.streams.edge.context import EdgeContext
 from turnstream.streams.edge.directory import LedgerDirectory
-from turnstream.streams.edge.fanout import Snapshots, SocketLimits, Sockets
+from turnstream.streams.edge.fanout import SocketLimits, Sockets
 from turnstream.streams.edge.feed import Feed
 from turnstream.streams.edge.limits import RequestRate
 from turnstream.streams.edge.process import Edge, Readiness, authenticator_of
@@ -50,6 +50,7 @@ from turnstream.streams.edge.routes.deps import GRAPH_NAMESPACE
 from turnstream.streams.edge.server import EdgeServer
 from turnstream.streams.edge.states import States
 from turnstream.streams.edge.submit import Submit
+from turnstream.streams.edge.subscription import Snapshots
 from turnstream.streams.health import health_port
 from turnstream.streams.intake import Intake
 from turnstream.streams.metrics import WorkerMetrics, watch_worker
@@ -60,9 +61,9 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from turnstream.graph.ports import ModelClient
-    from turnstream.streams.edge.fanout import ReadsState
     from turnstream.streams.edge.feed import Directory
     from turnstream.streams.edge.states import Graph
+    from turnstream.streams.edge.subscription import ReadsState
     from turnstream.streams.settings import Settings
 
 
@@ -298,6 +299,8 @@ def _model(settings: Settings) -> RoutedModel:
         first_token_timeout_s=settings.model_first_token_timeout_s,
         token_gap_timeout_s=settings.model_token_gap_timeout_s,
         connections_max=2 * settings.turns_max,
+        # a little more than the tick: the round then is due when the tokens have been read
+        read_every_s=1.1 * settings.tick_ms / 1000,
     )
     key = settings.model_api_key.get_secret_value()
     default = OpenAIModel(settings.model_url, model=settings.model_name, api_key=key, limits=limits)

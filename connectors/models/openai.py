@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Self
 import aiohttp
 import msgspec
 
+from turnstream.connectors.models.pace import Pace
 from turnstream.connectors.models.refusals import error_of_event, error_of_response
 from turnstream.connectors.models.sse import DeltaParser
 from turnstream.schemas.chat import ChatAnswer
@@ -42,14 +43,16 @@ class ModelLimits:
 
     `first_token_timeout_s` runs from the request to the first delta, the wait for a connection
     included; `token_gap_timeout_s` between two events after that. `connections_max` should not be
-    below the turns of a worker. `tries_max` counts the first try; waits between tries double from
-    `backoff_s`, with jitter, and follow `Retry-After` up to `backoff_max_s`.
+    below the turns of a worker. `read_every_s`: streams that have begun are read at moments so far
+    apart, see `pace`; 0 reads at once. `tries_max` counts the first try; waits between tries double
+    from `backoff_s`, with jitter, and follow `Retry-After` up to `backoff_max_s`.
     """
 
     connect_timeout_s: float = 5.0
     first_token_timeout_s: float = 60.0
     token_gap_timeout_s: float = 30.0
     connections_max: int = 512
+    read_every_s: float = 0.0
     answer_bytes_max: int = 32 << 20
     error_bytes_max: int = 64 << 10
     tries_max: int = 3
@@ -75,6 +78,7 @@ class OpenAIModel:
         if api_key:
             self._headers["authorization"] = f"Bearer {api_key}"
         self._http: aiohttp.ClientSession | None = None
+        self._pace = Pace(self.limits.read_every_s)
 
     async def __aenter__(self) -> Self:
         self._http = aiohttp.ClientSession(
@@ -231,6 +235,7 @@ class _Call:
             body = await _body(content, limits.error_bytes_max)
             raise error_of_response(response.status, body, response.headers)
         room = limits.answer_bytes_max
+        pace = self.client._pace  # noqa: SLF001  same module
         seen = 0
         while data := await content.readany():
             deltas = parser.feed(data)
@@ -247,6 +252,8 @@ class _Call:
                 raise ModelBadResponseError(f"the answer is above {limits.answer_bytes_max} B")
             if parser.error is not None:
                 return
+            if deltas and not parser.finish_reason and response.connection is not None:
+                pace.hold(response.connection.transport)
         if not seen:
             raise ModelBadResponseError("the model server's answer is no event stream")
 
