@@ -77,9 +77,13 @@ class EdgeContext:
         The key begins with the caller's tenant, so a foreign thread is one that does not exist.
         """
         key = thread_key(principal.tenant, check_thread_id(thread_id))
-        if self.submit.is_recent(key) or await self.exists(key):
+        if await self.knows(key):
             return key
         raise NotFoundError("there is no such thread", code="thread_not_found")
+
+    async def knows(self, key: str) -> bool:
+        """Say whether a thread has begun."""
+        return self.submit.is_recent(key) or await self.exists(key)
 
 
 def edge_of(connection: HTTPConnection) -> EdgeContext:

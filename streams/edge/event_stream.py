@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
     from turnstream.streams.edge.auth import Principal
-    from turnstream.streams.edge.fanout import Outlet, Sockets
+    from turnstream.streams.edge.fanout import Sockets
+    from turnstream.streams.edge.outlet import Outlet
 
     Leave = Callable[[], Awaitable[None]]
 

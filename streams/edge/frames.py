@@ -10,6 +10,8 @@ from __future__ import annotations
 import msgspec
 
 VALUES = "values"
+# how the data of root lifecycle events begins after which clients leave off
+_ENDS = (b'{"event":"completed"', b'{"event":"failed"', b'{"event":"interrupted"')
 _encode = msgspec.json.Encoder().encode
 
 
@@ -96,6 +98,16 @@ class ProtocolEvent:
     def needs_state(self) -> bool:
         """Say whether this is a snapshot without its state yet."""
         return self.data is None
+
+    @property
+    def ends(self) -> bool:
+        """Say whether clients take this for the end of a run: a root terminal."""
+        return (
+            self.method == "lifecycle"
+            and not self.namespace
+            and self.data is not None
+            and self.data.startswith(_ENDS)
+        )
 
     def with_state(self, values: bytes) -> ProtocolEvent:
         """Return the snapshot with the state's JSON in it."""

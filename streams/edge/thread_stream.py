@@ -22,14 +22,14 @@ from turnstream.schemas.errors import (
     NotFoundError,
     TurnstreamError,
 )
-from turnstream.schemas.ids import thread_key
+from turnstream.schemas.ids import check_thread_id, thread_key
 from turnstream.streams.edge.auth import TOKEN_SUBPROTOCOL, Principal, bearer
 from turnstream.streams.edge.connections import connection_of
 from turnstream.streams.edge.context import EdgeContext, edge_of, principal_of
 from turnstream.streams.edge.cursor import Cursor
-from turnstream.streams.edge.fanout import Outlet
 from turnstream.streams.edge.filters import Filter
 from turnstream.streams.edge.limits import check_origin
+from turnstream.streams.edge.outlet import Outlet
 from turnstream.streams.edge.submit import Submitted
 
 if TYPE_CHECKING:
@@ -157,7 +157,7 @@ async def stream_socket(websocket: WebSocket, thread_id: str) -> None:
     try:
         check_origin(websocket.headers, edge.settings.allowed_origins)
         principal = await edge.auth.authenticate(bearer(websocket.headers))
-        key = await edge.authorised(principal, thread_id)
+        key = thread_key(principal.tenant, check_thread_id(thread_id))
         edge.sockets.check_room(principal)
     except TurnstreamError as error:
         # a browser cannot read the status of a refused upgrade, but a close code it can
@@ -192,6 +192,7 @@ class Socket:
 
     async def run(self) -> None:
         """Serve until the client leaves. Always sits in `receive`: unread pongs end a socket."""
+        expecting = asyncio.create_task(self._expect_thread())
         working: set[asyncio.Task[None]] = set()
         try:
             while True:
@@ -207,9 +208,23 @@ class Socket:
         except WebSocketDisconnect:
             return
         finally:
-            for task in (*working, *self._subscriptions.values()):
+            tasks = (expecting, *working, *self._subscriptions.values())
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(*working, *self._subscriptions.values(), return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _expect_thread(self) -> None:
+        """Close the socket of a thread that nobody begins.
+
+        The JavaScript SDK opens the socket of a thread that it named itself before its first
+        command, and takes 4404 for good. A key begins with the caller's tenant: a foreign thread
+        is one that nobody begins.
+        """
+        if await self.edge.knows(self.key):
+            return
+        await asyncio.sleep(self.edge.sockets.limits.unknown_thread_wait_s)
+        if not await self.edge.knows(self.key):
+            self.outlet.close(4404, "thread_not_found")
 
     async def _take(self, message: Any) -> None:
         text = message.get("text")
@@ -366,12 +381,17 @@ class Commands:
             return error_message(command.id, error)
         return await handler(command)
 
+    @property
+    def _key(self) -> str:
+        return thread_key(self.principal.tenant, check_thread_id(self.thread_id))
+
     async def _start(self, command: Command) -> dict[str, Any]:
         params = command.params
         graph = self.edge.graph_of(_text(params, "assistant_id"))
         if graph is None:
             raise NotFoundError("there is no such assistant", code="assistant_not_found")
         metadata = _json_object(params, "metadata")
+        self.edge.sockets.starting(self._key, self.principal)
         submitted = await self.edge.submit.start(
             self.principal,
             self.thread_id,
@@ -395,6 +415,7 @@ class Commands:
         for unsupported in ("update", "goto"):
             if params.get(unsupported) is not None:
                 raise CommandError(f"{unsupported} is not supported", code="not_supported")
+        self.edge.sockets.starting(self._key, self.principal)
         submitted = await self.edge.submit.resume(
             self.principal,
             self.thread_id,
@@ -414,9 +435,8 @@ class Commands:
         result = {"run_id": submitted.turn_id}
         if submitted.applied_through is None:
             return _success(command.id, result)
-        key = thread_key(self.principal.tenant, self.thread_id)
         cursor = Cursor.of_seq(submitted.applied_through)
-        self.edge.sockets.started(key, self.principal, cursor)
+        self.edge.sockets.started(self._key, self.principal, cursor)
         return _success(command.id, result, applied_through_seq=submitted.applied_through)
 
 

@@ -51,7 +51,7 @@ from turnstream.streams.edge.routes.threads import make_if_needed
 from turnstream.streams.edge.states import encode
 
 if TYPE_CHECKING:
-    from turnstream.streams.edge.fanout import Outlet
+    from turnstream.streams.edge.outlet import Outlet
 
 router = APIRouter()
 _log = structlog.get_logger(__name__)

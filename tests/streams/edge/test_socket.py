@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from dataclasses import replace
 
 import httpx
 import jwt
@@ -132,8 +133,32 @@ async def test_a_frame_that_is_too_large_closes_the_socket(edge, thread):
     [("unknown", 4404), ("%00", 4422), ("x" * 1000, 4422), ("%20", 4422)],
 )
 async def test_thread_ids_that_are_not_ours(edge, name, code):
+    no_wait_for_unknown_threads(edge)
     async with connect(url(edge, name)) as socket:
         assert await closed_with(socket) == code
+
+
+def no_wait_for_unknown_threads(edge, wait_s=0.0):
+    sockets = edge.edge.context.sockets
+    sockets.limits = replace(sockets.limits, unknown_thread_wait_s=wait_s)
+
+
+async def test_a_thread_may_begin_on_its_own_socket(edge, worker):
+    """The JavaScript SDK connects before it begins a thread that it named itself."""
+    no_wait_for_unknown_threads(edge, 1.0)
+    async with connect(url(edge, "new")) as socket:
+        answer = await command(socket, "subscription.subscribe", channels=ALL)
+        assert answer["type"] == "success"
+        refused = await command(socket, "input.respond", interrupt_id="i", response=1)
+        assert refused["error"] == "unknown_error"
+        assert "thread_not_found" in refused["message"]
+        started = await command(socket, "run.start", assistant_id="agent", input={})
+        assert started["type"] == "success"
+        await until_end(socket)
+        deadline = time.monotonic() + 1.5  # past the wait: a thread that began stays
+        while time.monotonic() < deadline:
+            await asyncio.wait_for(await socket.ping(), 15)
+            await asyncio.sleep(0.1)
 
 
 async def test_an_address_that_is_too_long_is_refused_at_once(edge):
@@ -199,6 +224,7 @@ async def test_sockets_need_a_token_and_end_with_it(guarded, worker):
     for bad in ({}, bearing("x.y.z"), bearing(token(lasts_s=-5)), bearing(token(tenant="a/b"))):
         async with connect(url(guarded), additional_headers=bad) as socket:
             assert await closed_with(socket) in {4401, 4403}
+    no_wait_for_unknown_threads(guarded)
     async with connect(url(guarded), additional_headers=bearing(token("other"))) as socket:
         assert await closed_with(socket) == 4404  # somebody else's thread
     short = bearing(token(lasts_s=3))

@@ -1,0 +1,110 @@
+"""Turns that a caller started here a moment ago, for streams that come after them without a cursor.
+
+The SDKs open streams after `run.start`, by which time a quick turn is over. What they expect of a
+stream without `since` differs:
+
+- The Python SDK opens one stream of lifecycle events only, before the turn on a thread that it was
+  given, after it on a thread that it named itself; every other stream has `since`. A second stream
+  of lifecycle events only is a newcomer, who would take an older turn's end for its own.
+- The JavaScript SDK never sends `since`. With each projection that is asked for it opens a wider
+  stream (or one more subscription) and expects the turn from its start; events that it has seen
+  before it drops by their ids. It leaves off at the turn's end, also for projections whose events
+  are yet to come: so an end waits until the stream has stood for `LINGER_S`.
+
+Knows no socket: listeners are (thread key, tenant, user).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from turnstream.streams.edge.cursor import Cursor
+
+Listener = tuple[str, str, str]
+
+# how long after its start, and after its last listener left, a turn is shown to streams that come
+KEPT_S = 10.0
+# how long a stream that came after the start must have stood before it shows the end
+LINGER_S = 0.2
+
+
+@dataclass(slots=True, eq=False)
+class Start:
+    """A turn's start: `cursor` stands before its first record.
+
+    `watched`: a stream of lifecycle events only has it. `heard`: any stream has it.
+    `superseded` is set when the caller asks for another turn on the thread.
+    """
+
+    cursor: Cursor
+    watched: bool = False
+    heard: bool = False
+    superseded: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+@dataclass(slots=True)
+class Starts:
+    """The latest start of each caller on each thread, and who listens there."""
+
+    kept_s: float = KEPT_S
+    _starts: dict[Listener, Start] = field(default_factory=dict)
+    _listening: Counter[Listener] = field(default_factory=Counter)
+    _watching: Counter[Listener] = field(default_factory=Counter)
+
+    def starting(self, listener: Listener) -> None:
+        """Note that a caller asks for a turn: no end of an older one may come after it."""
+        if (start := self._starts.get(listener)) is not None:
+            start.superseded.set()
+
+    def started(self, listener: Listener, cursor: Cursor) -> None:
+        """Remember a turn that a caller started."""
+        heard = listener in self._listening
+        start = Start(cursor, watched=listener in self._watching, heard=heard)
+        self._starts[listener] = start
+        self._expire_later(listener, start)
+
+    def opened(self, listener: Listener, *, only_lifecycle: bool, resumes: bool) -> Start | None:
+        """Note that a stream was opened; return the start that it is to be shown.
+
+        None for one that `resumes` from a cursor of its own, and for a newcomer: with it what was
+        started before is past.
+        """
+        start = None if resumes else self._shown(listener, only_lifecycle=only_lifecycle)
+        self._listening[listener] += 1
+        self._watching[listener] += only_lifecycle
+        return start
+
+    def _shown(self, listener: Listener, *, only_lifecycle: bool) -> Start | None:
+        start = self._starts.get(listener)
+        if start is None:
+            return None
+        left = start.heard and listener not in self._listening
+        if left or (only_lifecycle and start.watched):
+            del self._starts[listener]
+            return None
+        start.heard = True
+        start.watched = start.watched or only_lifecycle
+        return start
+
+    def closed(self, listener: Listener, *, only_lifecycle: bool) -> None:
+        """Note that a stream is gone."""
+        self._listening[listener] -= 1
+        self._watching[listener] -= only_lifecycle
+        for counter in (self._listening, self._watching):
+            if counter[listener] <= 0:
+                del counter[listener]
+
+    def _expire_later(self, listener: Listener, start: Start) -> None:
+        asyncio.get_running_loop().call_later(self.kept_s, self._expire, listener, start)
+
+    def _expire(self, listener: Listener, start: Start) -> None:
+        if self._starts.get(listener) is not start:
+            return
+        if listener in self._listening:
+            self._expire_later(listener, start)
+        else:
+            del self._starts[listener]
