@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from turnstream.schemas.events import (
     AttemptStarted,
     Event,
@@ -22,8 +24,6 @@ from turnstream.schemas.events import (
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
-
-    import msgspec
 
     from turnstream.schemas.events import Keep
 
@@ -72,8 +72,7 @@ class TurnView:
     gaps: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(msgspec.Struct, frozen=True):
     """What one record changed: `dropped` are the items that a rewind took back, in order."""
 
     verdict: Verdict

@@ -8,6 +8,7 @@ directions to aiokafka's own.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from struct import Struct
 from typing import TYPE_CHECKING, ClassVar
 
@@ -31,6 +32,11 @@ _NAME = Struct(">h")
 _PARTITION = Struct(">ihqqqi")  # partition, error, high watermark, stable, start, aborted
 _RECORDS = Struct(">ii")  # preferred replica, bytes
 _ABORTED_BYTES = 16
+
+
+@lru_cache(64)
+def _layout(targets: int) -> Struct:
+    return Struct(">" + _TARGET * targets)
 
 
 class Fetched(Response):  # type: ignore[misc]  # aiokafka has no types
@@ -113,7 +119,7 @@ class Fetch(Request[_FetchStruct]):  # type: ignore[misc]  # aiokafka has no typ
                 _NAME.pack(len(name)),
                 name,
                 _COUNT.pack(len(targets)),
-                Struct(">" + _TARGET * len(targets)).pack(*flat),
+                _layout(len(targets)).pack(*flat),
                 _TAIL,
             )
         )

@@ -1,8 +1,8 @@
 """Reads of many streams at the same moments, a tick apart.
 
 A token that comes alone wakes the process, and on a machine with other work that costs more than
-all that is done with the token. What a worker says leaves in rounds a tick apart anyhow. So after it
-gave something a stream is not read again until the tick is over, and then all are read at one
+all that is done with the token. What a worker says leaves in rounds a tick apart anyhow. So after
+it gave something a stream is not read again until the tick is over, and then all are read at one
 wake-up. A stream's first bytes are not held.
 """
 

@@ -7,18 +7,15 @@ end lies before this reader's start, cannot look like a turn that runs.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
+
+import msgspec
 
 from turnstream.schemas.errors import UndecodableError
 from turnstream.schemas.events import AttemptStarted, Event, InputResolved, TurnEnded
 from turnstream.schemas.fold import Change, ThreadFold, Verdict
+from turnstream.streams.edge.frames import ProtocolEvent
 from turnstream.streams.edge.protocol import Projection
-
-if TYPE_CHECKING:
-    import msgspec
-
-    from turnstream.streams.edge.frames import ProtocolEvent
 
 # turns that are over and still in the fold, so that their duplicates are known as such
 ENDED_TURNS_KEPT = 4
@@ -32,8 +29,7 @@ class Decoder(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(msgspec.Struct, frozen=True):
     """One record of the thread that counts: what it is, what it changed, what clients are told.
 
     `change.turn` is the live view: it goes on changing. `record`, `offset` and `events` do not.
