@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
-from turnstream.schemas.events import TokensEmitted
+from turnstream.schemas.events import AttemptStarted, TokensEmitted
 from turnstream.schemas.ids import event_id
 
 if TYPE_CHECKING:
@@ -44,6 +44,13 @@ class MemoryEmitter:
         self._error: Exception | None = None
         self._waiting: list[tuple[int, asyncio.Future[None]]] = []
 
+    @classmethod
+    def started(cls, **envelope: Any) -> MemoryEmitter:
+        """Return one that has said its attempt's start (n 0), so that its events fold."""
+        emitter = cls(high_n=-1, **envelope)
+        emitter.emit(AttemptStarted, path="", reason="first", base=0, keep_n=0, high_n=0)
+        return emitter
+
     def emit(self, event_type: type[Event], *, path: str, **fields: Any) -> None:
         """Keep one event; dropped once closed."""
         if self.closed:
@@ -81,6 +88,10 @@ class MemoryEmitter:
             tool_call_id=tool_call_id,
             tool_name=tool_name,
         )
+
+    def close(self) -> None:
+        """Drop what comes."""
+        self.closed = True
 
     @property
     def waited_for(self) -> list[int]:

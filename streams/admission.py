@@ -13,8 +13,8 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Protocol
 
 import msgspec
-from aiokafka.partitioner import murmur2
 
+from turnstream.connectors.kafka.scan import partition_of
 from turnstream.connectors.postgres.rows import Admission
 from turnstream.schemas.command_json import JSON_FIELDS, clean_json, command_of_json
 from turnstream.schemas.commands import CancelTurn, Command, ResumeTurn, StartTurn
@@ -110,11 +110,6 @@ def admission_of(record: Record, tenant: str | None, topic_id: str, rules: Rules
         answers=_answers(command) if isinstance(command, ResumeTurn) else (),
         actor=command.actor,
     )
-
-
-def partition_of(key: bytes, partitions: int) -> int:
-    """Return the partition that Kafka's default partitioner gives a key."""
-    return int(murmur2(key) & 0x7FFFFFFF) % partitions
 
 
 def _command(value: bytes | None, wire: Codec) -> Command:

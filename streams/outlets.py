@@ -11,12 +11,12 @@ import structlog
 from aiokafka import TopicPartition
 
 from turnstream.connectors.kafka.pump import RECORD_OVERHEAD
+from turnstream.connectors.kafka.scan import partition_of
 from turnstream.connectors.postgres.rows import Closed
 from turnstream.schemas.commands import Command
 from turnstream.schemas.errors import ProduceRefusedError, TurnstreamError
 from turnstream.schemas.results import DeadLetter
 from turnstream.schemas.topics import EVENT_BYTES_MAX
-from turnstream.streams.admission import partition_of
 from turnstream.streams.outcomes import ended_of, result_of
 
 if TYPE_CHECKING:

@@ -14,10 +14,10 @@ from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 from langgraph.checkpoint.memory import InMemorySaver
 from pydantic import BaseModel
 
+from turnstream.connectors.memory import MemoryEmitter
 from turnstream.connectors.models.openai import OpenAIModel
 from turnstream.connectors.models.scripted import ScriptedServer
 from turnstream.graph.agent import agent_entry, build_agent
-from turnstream.graph.memory import RecordingEmitter
 from turnstream.graph.ports import TurnContext
 from turnstream.graph.state import AgentSettings
 from turnstream.graph.tools import built_in_tools
@@ -56,12 +56,12 @@ class Agent:
     def __init__(self, server: ScriptedServer, graph: Any) -> None:
         self.server = server
         self.graph = graph
-        self.emitter = RecordingEmitter(turn_id=str(TURN))
+        self.emitter = MemoryEmitter.started(turn_id=str(TURN))
 
     async def say(
         self, text: str, *, thread: str = "t", turn: uuid.UUID = TURN, **configurable: Any
     ) -> list[Any]:
-        self.emitter = RecordingEmitter(turn_id=str(turn))
+        self.emitter = MemoryEmitter.started(turn_id=str(turn))
         config = {
             "configurable": {"thread_id": thread},
             "metadata": {"run_id": str(turn)},
@@ -164,7 +164,7 @@ async def test_a_failed_turn_goes_on_under_the_same_message_id():
         (first,) = it.of(MessageStarted)
         assert it.of(MessageFinished) == []
         assert it.of(StepFinished)[0].error == "model_stream_cut"
-        emitter = RecordingEmitter(turn_id=str(TURN))
+        emitter = MemoryEmitter.started(turn_id=str(TURN))
         config = {"configurable": {"thread_id": "t"}}
         with pytest.raises(ModelStreamCutError):
             await it.graph.ainvoke(None, config, context=TurnContext(emitter, TURN, "default/t"))
@@ -409,11 +409,11 @@ async def test_cancelling_the_turn_frees_the_servers_slot():
     async with agent() as it:
         turn = asyncio.create_task(it.say("tokens=100000 rate=100"))
         async with asyncio.timeout(10):
-            while not it.of(TokensEmitted):  # noqa: ASYNC110  a condition of the other side
+            while not it.of(TokensEmitted):
                 await asyncio.sleep(0.005)
             turn.cancel()
             await asyncio.wait([turn])
-            while it.server.running:  # noqa: ASYNC110  a condition of the other side
+            while it.server.running:
                 await asyncio.sleep(0.005)
         assert it.server.aborted == 1
         assert it.of(StepFinished) == []
@@ -421,7 +421,7 @@ async def test_cancelling_the_turn_frees_the_servers_slot():
 
 async def test_a_closed_emitter_hears_nothing():
     async with agent() as it:
-        emitter = RecordingEmitter()
+        emitter = MemoryEmitter.started()
         emitter.close()
         context = TurnContext(emitter, TURN, "default/t")
         await it.graph.ainvoke(
@@ -460,7 +460,7 @@ def test_the_catalogs_entry():
     given = TurnInput(
         turn_id=str(TURN), thread_key="default/t", config={"configurable": {"model": "m"}}
     )
-    emitter = RecordingEmitter()
+    emitter = MemoryEmitter.started()
     assert entry.make_context is not None
     assert entry.make_context(emitter, given) == TurnContext(
         emitter, TURN, "default/t", {"model": "m"}

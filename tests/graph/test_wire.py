@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
 from langchain_core.messages.tool import invalid_tool_call, tool_call
 
+from turnstream.connectors.memory import MemoryEmitter
 from turnstream.connectors.models.scripted_answer import fault_in_history
 from turnstream.graph.answer import Answer
-from turnstream.graph.memory import RecordingEmitter
 from turnstream.graph.wire import NO_RESULT, wire_messages
 from turnstream.schemas.chat import ChatAnswer, Delta
 from turnstream.schemas.events import MessageFinished, TokensEmitted, Usage
@@ -76,8 +76,8 @@ def test_any_history_becomes_one_that_servers_take(messages):
     assert not fault_in_history(wire_messages(messages, "prompt"))
 
 
-def said(*deltas: Delta, taken: set[str] | None = None) -> tuple[AIMessage, RecordingEmitter]:
-    emitter = RecordingEmitter()
+def said(*deltas: Delta, taken: set[str] | None = None) -> tuple[AIMessage, MemoryEmitter]:
+    emitter = MemoryEmitter.started()
     answer = Answer(emitter, "task", MESSAGE, taken or set())
     for delta in deltas:
         answer.push([delta])
@@ -151,7 +151,7 @@ def test_nul_is_said_and_kept_as_a_replacement_character():
 
 
 def test_usage_in_langchains_form():
-    answer = Answer(RecordingEmitter(), "task", MESSAGE, set())
+    answer = Answer(MemoryEmitter.started(), "task", MESSAGE, set())
     usage = Usage(model="m", input_tokens=9, output_tokens=4, reasoning_tokens=3, cached_tokens=5)
     message = answer.finish(msgspec.structs.replace(WHOLE, usage=usage), {"seed": 1})
     assert message.usage_metadata == {

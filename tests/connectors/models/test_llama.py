@@ -10,10 +10,10 @@ import aiohttp
 import pytest
 from langchain_core.messages import HumanMessage
 
+from turnstream.connectors.memory import MemoryEmitter
 from turnstream.connectors.models.openai import OpenAIModel
 from turnstream.deploy.local import LocalStack
 from turnstream.graph.agent import build_agent
-from turnstream.graph.memory import RecordingEmitter
 from turnstream.graph.ports import TurnContext
 from turnstream.graph.state import AgentSettings
 from turnstream.schemas.chat import ChatRequest, Delta
@@ -90,7 +90,7 @@ async def test_cancel_frees_the_slot(url):
 
 async def test_the_agent_answers(url):
     turn = uuid.uuid4()
-    emitter = RecordingEmitter(turn_id=str(turn))
+    emitter = MemoryEmitter.started(turn_id=str(turn))
     async with OpenAIModel(url) as model:
         graph = build_agent(model, (), AgentSettings(params={"max_tokens": 24})).compile()
         state = await graph.ainvoke(

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from turnstream.graph.memory import RecordingEmitter
+from turnstream.connectors.memory import MemoryEmitter
 from turnstream.schemas import events as ev
 from turnstream.schemas.fold import ThreadFold
 from turnstream.schemas.results import Outcome
@@ -44,7 +44,7 @@ def shown(records: list[Any], *modes: str, subgraphs: bool = False) -> list[tupl
     return out
 
 
-def message(emitter: RecordingEmitter, path: str, text: str, message_id: str = "m") -> None:
+def message(emitter: MemoryEmitter, path: str, text: str, message_id: str = "m") -> None:
     emitter.emit(ev.MessageStarted, path=path, message_id=message_id)
     emitter.tokens(path=path, message_id=message_id, block=0, kind="text", text=text)
     usage = ev.Usage(model="m1", input_tokens=2, output_tokens=3)
@@ -54,13 +54,13 @@ def message(emitter: RecordingEmitter, path: str, text: str, message_id: str = "
 
 
 @pytest.fixture
-def emitter() -> RecordingEmitter:
-    made = RecordingEmitter(turn_id=TURN)
+def emitter() -> MemoryEmitter:
+    made = MemoryEmitter.started(turn_id=TURN)
     made.emit(ev.StepStarted, path="t1", step=1, node="model", task_id="t1")
     return made
 
 
-def test_a_message_in_chunks(emitter: RecordingEmitter) -> None:
+def test_a_message_in_chunks(emitter: MemoryEmitter) -> None:
     message(emitter, "t1", "hello")
     events = shown(emitter.events, "messages-tuple")
     assert events[0] == ("metadata", {"run_id": TURN, "attempt": 1})
@@ -73,7 +73,7 @@ def test_a_message_in_chunks(emitter: RecordingEmitter) -> None:
     assert last["response_metadata"] == {"finish_reason": "stop", "model_name": "m1"}
 
 
-def test_tool_calls_in_chunks_and_whole(emitter: RecordingEmitter) -> None:
+def test_tool_calls_in_chunks_and_whole(emitter: MemoryEmitter) -> None:
     emitter.emit(ev.MessageStarted, path="t1", message_id="m")
     say = {"path": "t1", "message_id": "m", "kind": "tool_args"}
     emitter.tokens(**say, block=0, text='{"a"', tool_call_id="c1", tool_name="f")
@@ -94,7 +94,7 @@ def test_tool_calls_in_chunks_and_whole(emitter: RecordingEmitter) -> None:
     assert whole[1][0]["invalid_tool_calls"][0]["id"] == "c2"
 
 
-def test_steps_as_updates_tasks_and_debug(emitter: RecordingEmitter) -> None:
+def test_steps_as_updates_tasks_and_debug(emitter: MemoryEmitter) -> None:
     end = {"path": "t1", "step": 1, "node": "model", "task_id": "t1"}
     emitter.emit(ev.StepFinished, **end, update='{"messages":\n[]}')
     assert shown(emitter.events, "updates")[1:] == [("updates", {"model": {"messages": []}})]
@@ -107,14 +107,14 @@ def test_steps_as_updates_tasks_and_debug(emitter: RecordingEmitter) -> None:
     assert [one["type"] for one in debug] == ["task", "task_result"]
 
 
-def test_a_failed_step_is_no_update(emitter: RecordingEmitter) -> None:
+def test_a_failed_step_is_no_update(emitter: MemoryEmitter) -> None:
     end = {"path": "t1", "step": 1, "node": "model", "task_id": "t1"}
     emitter.emit(ev.StepFinished, **end, error="boom")
     assert shown(emitter.events, "updates")[1:] == []
     assert shown(emitter.events, "tasks")[-1][1]["error"] == "boom"
 
 
-def test_nested_graphs_are_shown_when_asked_for(emitter: RecordingEmitter) -> None:
+def test_nested_graphs_are_shown_when_asked_for(emitter: MemoryEmitter) -> None:
     emitter.emit(ev.StepStarted, path="t1|t2", step=1, node="inner", task_id="t2")
     message(emitter, "t1|t2", "deep")
     emitter.emit(ev.CustomEmitted, path="t1|t2", name="x", payload='{"a":1}')
@@ -125,7 +125,7 @@ def test_nested_graphs_are_shown_when_asked_for(emitter: RecordingEmitter) -> No
     assert nested[0][1][1]["langgraph_checkpoint_ns"] == "model:t1|inner:t2"
 
 
-def test_a_tools_life(emitter: RecordingEmitter) -> None:
+def test_a_tools_life(emitter: MemoryEmitter) -> None:
     emitter.emit(ev.ToolStarted, path="t1", tool_call_id="c", name="f", args='{"a":1}')
     emitter.emit(ev.ToolProgressed, path="t1", tool_call_id="c", data='"half"')
     emitter.emit(ev.ToolFailed, path="t1", tool_call_id="c", name="f", code="x", message="no")
@@ -139,7 +139,7 @@ def test_a_tools_life(emitter: RecordingEmitter) -> None:
     assert (answer["type"], answer["tool_call_id"], answer["status"]) == ("tool", "c", "error")
 
 
-def test_a_rewind_takes_messages_back_and_shows_the_truth(emitter: RecordingEmitter) -> None:
+def test_a_rewind_takes_messages_back_and_shows_the_truth(emitter: MemoryEmitter) -> None:
     emitter.emit(ev.MessageStarted, path="t1", message_id="m")
     emitter.tokens(path="t1", message_id="m", block=0, kind="text", text="lost")
     high = emitter.events[-1].n
@@ -162,7 +162,7 @@ def test_a_rewind_takes_messages_back_and_shows_the_truth(emitter: RecordingEmit
     assert events[at + 2 :] == [("state", ""), ("custom", 1)]
 
 
-def test_ends(emitter: RecordingEmitter) -> None:
+def test_ends(emitter: MemoryEmitter) -> None:
     modes = ("values", "updates")
     last = emitter.events[-1].n
     end = {**ENVELOPE, "epoch": 1, "n": last + 1}
@@ -178,10 +178,10 @@ def test_ends(emitter: RecordingEmitter) -> None:
     assert cancelled[-1] == ("end", {"run_id": TURN, "status": "interrupted"})
 
 
-def test_nothing_is_shown_after_the_end_nor_of_other_runs(emitter: RecordingEmitter) -> None:
+def test_nothing_is_shown_after_the_end_nor_of_other_runs(emitter: MemoryEmitter) -> None:
     last = emitter.events[-1].n
     end = ev.TurnCompleted(**ENVELOPE, epoch=1, n=last + 1)
-    other = RecordingEmitter(turn_id="00000000-0000-7000-8000-000000000001", epoch=2)
+    other = MemoryEmitter.started(turn_id="00000000-0000-7000-8000-000000000001", epoch=2)
     message(other, "t9", "not yours")
     before = shown([*emitter.events, end], "messages-tuple", "updates")
     after = shown([*emitter.events, end, end, *other.events], "messages-tuple", "updates")
@@ -238,7 +238,7 @@ def test_statuses(record: Any, status: str) -> None:
     assert run_status("running") == "running"
 
 
-def test_plain_events(emitter: RecordingEmitter) -> None:
+def test_plain_events(emitter: MemoryEmitter) -> None:
     message(emitter, "t1", "hello")
     emitter.emit(ev.InputRequested, path="t1", interrupt_id="i", payload='"sure?"')
     last = emitter.events[-1].n
