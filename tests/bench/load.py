@@ -6,9 +6,13 @@ import asyncio
 import time
 import uuid
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from tests.bench.machine import Meter, Usage
-from tests.bench.sockets import Reading, Stream, frame, http, open_websocket
+from tests.bench.sockets import Reading, Stream, Window, frame, http, open_websocket
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 OURS_END = rb'"event":\s*"(?:completed|failed)"'
 THEIRS_END = rb'"completed": true'
@@ -34,28 +38,36 @@ class Measured:
 class Ours:
     """One thread over the Agent Streaming Protocol: a WebSocket, and HTTP for commands."""
 
-    def __init__(self, port: int) -> None:
-        self.port, self.thread = port, str(uuid.uuid4())
+    assistant = "agent"
+
+    def __init__(self, port: int, window: Window) -> None:
+        self.port, self.window, self.thread = port, window, str(uuid.uuid4())
         self.path = f"/threads/{self.thread}"
 
     async def open(self) -> None:
-        loop = asyncio.get_running_loop()
-        _, self.commands = await loop.create_connection(
-            lambda: Stream(b'"run_id"|"error"'), "127.0.0.1", self.port
-        )
+        await self._connect()
         self.commands.transport.write(
             http("POST", "/threads", {"thread_id": self.thread, "if_exists": "do_nothing"})
         )
         made = await asyncio.wait_for(self.commands.head, 30)
         if b" 200 " not in made.split(b"\r\n")[0]:
             raise ConnectionError(made[:300].decode(errors="replace"))
-        self.stream = await open_websocket(self.port, f"{self.path}/stream/events", OURS_END)
+        self.stream = await open_websocket(
+            self.port, f"{self.path}/stream/events", OURS_END, self.window
+        )
         channels = {"channels": ["lifecycle", "messages"]}
         self.stream.transport.write(
             frame({"id": 1, "method": "subscription.subscribe", "params": channels})
         )
 
-    def begin(self, text: str) -> None:
+    async def _connect(self) -> None:
+        _, self.commands = await asyncio.get_running_loop().create_connection(
+            lambda: Stream(b'"run_id"|"error"'), "127.0.0.1", self.port
+        )
+
+    async def begin(self, text: str) -> None:
+        if self.commands.closed:  # servers close connections that were idle for some seconds
+            await self._connect()
         message = {"role": "user", "content": text}
         self.commands.transport.write(
             http(
@@ -64,30 +76,45 @@ class Ours:
                 {
                     "id": 1,
                     "method": "run.start",
-                    "params": {"assistant_id": "agent", "input": {"messages": [message]}},
+                    "params": {"assistant_id": self.assistant, "input": {"messages": [message]}},
                 },
             )
         )
+
+    def answered(self) -> bytes:
+        """Return what was last said to a command."""
+        return self.commands.latest[-300:]
 
     def close(self) -> None:
         self.stream.transport.close()
         self.commands.transport.close()
 
 
+class Brought(Ours):
+    """The same for a graph that was brought, see `brought.py`."""
+
+    assistant = "brought"
+
+
 class Theirs:
     """One thread of the template: a POST a turn on a kept connection, SSE back."""
 
-    def __init__(self, port: int) -> None:
-        self.port, self.thread = port, str(uuid.uuid4())
+    def __init__(self, port: int, window: Window) -> None:
+        self.port, self.window, self.thread = port, window, str(uuid.uuid4())
 
     async def open(self) -> None:
-        loop = asyncio.get_running_loop()
-        _, self.stream = await loop.create_connection(
-            lambda: Stream(THEIRS_END), "127.0.0.1", self.port
+        _, self.stream = await asyncio.get_running_loop().create_connection(
+            lambda: Stream(THEIRS_END, self.window), "127.0.0.1", self.port
         )
 
-    def begin(self, text: str) -> None:
+    async def begin(self, text: str) -> None:
+        if self.stream.closed:
+            await self.open()
         self.stream.transport.write(http("POST", "/chat", {"thread_id": self.thread, "text": text}))
+
+    def answered(self) -> bytes:
+        """Return what was last heard."""
+        return self.stream.latest[-300:]
 
     def close(self) -> None:
         self.stream.transport.close()
@@ -102,59 +129,55 @@ async def run(
     text: str,
     ttft_s: float = 0.0,
     seconds: float,
-    fresh_threads: bool = False,
     turn_timeout_s: float = 60.0,
+    sampling: Callable[[], None] = lambda: None,
 ) -> Measured:
     """Run turns on so many streams for so long; the first second is not counted.
 
-    `first` is the time to the first token less the model's own (`ttft_s`).
+    `first` is the time to the first token less the model's own (`ttft_s`). What arrives in the
+    window counts, whole turns or not. A stream that fails is noted, and opened anew. `sampling` is
+    called where counting begins and where it ends.
     """
-    row = Measured(streams)
-    clients = [kind(port) for _ in range(streams)]
-    retired = 0
+    row, window = Measured(streams), Window()
+    clients = [kind(port, window) for _ in range(streams)]
     for at in range(0, streams, 50):
         await asyncio.gather(*(client.open() for client in clients[at : at + 50]))
-    counting = False
-    until = time.monotonic() + 1.0 + seconds
+    began_counting = time.monotonic() + 1.0
+    until = began_counting + seconds
 
     async def one(index: int) -> None:
-        nonlocal retired
-        client = clients[index]
         await asyncio.sleep(index / streams)  # spread the starts over the first second
         while time.monotonic() < until:
-            if fresh_threads and client.stream.reading.ends:
-                client.close()
-                retired += client.stream.delivered
-                client = clients[index] = kind(port)
-                await client.open()
-            client.stream.reading = Reading()
-            began, counted = time.monotonic(), counting
-            client.begin(text)
+            client = clients[index]
+            reading = client.stream.reading = Reading()
+            began = time.monotonic()
             try:
+                await client.begin(text)
                 await client.stream.turn(turn_timeout_s)
             except (TimeoutError, ConnectionError) as error:
-                row.errors.append(repr(error))
-                return
-            reading = client.stream.reading
-            if counted and time.monotonic() <= until:
+                row.errors.append(f"{error!r}, last answer {client.answered()!r}")
+                client.close()
+                clients[index] = kind(port, window)
+                await clients[index].open()
+                continue
+            if began_counting <= reading.first_at <= until:
                 row.turns += 1
                 row.first.append(reading.first_at - began - ttft_s)
-                row.latencies.extend(reading.latencies)
 
     tasks = [asyncio.create_task(one(index)) for index in range(streams)]
-    await asyncio.sleep(1.0)
+    await asyncio.sleep(began_counting - time.monotonic())
     meter = Meter(pids)
-    counting = True
+    sampling()
     meter.start()
-    before = retired + _delivered(clients)
+    window.on = True
     await asyncio.sleep(seconds)
+    window.on = False
     row.usage = meter.stop()
-    row.tokens = retired + _delivered(clients) - before
-    await asyncio.gather(*tasks)
+    sampling()
+    row.latencies, row.tokens = window.latencies, len(window.latencies)
+    for ended in await asyncio.gather(*tasks, return_exceptions=True):
+        if isinstance(ended, BaseException):
+            row.errors.append(repr(ended))
     for client in clients:
         client.close()
     return row
-
-
-def _delivered(clients: list[Ours] | list[Theirs]) -> int:
-    return sum(client.stream.delivered for client in clients)

@@ -16,25 +16,34 @@ from dataclasses import dataclass, field
 
 STAMP = re.compile(rb"(\d{12,19}) ")
 TAIL_BYTES = 64
+PING, PONG = 0x9, 0xA
+
+
+@dataclass
+class Window:
+    """What arrives on all streams of a row while `on`: latencies of tokens in seconds."""
+
+    on: bool = False
+    latencies: list[float] = field(default_factory=list)
 
 
 @dataclass
 class Reading:
-    """What came out of one connection: latencies in seconds, times of firsts and ends."""
+    """What came of one turn."""
 
-    latencies: list[float] = field(default_factory=list)
-    tokens: int = 0
     first_at: float = 0.0
-    first_stamp: float = 0.0
+    tokens: int = 0
     ends: int = 0
 
 
 class Stream(asyncio.Protocol):
     """Reads stamps and end marks out of whatever arrives."""
 
-    def __init__(self, end: bytes) -> None:
+    def __init__(self, end: bytes, window: Window | None = None) -> None:
         self.end, self.rest, self.reading = re.compile(end), b"", Reading()
-        self.delivered = 0
+        self.window = window or Window()
+        self.last_stamp = 0
+        self.latest = b""
         self.waiter: asyncio.Future[None] | None = None
         self.head: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         self.closed = False
@@ -44,42 +53,73 @@ class Stream(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         self.closed = True
-        lost = error or ConnectionResetError("the server closed the stream")
+        lost = error or ConnectionResetError(f"closed by the server after {self.latest[-200:]!r}")
         for waiting in (self.head, self.waiter):
             if waiting is not None and not waiting.done():
                 waiting.set_exception(lost)
 
     def data_received(self, data: bytes) -> None:
         now = time.monotonic_ns()
+        self.latest = data
         if not self.head.done():
             self.head.set_result(data)
         data = self.rest + data
         at = 0
-        for found in STAMP.finditer(data, 0, max(0, len(data) - 20)):
+        for found in STAMP.finditer(data):  # the space says that the number is whole
             self._token(now, int(found[1]))
             at = found.end()
-        ends = [found.end() for found in self.end.finditer(data)]
-        if ends:  # what stands before an end is whole
-            for found in STAMP.finditer(data, at, ends[-1]):
-                self._token(now, int(found[1]))
-            at = max(at, ends[-1])
-            self.reading.ends += len(ends)
+        for found in self.end.finditer(data):
+            at = max(at, found.end())
+            self.reading.ends += 1
             if self.waiter is not None and not self.waiter.done():
                 self.waiter.set_result(None)
         self.rest = data[max(at, len(data) - TAIL_BYTES) :]
 
     def _token(self, now: int, stamp: int) -> None:
+        if stamp <= self.last_stamp:
+            return  # the end of a message repeats its whole text
+        self.last_stamp = stamp
         reading = self.reading
         if not reading.first_at:
-            reading.first_at, reading.first_stamp = now / 1e9, stamp / 1e9
+            reading.first_at = now / 1e9
         reading.tokens += 1
-        self.delivered += 1
-        reading.latencies.append((now - stamp) / 1e9)
+        if self.window.on:
+            self.window.latencies.append((now - stamp) / 1e9)
 
     async def turn(self, timeout_s: float) -> None:
         """Wait for the next end."""
+        if self.closed:
+            raise ConnectionResetError("closed before the turn")
         self.waiter = asyncio.get_running_loop().create_future()
         await asyncio.wait_for(self.waiter, timeout_s)
+
+
+class Socket(Stream):
+    """A WebSocket: as a stream, but that it answers pings, without which a server closes it."""
+
+    def __init__(self, end: bytes, window: Window | None = None) -> None:
+        super().__init__(end, window)
+        self._frames = b""
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        frames = self._frames + data
+        if not self._frames and frames[:5] == b"HTTP/":
+            frames = frames.partition(b"\r\n\r\n")[2]
+        while len(frames) >= 2:
+            size, at = frames[1] & 0x7F, 2
+            if size >= 126:
+                at = 4 if size == 126 else 10
+                size = int.from_bytes(frames[2:at], "big")
+            if len(frames) < at + size:
+                break
+            if frames[0] & 0x0F == PING:
+                # a mask of zeros leaves the payload as it is
+                self.transport.write(
+                    bytes((0x80 | PONG, 0x80 | size)) + bytes(4) + frames[at : at + size]
+                )
+            frames = frames[at + size :]
+        self._frames = frames
 
 
 def http(method: str, path: str, body: object, *, close: bool = False) -> bytes:
@@ -102,9 +142,9 @@ def frame(body: object) -> bytes:
     return head + mask + bytes(byte ^ mask[at % 4] for at, byte in enumerate(data))
 
 
-async def open_websocket(port: int, path: str, end: bytes) -> Stream:
+async def open_websocket(port: int, path: str, end: bytes, window: Window) -> Stream:
     loop = asyncio.get_running_loop()
-    _, stream = await loop.create_connection(lambda: Stream(end), "127.0.0.1", port)
+    _, stream = await loop.create_connection(lambda: Socket(end, window), "127.0.0.1", port)
     key = base64.b64encode(os.urandom(16)).decode()
     stream.transport.write(
         f"GET {path} HTTP/1.1\r\nhost: 127.0.0.1:{port}\r\nupgrade: websocket\r\n"

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -17,6 +18,8 @@ from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
 import psycopg
+
+from tests.bench.sampler import report
 
 
 def free_port() -> int:
@@ -36,6 +39,23 @@ class Bench:
     logs: Path
     settings: dict[str, str]
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+    stacks: dict[str, Path] = field(default_factory=dict)
+
+    def sampling(self) -> None:
+        """Begin to sample, or end: then `stacks` holds what was seen."""
+        for name in self.stacks:
+            self.processes[name].send_signal(signal.SIGUSR2)
+
+    def profile(self, rows: int = 25) -> str:
+        """Return where worker and edge spent their CPU between the last two `sampling`."""
+        parts: list[str] = []
+        for name, path in self.stacks.items():
+            deadline = time.monotonic() + 5
+            while not path.exists() and time.monotonic() < deadline:
+                time.sleep(0.05)
+            parts += [f"    profile of the {name}", *report(path, rows)]
+            path.unlink()
+        return "\n".join(parts)
 
 
 async def _ready(name: str, url: str, process: subprocess.Popen[bytes], log: Path) -> None:
@@ -84,8 +104,11 @@ def _kafka_pid(bootstrap: str) -> int:
 
 
 @contextlib.asynccontextmanager
-async def running(settings: dict[str, str]):
-    """Start everything and stop it again; `settings` are TURNSTREAM_* for ours."""
+async def running(settings: dict[str, str], *, sample: bool = False):
+    """Start everything and stop it again; `settings` are TURNSTREAM_* for ours.
+
+    `sample`: worker and edge run under `tests.bench.sampler`, see `Bench.sampling`.
+    """
     from turnstream.deploy.local import LocalStack
 
     with contextlib.ExitStack() as stack:
@@ -105,6 +128,8 @@ async def running(settings: dict[str, str]):
                 "TURNSTREAM_TOPIC_PREFIX": f"bench{os.getpid()}-",
                 "TURNSTREAM_MODEL_URL": f"http://127.0.0.1:{ports['model']}/v1",
                 "TURNSTREAM_MODEL_NAME": "scripted",
+                "TURNSTREAM_LANGGRAPH_JSON": str(folder / "langgraph.json"),
+                "BENCH_MODEL_URL": f"http://127.0.0.1:{ports['model']}/v1",
                 "TURNSTREAM_EDGE_PORT": str(ports["edge"]),
                 "TURNSTREAM_WORKER_HEALTH_PORT": str(ports["worker"]),
                 "TURNSTREAM_LOG_LEVEL": "warning",
@@ -113,14 +138,23 @@ async def running(settings: dict[str, str]):
             }
             | settings
         )
-        cli = [sys.executable, "-m", "turnstream.streams.cli"]
+        brought = Path(__file__).with_name("brought.py")
+        (folder / "langgraph.json").write_text(
+            json.dumps({"graphs": {"brought": f"{brought}:graph"}})
+        )
+        stacks = {name: folder / f"{name}.stacks" for name in ("worker", "edge")} if sample else {}
+
+        def cli(name: str) -> list[str]:
+            under = ["-m", "tests.bench.sampler", str(stacks[name])] if sample else []
+            return [sys.executable, *under, "-m", "turnstream.streams.cli", name]
+
         commands = {
             "model": (
                 [sys.executable, "-m", "turnstream.connectors.models.scripted", "--port", str(ports["model"])],
                 f"http://127.0.0.1:{ports['model']}/health",
             ),
-            "worker": ([*cli, "worker"], f"http://127.0.0.1:{ports['worker']}/readyz"),
-            "edge": ([*cli, "edge"], f"http://127.0.0.1:{ports['edge']}/readyz"),
+            "worker": (cli("worker"), f"http://127.0.0.1:{ports['worker']}/readyz"),
+            "edge": (cli("edge"), f"http://127.0.0.1:{ports['edge']}/readyz"),
             "template": (
                 [sys.executable, "-m", "tests.bench.template", str(ports["template"]),
                  f"http://127.0.0.1:{ports['model']}/v1", theirs],
@@ -144,6 +178,7 @@ async def running(settings: dict[str, str]):
                 logs=folder,
                 settings=env,
                 processes=processes,
+                stacks=stacks,
             )
         finally:
             for process in reversed(processes.values()):

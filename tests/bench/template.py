@@ -26,7 +26,7 @@ class Turn(BaseModel):
     text: str
 
 
-def build(model_url: str, saver: AsyncPostgresSaver):
+def build(model_url: str, saver: AsyncPostgresSaver | None):
     model = ChatOpenAI(
         model="scripted", base_url=model_url, api_key="none", streaming=True, stream_usage=True
     )
