@@ -1,12 +1,15 @@
 """State and settings of the built-in agent."""
 
 from collections.abc import Awaitable
-from typing import Annotated, Any, Protocol, TypedDict
+from typing import Annotated, Any, Protocol
 
 import msgspec
 from langchain_core.messages import AIMessage, AnyMessage, HumanMessage
 from langgraph.graph.message import add_messages
 from langgraph.runtime import Runtime
+
+# pydantic, which makes the schemas that clients see, refuses typing's own before Python 3.12
+from typing_extensions import TypedDict
 
 from turnstream.graph.ports import TurnContext
 from turnstream.schemas.errors import InvalidRequestError

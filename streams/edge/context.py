@@ -21,6 +21,11 @@ if TYPE_CHECKING:
     from turnstream.streams.settings import Settings
 
 
+DEFAULT_GRAPH = "agent"
+# a question's turn is the newest or followed by turns that were refused
+TURNS_LOOKED_AT = 10
+
+
 class StateReader(Protocol):
     """Reads a thread's committed state."""
 
@@ -80,6 +85,12 @@ class EdgeContext:
         if await self.knows(key):
             return key
         raise NotFoundError("there is no such thread", code="thread_not_found")
+
+    async def graph_asking(self, key: str) -> str:
+        """Return the graph that asked last on a thread: answers go to it, whoever brings them."""
+        turns = await self.ledger.turns_of(key, TURNS_LOOKED_AT)
+        asking = [turn.graph for turn in turns if turn.status == "interrupted"]
+        return next(iter(asking or [turn.graph for turn in turns]), DEFAULT_GRAPH)
 
     async def knows(self, key: str) -> bool:
         """Say whether a thread has begun."""

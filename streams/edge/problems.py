@@ -84,7 +84,7 @@ async def _invalid(_request: Request, error: Exception) -> Response:
             status=status,
             code="invalid_json" if malformed else "invalid_request",
             detail=_printable(str(first.get("msg", ""))),
-            field=_printable(".".join(str(part) for part in first.get("loc", ()))),
+            field="body" if malformed else _printable(".".join(map(str, first.get("loc", ())))),
         )
     )
 

@@ -404,7 +404,7 @@ class Commands:
 
     async def _respond(self, command: Command) -> dict[str, Any]:
         params = command.params
-        await self.edge.authorised(self.principal, self.thread_id)
+        key = await self.edge.authorised(self.principal, self.thread_id)
         if "responses" in params:
             entries = params["responses"]
             if not isinstance(entries, list) or not all(isinstance(e, dict) for e in entries):
@@ -415,11 +415,12 @@ class Commands:
         for unsupported in ("update", "goto"):
             if params.get(unsupported) is not None:
                 raise CommandError(f"{unsupported} is not supported", code="not_supported")
-        self.edge.sockets.starting(self._key, self.principal)
+        self.edge.sockets.starting(key, self.principal)
         submitted = await self.edge.submit.resume(
             self.principal,
             self.thread_id,
             answers=_json(answers),
+            graph=await self.edge.graph_asking(key),
             config=_json_object(params, "config"),
             metadata=_json_object(params, "metadata"),
         )

@@ -37,7 +37,7 @@ from turnstream.schemas.errors import (
 from turnstream.schemas.transcript import clean_text
 from turnstream.streams.edge.auth import TOKEN_SUBPROTOCOL, bearer
 from turnstream.streams.edge.connections import connection_of
-from turnstream.streams.edge.context import edge_of
+from turnstream.streams.edge.context import DEFAULT_GRAPH, edge_of
 from turnstream.streams.edge.cursor import Cursor
 from turnstream.streams.edge.event_stream import room
 from turnstream.streams.edge.frames import websocket_frame
@@ -67,7 +67,7 @@ class Frame(msgspec.Struct):
     thread_id: str = ""
     run_id: str = ""
     text: str = ""
-    graph: str = "agent"
+    graph: str = ""
     idempotency_key: str = ""
     answers: dict[str, Any] = msgspec.field(default_factory=dict)
     since: int | None = None
@@ -178,7 +178,7 @@ class PlainSocket:
             body = ChatBody(
                 text=frame.text,
                 thread_id=frame.thread_id or None,
-                graph=frame.graph,
+                graph=frame.graph or DEFAULT_GRAPH,
                 idempotency_key=frame.idempotency_key or None,
             )
         except ValidationError as error:
@@ -197,13 +197,14 @@ class PlainSocket:
         }
 
     async def _resume(self, frame: Frame) -> dict[str, Any]:
+        key = await self.rest.key(frame.thread_id)
+        graph = frame.graph or await self.rest.edge.graph_asking(key)
         try:
             body = RunBody(
-                assistant_id=frame.graph, command=CommandBody(resume=check_json(frame.answers))
+                assistant_id=graph, command=CommandBody(resume=check_json(frame.answers))
             )
         except (ValidationError, ValueError) as error:
             raise _invalid(error) from error
-        await self.rest.key(frame.thread_id)
         if frame.thread_id not in self._subscriptions:
             await self._join(frame.thread_id, None)
         started = await start(self.rest, frame.thread_id, body)

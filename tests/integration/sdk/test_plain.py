@@ -112,7 +112,7 @@ async def test_the_socket(http: aiohttp.ClientSession) -> None:
         while asked.get("type") != "end":
             asked = await ws.receive_json()
         answers = {asked["questions"][0]["id"]: True}
-        resume = {"type": "resume", "thread_id": asked["thread_id"], "graph": "approval"}
+        resume = {"type": "resume", "thread_id": asked["thread_id"]}
         await ws.send_json(resume | {"answers": answers, "id": "r"})
         ended: dict[str, Any] = {}
         while ended.get("type") != "end" or ended["run_id"] == asked["run_id"]:
@@ -156,7 +156,7 @@ async def test_bad_frames(http: aiohttp.ClientSession) -> None:
 @pytest.mark.parametrize(
     ("method", "path", "body", "status", "code", "field"),
     [
-        ("POST", "/chat", b"{", 400, "invalid_json", None),
+        ("POST", "/chat", b"{", 400, "invalid_json", "body"),
         ("POST", "/chat", b'{"text": 7}', 422, "invalid_request", "body.text"),
         ("POST", "/chat", b'{"text": "a\\u0000b"}', 422, "invalid_request", "body.text"),
         ("POST", "/chat", b'{"text": "\\ud800"}', 422, "invalid_request", "body.text"),
