@@ -97,17 +97,6 @@ async function refused() {
   }
 }
 
-async function protocol(transport) {
-  const { thread_id } = await client.threads.create();
-  const thread = client.threads.stream(thread_id, { assistantId: "agent", transport });
-  await thread.run.start({ input: user("tokens=20 rate=20") });
-  const texts = [];
-  for await (const message of thread.messages) texts.push(await message.text);
-  await thread.close();
-  const { values } = await client.threads.getState(thread_id);
-  seen[transport] = { texts, final: values?.messages?.at(-1)?.content };
-}
-
 // what takes too long says where it stood
 setTimeout(() => {
   console.error("too slow", JSON.stringify(seen));
@@ -118,9 +107,5 @@ await tools();
 await interrupts();
 await cancels();
 await refused();
-if (typeof client.threads.stream === "function") {
-  await protocol("sse");
-  await protocol("websocket");
-}
 console.log(JSON.stringify(seen));
 process.exit(0);

@@ -28,8 +28,8 @@ ENVIRONMENT = os.environ | {"PATH": f"{HOME / 'bin'}{os.pathsep}{os.environ['PAT
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the package with what its lock file names."""
     made = tmp_path_factory.mktemp("sdk_js")
-    for name in ("package.json", "package-lock.json", "conversation.mjs"):
-        shutil.copy(FOLDER / name, made / name)
+    for source in (*FOLDER.glob("*.mjs"), *FOLDER.glob("package*.json")):
+        shutil.copy(source, made / source.name)
     done = subprocess.run(
         [NODE, NPM, "ci", "--ignore-scripts", "--no-audit", "--no-fund"],
         cwd=made,
@@ -44,23 +44,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("sdk", ["@langchain/langgraph-sdk", "langgraph-sdk-2"])
 async def test_a_conversation(service: Any, folder: Path, sdk: str) -> None:
-    process = await asyncio.create_subprocess_exec(
-        NODE,
-        "conversation.mjs",
-        sdk,
-        service.url,
-        cwd=folder,
-        env=ENVIRONMENT,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    try:
-        out, errors = await asyncio.wait_for(process.communicate(), 60)
-    finally:
-        if process.returncode is None:
-            process.kill()
-    assert process.returncode == 0, errors.decode()[-4000:]
-    seen = json.loads(out)
+    seen = await run(folder, "conversation.mjs", sdk, service.url)
     assert seen["tools"] == {
         "types": ["human", "ai", "tool", "ai"],
         "streamed": True,
@@ -78,7 +62,46 @@ async def test_a_conversation(service: Any, folder: Path, sdk: str) -> None:
     }
     assert seen["cancel"] == {"status": "interrupted", "kept": True, "joined": True}
     assert seen["refused"] == 404
-    if sdk == "@langchain/langgraph-sdk":  # the newest that speaks the thread protocol
-        for transport in ("sse", "websocket"):
-            assert seen[transport]["texts"] == [seen[transport]["final"]]
-            assert seen[transport]["final"]
+
+
+@pytest.mark.parametrize("transport", ["sse", "websocket"])
+async def test_thread_streams(service: Any, folder: Path, transport: str) -> None:
+    """Turns so quick that they are over before the SDK has opened a stream, and slow ones."""
+    seen = await run(folder, "threads.mjs", transport, service.url)
+    assert seen["tools"] == {
+        "said": True,
+        "called": [["current_time", {"zone": "Asia/Seoul"}, "Asia/Seoul"]],
+        "types": ["human", "ai", "tool", "ai"],
+        "output": True,
+        "run": "success",
+    }
+    assert seen["turns"] == [[1, True, 6], [1, True, 8], [1, True, 10]]
+    assert seen["early"] == [1, True]
+    assert seen["interrupts"] == {
+        "interrupted": ["human", "ai"],
+        "question": "May I call population?",
+        "approved": True,
+        "answer": "I looked it up: Seoul has 9.4 million inhabitants.",
+        "custom": [{"progress": "answering"}],
+        "left": 0,
+    }
+    assert seen["cancels"] == {"kept": True, "run": "interrupted"}
+
+
+async def run(folder: Path, *command: str) -> dict[str, Any]:
+    """Run a script; return the object that it prints."""
+    process = await asyncio.create_subprocess_exec(
+        NODE,
+        *command,
+        cwd=folder,
+        env=ENVIRONMENT,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        out, errors = await asyncio.wait_for(process.communicate(), 60)
+    finally:
+        if process.returncode is None:
+            process.kill()
+    assert process.returncode == 0, errors.decode()[-4000:]
+    return json.loads(out)  # type: ignore[no-any-return]
