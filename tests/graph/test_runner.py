@@ -193,7 +193,7 @@ def answers_with(llm: Any) -> Any:
 
 async def until(condition: Any, timeout_s: float = 20.0) -> None:
     async with asyncio.timeout(timeout_s):
-        while not condition():  # noqa: ASYNC110  it is Postgres that tells
+        while not condition():
             await asyncio.sleep(0.005)
 
 

@@ -92,7 +92,7 @@ async def test_a_recreated_topic_has_another_id(kafka: str, admin: TopicAdmin, p
     await _delete(kafka, [topic.name])
 
     async with asyncio.timeout(20):
-        while topic.name in await admin.ids([topic.name]):  # noqa: ASYNC110  a broker tells nobody
+        while topic.name in await admin.ids([topic.name]):
             await asyncio.sleep(0.05)
     await admin.create([topic])
 

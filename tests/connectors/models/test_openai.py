@@ -62,7 +62,7 @@ async def scripted(
 
 async def until(condition: Callable[[], object]) -> None:
     async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110  a condition of the other side
+        while not condition():
             await asyncio.sleep(0.002)
 
 

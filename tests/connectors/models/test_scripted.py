@@ -145,7 +145,7 @@ async def test_metrics_have_vllms_names():
             for _ in range(2)
         ]
         async with asyncio.timeout(10):
-            while not server.waiting:  # noqa: ASYNC110  a condition of the other side
+            while not server.waiting:
                 await asyncio.sleep(0.002)
         async with http.get(server.url.removesuffix("/v1") + "/metrics") as response:
             text = await response.text()
@@ -189,7 +189,7 @@ async def test_a_slow_reader_is_waited_for():
             b"POST /v1/chat/completions HTTP/1.1\r\ncontent-length: %d\r\n\r\n" % len(body) + body
         )
         async with asyncio.timeout(20):
-            while not any(connection.full for connection in server.connections):  # noqa: ASYNC110  a condition of the other side
+            while not any(connection.full for connection in server.connections):
                 await asyncio.sleep(0.002)
             last = b""
             while not last.endswith(b"[DONE]\n\n\r\n0\r\n\r\n"):

@@ -122,7 +122,7 @@ def checkpoint(**values: Any) -> Any:
 
 async def until(condition: Any, timeout_s: float = 5.0) -> None:
     async with asyncio.timeout(timeout_s):
-        while not condition():  # noqa: ASYNC110  it is Postgres that tells
+        while not condition():
             await asyncio.sleep(0.002)
 
 
