@@ -43,7 +43,21 @@ class SigningRuntime(Runtime[Any]):
         return merged.override(stream_writer=sign)
 
 
-class ToolTasks(BaseCallbackHandler):
+class _NotOfModels(BaseCallbackHandler):
+    """Is not called for models: a call a token, even an empty one, adds up."""
+
+    @property
+    def ignore_llm(self) -> bool:
+        """Whether tokens and ends of models are left out."""
+        return True
+
+    @property
+    def ignore_chat_model(self) -> bool:
+        """Whether starts of chat models are left out."""
+        return True
+
+
+class ToolTasks(_NotOfModels):
     """Notes in which task each tool call runs; the `tools` stream names only the graph."""
 
     run_inline = True
@@ -66,7 +80,7 @@ class ToolTasks(BaseCallbackHandler):
         self._translator.tool_paths[call] = self._translator.path_of(namespace)
 
 
-class RetryWatch(AsyncCallbackHandler):
+class RetryWatch(_NotOfModels, AsyncCallbackHandler):
     """Says `TaskRetried` before a task runs again in this attempt.
 
     LangGraph awaits it before the node's body: what was committed under the task settles first, so
