@@ -30,6 +30,7 @@ from turnstream.graph.turn_input import TurnInput
 from turnstream.schemas.commands import Command, ResumeTurn, StartTurn
 from turnstream.schemas.errors import FencedError, TurnError, TurnstreamError
 from turnstream.schemas.events import InputResolved
+from turnstream.schemas.fold import TIMELINE_BITS
 from turnstream.schemas.ids import event_id
 from turnstream.schemas.results import Outcome
 from turnstream.streams.emitter import TurnEmitter
@@ -47,6 +48,10 @@ if TYPE_CHECKING:
     from turnstream.streams.outlets import Outlets
 
 log = structlog.get_logger(__name__)
+
+FIRST_EPOCH = (1 << TIMELINE_BITS) + 1
+"""Of the first attempt on a thread in a database that never was restored: it has no checkpoint, and
+need not look for one. In a later timeline a first epoch says nothing of what came before it."""
 
 LOST_PAUSE_S = 0.1
 """Before a thread is released whose attempt met a broken log or database: it will be met again."""
@@ -231,6 +236,7 @@ class TurnAttempt:
             keep_n=claim.keep_n,
             high_n=claim.high_n,
             keep=claim.keep,
+            fresh=claim.epoch == FIRST_EPOCH,
             on_cancel=self.cancel,
             on_lost=self._lost,
         )

@@ -1,9 +1,10 @@
 """Print the tables "token path" and "turns", with the in-process template in the same run.
 
 `python -m tests.bench [--seconds S] [--turns N] [--only TABLE] [--profile]`, TABLE one of idle,
-token-path, brought, turns. Ratios against the template hold on any machine; absolute figures are this machine's, and the share
-that others used of it is printed beside. No row fails because the machine was slow: each prints its
-floor, its aim and the distance. Exits with 1 where a stream or a turn failed.
+token-path, brought, turns. Ratios against the template hold on any machine; absolute figures are
+this machine's, and the share that others used of it is printed beside. No row fails because the
+machine was slow: each prints its floor, its aim and the distance. Exits with 1 where a stream or a
+turn failed.
 
 Uses TURNSTREAM_TEST_KAFKA and TURNSTREAM_TEST_DATABASE if both are set, else starts its own. What
 others do with the same broker meanwhile shows in the latencies.
