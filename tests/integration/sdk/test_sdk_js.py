@@ -88,6 +88,27 @@ async def test_thread_streams(service: Any, folder: Path, transport: str) -> Non
     assert seen["cancels"] == {"kept": True, "run": "interrupted"}
 
 
+@pytest.mark.parametrize("transport", ["sse", "websocket"])
+async def test_what_use_stream_stands_on(service: Any, folder: Path, transport: str) -> None:
+    seen = await run(folder, "controller.mjs", transport, service.url)
+    assert seen == {
+        "conversation": {
+            "types": ["human", "ai", "tool", "ai"],
+            "tools": [["current_time", "finished"]],
+            "error": None,
+            "ends": ["success", "success"],
+        },
+        "reload": {"hydrated": 6, "error": None},
+        "interrupts": {
+            "question": "May I call population?",
+            "answer": "I looked it up: Seoul has 9.4 million inhabitants.",
+            "left": 0,
+            "ends": ["interrupt"],
+        },
+        "stops": "interrupted",
+    }
+
+
 async def run(folder: Path, *command: str) -> dict[str, Any]:
     """Run a script; return the object that it prints."""
     process = await asyncio.create_subprocess_exec(

@@ -284,6 +284,12 @@ class FakeWorker:
             actor=command.actor,
         )
 
+    async def idle(self) -> None:
+        """Wait until no turn is played."""
+        async with asyncio.timeout(20):
+            while self._playing:
+                await asyncio.gather(*self._playing)
+
     def _play(self, claims: Any) -> None:
         for claim in claims:
             turn = Turn(self, claim)

@@ -70,6 +70,42 @@ async def test_commands_and_events_over_one_socket(edge, worker, thread):
         assert again["error"] == "no_such_subscription"
 
 
+async def test_final_values_come_before_the_end_on_every_subscription(edge, worker):
+    """The JavaScript SDK reads them as one stream, and leaves off at the end."""
+    reading = edge.states.values
+
+    async def slowly(key):
+        await asyncio.sleep(0.3)  # a database that takes its time
+        return await reading(key)
+
+    edge.states.values = slowly
+    go_on = asyncio.Event()
+
+    async def script(turn):
+        await turn.start()
+        await go_on.wait()
+        await turn.message("hello world")
+        await turn.end()
+
+    worker.script = script
+    async with connect(url(edge)) as socket:
+        assert (await command(socket, "run.start", assistant_id="agent", input={}))["id"] == 7
+        for channels in (["lifecycle", "input"], ["values", "lifecycle"], ["messages"]):
+            await command(socket, "subscription.subscribe", channels=channels)
+        go_on.set()
+        live = await until_end(socket)
+    assert [e["method"] for e in live].index("values") < len(live) - 1
+    # the same of a turn that is over when the streams come
+    async with connect(url(edge)) as socket:
+        assert (await command(socket, "run.start", assistant_id="agent", input={}))["id"] == 7
+        await worker.idle()
+        for number, channels in enumerate((["lifecycle", "input"], ["values", "lifecycle"])):
+            frame = {"id": number, "method": "subscription.subscribe"}
+            await socket.send(json.dumps(frame | {"params": {"channels": channels}}))
+        replayed = [e for e in await until_end(socket) if "method" in e]
+    assert "values" in [e["method"] for e in replayed]
+
+
 @pytest.mark.parametrize(
     ("frame", "error"),
     [
