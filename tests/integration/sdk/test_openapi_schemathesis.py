@@ -13,16 +13,19 @@ import pytest
 
 # streams have no end of their own; the others' answers come at the run's end
 STREAMS = "/chat/stream$|/stream/events$|/stream$"
+# side by side, as processes: with threads of its own, schemathesis fails inside CPython's parser
+PATHS = (r"^/threads/\{thread_id\}/runs", r"^/threads(?!/\{thread_id\}/runs)", r"^/(?!threads)")
 CHECKS = "not_a_server_error,status_code_conformance,content_type_conformance"
 
 
-@pytest.mark.timeout(400)
-async def test_nothing_that_is_sent_breaks_the_edge(service: Any, tmp_path: Path) -> None:
+async def _send(service: Any, folder: Path, paths: str) -> tuple[int | None, str]:
+    """Run schemathesis over the operations whose path fits; its exit code and what it printed."""
     process = await asyncio.create_subprocess_exec(
         str(Path(sys.executable).with_name("st")),
         "run",
         f"{service.url}/openapi.json",
         f"--checks={CHECKS}",
+        f"--include-path-regex={paths}",
         f"--exclude-path-regex={STREAMS}",
         "--phases=examples,coverage,fuzzing",
         "--max-examples=4",
@@ -31,7 +34,7 @@ async def test_nothing_that_is_sent_breaks_the_edge(service: Any, tmp_path: Path
         "--continue-on-failure",
         "--no-color",
         "--no-shrink",
-        cwd=tmp_path,
+        cwd=folder,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )
@@ -40,7 +43,14 @@ async def test_nothing_that_is_sent_breaks_the_edge(service: Any, tmp_path: Path
     finally:
         if process.returncode is None:
             process.kill()
-    assert process.returncode == 0, out.decode()[-12_000:]
+    return process.returncode, out.decode()[-12_000:]
+
+
+@pytest.mark.timeout(400)
+async def test_nothing_that_is_sent_breaks_the_edge(service: Any, tmp_path: Path) -> None:
+    runs = [_send(service, tmp_path, paths) for paths in PATHS]
+    for code, out in await asyncio.gather(*runs):
+        assert code == 0, out
 
 
 async def test_the_document_is_served(service: Any) -> None:
