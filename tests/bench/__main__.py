@@ -36,15 +36,16 @@ def line(name: str, value: str, floor: str, aim: str, verdict: str = "") -> None
     print(f"  {name:<66} {value:>16}  floor {floor:<10} aim {aim:<10} {verdict}", flush=True)
 
 
-def judge(value: float, floor: float, aim: float, *, more: bool = False) -> str:
-    """Say whether the floor is met and how far the aim is."""
+def judge(value: float, floor: float | None, aim: float, *, more: bool = False) -> str:
+    """Say whether the floor is met, where there is one, and how far the aim is."""
     if math.isnan(value):
-        return "not measured"
-    met = value >= floor if more else value <= floor
+        return "NOT MEASURED"
     distance = (aim / value if more else value / aim) if value else 0
-    return ("floor met" if met else "FLOOR MISSED") + (
-        ", aim met" if distance <= 1 else f", aim {distance:.2f}x away"
-    )
+    words = ["aim met" if distance <= 1 else f"aim {distance:.2f}x away"]
+    if floor is not None:
+        met = value >= floor if more else value <= floor
+        words.insert(0, "floor met" if met else "FLOOR MISSED")
+    return ", ".join(words)
 
 
 class Table:
@@ -91,7 +92,7 @@ class Table:
         usage = meter.stop()
         for name in ("worker", "edge"):
             share = usage.parts[name] / usage.wall_s
-            line(f"{name}, cores", f"{share:.3f}", "-", "0.02", judge(share, 1, 0.02))
+            line(f"{name}, cores", f"{share:.3f}", "-", "0.02", judge(share, None, 0.02))
         print(f"    others {usage.others_share:.0%} of the machine")
 
     async def token_path(self) -> None:
@@ -141,12 +142,14 @@ class Table:
         self.below(mine)
         self.below(base)
 
-    def ratio(self, name: str, mine: Measured, base: Measured, floor: float, aim: float) -> None:
+    def ratio(
+        self, name: str, mine: Measured, base: Measured, floor: float | None, aim: float
+    ) -> None:
         a, b = mine.cpu_us_per_token("worker", "edge"), base.cpu_us_per_token("template")
         line(
             f"{name} ({b:.0f} / {a:.0f} us)",
             f"{b / a:.1f}x",
-            f"{floor:g}x" if floor else "-",
+            f"{floor:g}x" if floor is not None else "-",
             f"{aim:g}x",
             judge(b / a, floor, aim, more=True),
         )
@@ -158,7 +161,7 @@ class Table:
         print(f"\ngraphs people bring ({self.seconds:.0f} s a row, 40 streams, ChatOpenAI)")
         mine = await self.ours(40, PACED, kind=Brought)
         base = await self.theirs(40, PACED)
-        self.ratio("CPU per token, template / ours, the same graph", mine, base, 0, 2)
+        self.ratio("CPU per token, template / ours, the same graph", mine, base, None, 2)
         p50, p99 = (1e3 * value for value in percentiles(mine.latencies, 0.5, 0.99))
         q50, q99 = (1e3 * value for value in percentiles(base.latencies, 0.5, 0.99))
         print(f"    latency p50 / p99: ours {p50:.1f} / {p99:.1f}, theirs {q50:.1f} / {q99:.1f} ms")

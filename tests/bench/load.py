@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 OURS_END = rb'"event":\s*"(?:completed|failed)"'
 THEIRS_END = rb'"completed": true'
+TURNS_A_THREAD = 4
+"""Then a stream goes on with a new thread: a history grows with every turn, and whoever runs more
+of them in the same time would be charged for more of it."""
 
 
 @dataclass
@@ -145,10 +148,19 @@ async def run(
     began_counting = time.monotonic() + 1.0
     until = began_counting + seconds
 
+    async def fresh(index: int) -> Ours | Theirs:
+        clients[index].close()
+        clients[index] = kind(port, window)
+        await clients[index].open()
+        return clients[index]
+
     async def one(index: int) -> None:
         await asyncio.sleep(index / streams)  # spread the starts over the first second
+        client, turns = clients[index], 0
         while time.monotonic() < until:
-            client = clients[index]
+            if turns == TURNS_A_THREAD:
+                client, turns = await fresh(index), 0
+            turns += 1
             reading = client.stream.reading = Reading()
             began = time.monotonic()
             try:
@@ -156,9 +168,7 @@ async def run(
                 await client.stream.turn(turn_timeout_s)
             except (TimeoutError, ConnectionError) as error:
                 row.errors.append(f"{error!r}, last answer {client.answered()!r}")
-                client.close()
-                clients[index] = kind(port, window)
-                await clients[index].open()
+                client, turns = await fresh(index), 0
                 continue
             if began_counting <= reading.first_at <= until:
                 row.turns += 1
