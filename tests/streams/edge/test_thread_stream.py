@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from contextlib import asynccontextmanager
 
 import httpx
 import pytest
+
+from turnstream.streams.edge.starts import LINGER_S
 
 
 @asynccontextmanager
@@ -123,3 +126,17 @@ async def test_a_stream_without_a_cursor_shows_no_older_end(client, worker):
         held.set()
         rest = await until(events)
     assert {e["event_id"] for e in first}.isdisjoint(e["event_id"] for e in head + rest)
+
+
+async def test_an_end_waits_for_streams_that_are_yet_to_be_opened(client, worker):
+    """The JavaScript SDK opens a stream for each projection, and leaves off at the first end."""
+    await run_start(client, "a")
+    await worker.idle()
+    asked = time.monotonic()
+    async with sse(client, "a", channels=["lifecycle"]) as narrow:
+        async with sse(client, "a", channels=["lifecycle", "messages"]) as wide:
+            assert text_of(await until(wide)) == "hello world "
+        got = await until(narrow)
+        assert time.monotonic() - asked >= LINGER_S
+    assert [item["params"]["data"]["event"] for item in got] == ["started", "completed"]
+    assert got[-1]["event_id"].startswith(worker.turns[0].turn_id)
