@@ -14,7 +14,10 @@ import aiohttp
 import msgspec
 
 from turnstream.connectors.avro import Codec
-from turnstream.schemas.errors import ConfigurationError, UnavailableError
+from turnstream.schemas.errors import (
+    ConfigurationError,
+    RegistryUnavailableError,
+)
 from turnstream.schemas.records import parse, schemas
 
 if TYPE_CHECKING:
@@ -26,12 +29,6 @@ _NOT_FOUND = 404
 _TIMEOUT_S = 15.0
 _CALLS_MAX = 8
 _TYPE = "application/vnd.schemaregistry.v1+json"
-
-
-class RegistryUnavailableError(UnavailableError):
-    """The schema registry does not answer."""
-
-    code = "registry_unavailable"
 
 
 class Registry:

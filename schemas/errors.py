@@ -297,3 +297,34 @@ class PartError(StackError):
         self.cause = cause
         self.tail = tail
         self.log = log
+
+
+class CommandError(TurnstreamError):
+    """A command that the protocol answers with an error message of its own."""
+
+    code = "invalid_argument"
+    status = 400
+
+
+class ChatError(TurnstreamError):
+    """The edge refused what the chat asked for."""
+
+    code = "refused"
+
+
+class DemoError(TurnstreamError):
+    """The demo saw something other than it promises."""
+
+    code = "demo"
+
+
+class TopicChangedError(UnavailableError):
+    """The topic was made anew while it was read."""
+
+    code = "topic_changed"
+
+
+class RegistryUnavailableError(UnavailableError):
+    """The schema registry does not answer."""
+
+    code = "registry_unavailable"

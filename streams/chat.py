@@ -14,7 +14,10 @@ from urllib.parse import quote
 import aiohttp
 import msgspec
 
-from turnstream.schemas.errors import TurnstreamError, UnavailableError
+from turnstream.schemas.errors import (
+    ChatError,
+    UnavailableError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -29,12 +32,6 @@ _CALL_TIMEOUT_S = 30.0
 _HTTP_ERROR = 400
 _CLIENT_ERRORS = range(4400, 4500)
 _RETRIED_CLOSES = frozenset({4408, 4429})
-
-
-class ChatError(TurnstreamError):
-    """The edge refused what the chat asked for."""
-
-    code = "refused"
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,10 @@ from aiokafka import AIOKafkaProducer
 
 from turnstream.connectors.avro import Codec
 from turnstream.connectors.kafka.scan import LogScan, partition_of
-from turnstream.schemas.errors import TurnstreamError, UnavailableError
+from turnstream.schemas.errors import (
+    DemoError,
+    UnavailableError,
+)
 from turnstream.schemas.ids import new_turn_id, thread_key
 from turnstream.schemas.transcript import text_sha256
 from turnstream.streams.chat import Chat, End, Piece
@@ -33,12 +36,6 @@ if TYPE_CHECKING:
 
 TURN_TIMEOUT_S = 120.0
 _TENANT = "default"
-
-
-class DemoError(TurnstreamError):
-    """The demo saw something other than it promises."""
-
-    code = "demo"
 
 
 @dataclass(slots=True)

@@ -21,6 +21,7 @@ from turnstream.streams.settings import Settings
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+TREE = TurnstreamError.__module__
 HEAD = """# Reference
 
 Made by `make docs` from the code.
@@ -79,7 +80,8 @@ def _errors() -> Iterator[str]:
     pending: list[type[TurnstreamError]] = [TurnstreamError]
     while pending:
         error = pending.pop(0)
-        pending.extend(sorted(error.__subclasses__(), key=lambda one: one.__name__))
+        public = (one for one in error.__subclasses__() if one.__module__ == TREE)
+        pending.extend(sorted(public, key=lambda one: one.__name__))
         retry = "yes" if error.retryable else "no"
         yield f"| `{error.code}` | {error.status} | {retry} | {_first_sentence(error.__doc__)} |"
 

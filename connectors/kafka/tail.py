@@ -34,7 +34,11 @@ from aiokafka.structs import TopicPartition
 from turnstream.connectors.kafka.fetches import Fetch
 from turnstream.connectors.kafka.metadata import DescribeTopics
 from turnstream.connectors.kafka.ring import Ring, batch_records, next_offset
-from turnstream.schemas.errors import KafkaUnavailableError, NotFoundError, UnavailableError
+from turnstream.schemas.errors import (
+    KafkaUnavailableError,
+    NotFoundError,
+    TopicChangedError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
@@ -47,12 +51,6 @@ _READ_UNCOMMITTED = 0
 _PAUSE_S = 0.1
 _LEADER_TRIES = 50
 _LEADERS_S = 1.0
-
-
-class TopicChangedError(UnavailableError):
-    """The topic was made anew while it was read."""
-
-    code = "topic_changed"
 
 
 class Numbering(Protocol):

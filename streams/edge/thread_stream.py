@@ -18,6 +18,7 @@ from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocketDisconnect
 
 from turnstream.schemas.errors import (
+    CommandError,
     InvalidRequestError,
     NotFoundError,
     TurnstreamError,
@@ -41,13 +42,6 @@ BAD_FRAMES_MAX = 16
 
 Caller = Annotated[Principal, Depends(principal_of)]
 router = APIRouter(tags=["thread stream"])
-
-
-class CommandError(TurnstreamError):
-    """A command that the protocol answers with an error message of its own."""
-
-    code = "invalid_argument"
-    status = 400
 
 
 def _takes(schema: dict[str, Any]) -> dict[str, Any]:
