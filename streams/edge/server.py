@@ -10,11 +10,12 @@ import asyncio
 import contextlib
 import ipaddress
 import socket
+from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 import structlog
 import uvicorn
-from fastapi import FastAPI
+from fastapi_offline import FastAPIOffline
 
 from turnstream.schemas.errors import ConfigurationError
 from turnstream.streams.edge import health, problems, routes, thread_stream
@@ -24,6 +25,8 @@ from turnstream.streams.edge.routes.deps import PROBLEMS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from fastapi import FastAPI
 
     from turnstream.streams.edge.context import EdgeContext
     from turnstream.streams.settings import Settings
@@ -35,7 +38,10 @@ PING_S = 20.0
 
 def build_app(edge: EdgeContext) -> FastAPI:
     """Return the app with every route of the edge."""
-    app = FastAPI(title="turnstream", version="0.1.0", docs_url="/docs", redoc_url=None)
+    # its scripts and styles come from the package: where this runs there may be no internet
+    app = FastAPIOffline(
+        title="turnstream", version=version("turnstream"), docs_url="/docs", redoc_url=None
+    )
     app.state.edge = edge
     problems.install(app)
     app.add_middleware(BodyLimit, bytes_max=edge.settings.edge_body_bytes_max)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,11 @@ async def test_the_document_is_served(service: Any) -> None:
             document = json.loads(await response.text())
         async with http.get("/docs") as response:
             assert response.status == 200
+            page = await response.text()
+        assert "https://" not in page, "the page asks the internet for its parts"
+        for part in re.findall(r'(?:src|href)="(/[^"]+)"', page):
+            async with http.get(part) as response:
+                assert response.status == 200, part
     for path in ("/threads/{thread_id}/runs/stream", "/chat", "/state", "/assistants/search"):
         assert path in document["paths"]
     for path, operations in document["paths"].items():
