@@ -58,7 +58,7 @@ def build_agent(
     return graph
 
 
-def _after_model(now: AgentState) -> str:
+async def _after_model(now: AgentState) -> str:  # a plain function would run in a thread
     return "tools" if tool_node.calls_of(now["messages"][-1]) else END
 
 

@@ -26,9 +26,7 @@ class Incarnations:
     async def number(self, topic: str, topic_id: UUID) -> int:
         """Return the incarnation of this id, a new one if it was never seen."""
         try:
-            return int(
-                await self._pool.fetchval("SELECT incarnation($1, $2)", topic, topic_id)
-            )
+            return int(await self._pool.fetchval("SELECT incarnation($1, $2)", topic, topic_id))
         except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
             raise DatabaseUnavailableError(f"incarnation of {topic}: {error!r}") from error
 

@@ -135,7 +135,7 @@ async def run(
     turn_timeout_s: float = 60.0,
     sampling: Callable[[], None] = lambda: None,
 ) -> Measured:
-    """Run turns on so many streams for so long; the first second is not counted.
+    """Run turns on so many streams for so long; the first three seconds are not counted.
 
     `first` is the time to the first token less the model's own (`ttft_s`). What arrives in the
     window counts, whole turns or not. A stream that fails is noted, and opened anew. `sampling` is
@@ -145,7 +145,7 @@ async def run(
     clients = [kind(port, window) for _ in range(streams)]
     for at in range(0, streams, 50):
         await asyncio.gather(*(client.open() for client in clients[at : at + 50]))
-    began_counting = time.monotonic() + 1.0
+    began_counting = time.monotonic() + 3.0
     until = began_counting + seconds
 
     async def fresh(index: int) -> Ours | Theirs:
@@ -155,7 +155,7 @@ async def run(
         return clients[index]
 
     async def one(index: int) -> None:
-        await asyncio.sleep(index / streams)  # spread the starts over the first second
+        await asyncio.sleep(2.2 * index / streams)  # spread the starts over a paced turn
         client, turns = clients[index], 0
         while time.monotonic() < until:
             if turns == TURNS_A_THREAD:

@@ -148,7 +148,8 @@ async def open_websocket(port: int, path: str, end: bytes, window: Window) -> St
     key = base64.b64encode(os.urandom(16)).decode()
     stream.transport.write(
         f"GET {path} HTTP/1.1\r\nhost: 127.0.0.1:{port}\r\nupgrade: websocket\r\n"
-        f"connection: Upgrade\r\nsec-websocket-key: {key}\r\nsec-websocket-version: 13\r\n\r\n".encode()
+        f"connection: Upgrade\r\nsec-websocket-key: {key}\r\n"
+        "sec-websocket-version: 13\r\n\r\n".encode()
     )
     head = await asyncio.wait_for(stream.head, 10)
     if b" 101 " not in head.split(b"\r\n")[0]:

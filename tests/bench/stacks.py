@@ -148,9 +148,10 @@ async def running(settings: dict[str, str], *, sample: bool = False):
             under = ["-m", "tests.bench.sampler", str(stacks[name])] if sample else []
             return [sys.executable, *under, "-m", "turnstream.streams.cli", name]
 
+        module = (sys.executable, "-m")
         commands = {
             "model": (
-                [sys.executable, "-m", "turnstream.connectors.models.scripted", "--port", str(ports["model"])],
+                [*module, "turnstream.connectors.models.scripted", "--port", str(ports["model"])],
                 f"http://127.0.0.1:{ports['model']}/health",
             ),
             "worker": (cli("worker"), f"http://127.0.0.1:{ports['worker']}/readyz"),
