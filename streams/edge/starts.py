@@ -37,12 +37,14 @@ class Start:
     """A turn's start: `cursor` stands before its first record.
 
     `watched`: a stream of lifecycle events only has it. `heard`: any stream has it.
+    `over`: a stream that came after it has shown its end, so that who comes now is a newcomer.
     `superseded` is set when the caller asks for another turn on the thread.
     """
 
     cursor: Cursor
     watched: bool = False
     heard: bool = False
+    over: bool = False
     superseded: asyncio.Event = field(default_factory=asyncio.Event)
 
 
@@ -83,7 +85,7 @@ class Starts:
         if start is None:
             return None
         left = start.heard and listener not in self._listening
-        if left or (only_lifecycle and start.watched):
+        if left or start.over or (only_lifecycle and start.watched):
             del self._starts[listener]
             return None
         start.heard = True

@@ -236,6 +236,7 @@ class Subscription:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._lingers_until - time.monotonic()):
                     await self._start.superseded.wait()
+            self._start.over = True
         self._lingers_until = 0.0
 
     async def _reset(self, reset: Reset) -> None:

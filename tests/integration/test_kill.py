@@ -218,7 +218,8 @@ async def play(stage: Stage, mode: str) -> Aftermath:
     for watched in turns.values():
         fence_at = watched.fence_s + ended_at
         after = [at for at, _ in watched.plain.seen if at >= fence_at - 0.005]
-        watched.token_s = after[0] - ended_at if after else float("inf")
+        # a token may be here before the stage, which looks now and then, has seen the fence
+        watched.token_s = after[0] - ended_at if after else watched.fence_s
     closings = [stage.closed(stage.turn_of(watched.thread)) for watched in turns.values()]
     for closing in closings:
         with contextlib.suppress(TimeoutError):  # its own test says so

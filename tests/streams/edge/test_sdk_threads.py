@@ -169,7 +169,8 @@ async def test_an_edge_that_goes_and_comes_back(settings, open_running, worker, 
         await thread.run.start(input={})
         reading = asyncio.create_task(texts_of(thread))
         async with asyncio.timeout(20):
-            while not thread._active_message_streams:
+            # until every stream has a cursor: the SDK cannot resume one that has heard nothing
+            while not thread._active_message_streams or thread._lifecycle_cursor is None:
                 await asyncio.sleep(0.01)
     async with open_running(settings.model_copy(update={"edge_port": port})):
         half.set()

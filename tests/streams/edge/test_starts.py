@@ -83,3 +83,13 @@ async def test_asking_for_another_turn_ends_the_lingering_over_the_first(starts)
     assert not start.superseded.is_set()
     starts.starting(ME)
     assert start.superseded.is_set()
+
+
+async def test_who_comes_after_the_end_was_shown_is_a_newcomer(starts):
+    """Also while the edge has not yet noticed that the last listener left."""
+    starts.started(ME, FIRST)
+    start = starts.opened(ME, only_lifecycle=False, resumes=False)
+    start.over = True
+    assert opened(starts) is None
+    starts.started(ME, SECOND)
+    assert opened(starts) == SECOND
