@@ -119,7 +119,8 @@ async def running(settings: dict[str, str], *, sample: bool = False):
             local = stack.enter_context(LocalStack(folder / "stack"))
             kafka, admin = local.kafka_bootstrap, local.database_url
         ports = {name: free_port() for name in ("model", "worker", "edge", "template")}
-        ours, theirs = _database(admin, "bench_ours"), _database(admin, "bench_template")
+        names = (f"bench{os.getpid()}_{who}" for who in ("ours", "template"))
+        ours, theirs = (_database(admin, name) for name in names)
         env = (
             os.environ
             | {
