@@ -250,7 +250,12 @@ async def open_worker(
             outlets=outlets,
             signals=signals,
             open_lease=lambda worker_id, on_change: Lease(
-                direct, worker_id, name, ttl_s=settings.lease_ttl_s, on_change=on_change
+                direct,
+                worker_id,
+                name,
+                ttl_s=settings.lease_ttl_s,
+                silent_s=pump.silent_s,
+                on_change=on_change,
             ),
             listen=lambda listeners, on_connect: listen(direct, listeners, on_connect=on_connect),
             attempt=lambda claim, release: TurnAttempt(claim, bench, release),

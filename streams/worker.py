@@ -46,7 +46,17 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 WATCH_EVERY_S = 0.1
-REAP_EVERY_S = 0.25
+REAP_EVERY_S = 0.17
+"""Between two looks for dead peers, before jitter: one is seen within 250 ms."""
+
+JUDGE_AFTER_S = 1.5
+"""So long a worker must have held its own lease without a break before it judges those of others:
+after an outage of Postgres they need time to come back, as it did itself."""
+
+PROBE_EVERY_S = 1.0
+HEARD_WITHIN_S = 4.0
+"""A peer whose last answer is no older hears Kafka: a probe and a renewal lie in between."""
+
 RECLAIM_EVERY_S = 1.0
 SWEEP_EVERY_S = 1.0
 SWEEP_MAX = 100
@@ -142,6 +152,7 @@ class Worker:
         tasks.create_task(self._pump.run(), name="pump")  # 1
         tasks.create_task(self._hold_lease(), name="lease")  # 2
         tasks.create_task(self._watch(), name="watch")
+        tasks.create_task(self._probe(), name="probe")
         await self._leased.wait()
         tasks.create_task(self._hear(), name="listen")  # 3
         tasks.create_task(self.roster.run_finishes(), name="finish")  # 4
@@ -194,21 +205,40 @@ class Worker:
             self._pump.hurry()
 
     async def _watch(self) -> None:
-        """Beat for the lease, and see whether Kafka acknowledges."""
+        """Beat for the lease, and see whether Kafka acknowledges: while it does not, turns hold."""
         while True:
             if self._lease is not None:
                 self._lease.beat()
             stalled = self._pump.stalled_s() > self._ack_stall_s
             if stalled and not self._stalled:
                 log.error("acks_stalled", turns=len(self.roster.running))
-                for attempt in list(self.roster.running.values()):
-                    attempt.halt("no acks", silently=True)
             elif self._stalled and not stalled:
                 log.info("acks_again")
                 self.roster.wake.set()
             self._stalled = stalled
             self.roster.accepting = self.may_produce() and not stalled
             await asyncio.sleep(WATCH_EVERY_S)
+
+    async def _probe(self) -> None:
+        """Learn whether Kafka answers, also while there is nothing to say.
+
+        A worker that hears nothing gives its threads up if a peer does hear: that one can go on.
+        If nobody hears, a peer could do no better, and readers would be rewound for nothing.
+        """
+        while True:
+            await asyncio.sleep(PROBE_EVERY_S)
+            if self._pump.silent_s() > PROBE_EVERY_S:
+                await self._pump.probe()
+            if not self._stalled or not self.roster.running:
+                continue
+            try:
+                if not await self._ledger.peer_hears(self.roster.worker, HEARD_WITHIN_S):
+                    continue
+            except DatabaseUnavailableError:
+                continue
+            log.error("threads_left_to_peers", turns=len(self.roster.running))
+            for attempt in list(self.roster.running.values()):
+                attempt.halt("no acks", silently=True)
 
     # -- wake-ups and polls ----------------------------------------------------------------------
 
@@ -248,6 +278,8 @@ class Worker:
     async def _reap(self) -> None:
         while True:
             await asyncio.sleep(_jitter(REAP_EVERY_S))
+            if self._lease is None or self._lease.steady_s < JUDGE_AFTER_S:
+                continue
             try:
                 freed = await self._ledger.reap()
             except DatabaseUnavailableError:

@@ -118,6 +118,10 @@ class Producer:
                 task.cancel()
             await self._client.close()
 
+    async def probe(self) -> bool:
+        """Ask a broker for metadata; tells whether one answered."""
+        return bool(await self._client.force_metadata_update())
+
     def leader(self, to: TopicPartition) -> int:
         """Return the partition's leader, -1 where none is known."""
         node = self._client.cluster.leader_for_partition(to)

@@ -15,6 +15,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol
 
 import structlog
@@ -38,6 +39,7 @@ RECORD_OVERHEAD = 128
 header, 21 of the record's, and the lengths of three headers (record format v2)."""
 
 REOPEN_PAUSE_S = 0.5
+PROBE_TIMEOUT_S = 2.0
 CLOSE_TIMEOUT_S = 5.0
 
 
@@ -127,6 +129,7 @@ class Pump:
         self._away: set[TopicPartition] = set()
         self._closing: set[asyncio.Task[None]] = set()
         self._opening_since: float | None = None
+        self._heard_at = clock()
         self._broken: BaseException | None = None
         self._urgent = False
         self._last_round = 0.0
@@ -220,6 +223,19 @@ class Pump:
         if self._opening_since is not None:
             since.append(self._opening_since)
         return self._clock() - min(since) if since else 0.0
+
+    def silent_s(self) -> float:
+        """For how long Kafka has acknowledged nothing, and answered no `probe`; from any thread."""
+        return self._clock() - self._heard_at
+
+    async def probe(self) -> None:
+        """See whether Kafka answers, where no acks tell it; does nothing while some are due."""
+        if self._producer is None or self._rounds:
+            return
+        with suppress(TimeoutError, KafkaError):
+            async with asyncio.timeout(PROBE_TIMEOUT_S):
+                if await self._producer.probe():
+                    self._heard_at = self._clock()
 
     async def run(self) -> None:
         """Produce rounds until cancelled; raises what makes producing impossible."""
@@ -333,6 +349,7 @@ class Pump:
         if error is not None:
             self._refuse(to, taken, error)
         else:
+            self._heard_at = self._clock()
             # a batch that the broker says it has already may come without its offset
             for at, (sender, n, _key, _value, _headers) in enumerate(taken):
                 sender.landed(n, base + at if base >= 0 else -1)

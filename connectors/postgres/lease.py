@@ -1,8 +1,8 @@
 """The worker's lease: one row, renewed from a thread and a direct connection of its own.
 
-The thread renews only while the event loop ticks (`beat`) and acks arrive (`pause`, `resume`), so
-that a worker which cannot work is not taken for alive. Peers judge the row by the server's clock
-and by whether this connection's session still exists.
+The thread renews only while the event loop ticks (`beat`), so that a worker which cannot work is
+not taken for alive. Peers judge the row by the server's clock and by whether this connection's
+session still exists. Each renewal also says for how long Kafka has not answered the worker.
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ class Lease:
     needed. A restored database or a failover (a new timeline) ends the lease as well.
 
     `on_change` is called on the event loop when the thread sees the state change; the property
-    tells it at any moment, also in a process that was just woken.
+    tells it at any moment, also in a process that was just woken. `silent_s`: seconds since Kafka
+    answered the worker; called from the lease's thread.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class Lease:
         *,
         ttl_s: float = LEASE_TTL_S,
         renew_every_s: float = RENEW_EVERY_S,
+        silent_s: Callable[[], float] = lambda: 0.0,
         on_change: Callable[[LeaseState], None] | None = None,
     ) -> None:
         self.worker = worker
@@ -57,11 +59,12 @@ class Lease:
         self._name = name
         self._ttl_s = ttl_s
         self._every_s = renew_every_s
+        self._silent_s = silent_s
         self._on_change = on_change
         self._connection: psycopg.Connection[Any] | None = None
         self._deadline = 0.0
         self._beat = 0.0
-        self._paused = False
+        self._steady_from = 0.0
         self._lost = False
         self._told: LeaseState = "held"
         self._ended = False
@@ -79,13 +82,14 @@ class Lease:
         """Tell that the event loop ticks; to be called more often than `renew_every_s`."""
         self._beat = time.monotonic()
 
-    def pause(self) -> None:
-        """Stop renewing, because acks do not arrive."""
-        self._paused = True
+    @property
+    def steady_s(self) -> float:
+        """Return for how long it has been held over one connection, without a break.
 
-    def resume(self) -> None:
-        """Renew again."""
-        self._paused = False
+        Who judges others must have been able to renew for a while itself: after an outage of the
+        server all leases are over, and all sessions are missing, also those of workers that live.
+        """
+        return time.monotonic() - self._steady_from if self.state == "held" else 0.0
 
     async def __aenter__(self) -> Self:
         """Register the worker; raises `DatabaseUnavailableError`."""
@@ -120,6 +124,7 @@ class Lease:
         except psycopg.Error as error:
             raise DatabaseUnavailableError(f"cannot register the worker: {error}") from error
         self._deadline = sent + self._ttl_s
+        self._steady_from = time.monotonic()
 
     def _run(self) -> None:
         wait_s = self._every_s
@@ -128,8 +133,7 @@ class Lease:
             if self._ended:
                 break
             wait_s = self._every_s
-            alive = time.monotonic() - self._beat < self._every_s and not self._paused
-            if alive:
+            if time.monotonic() - self._beat < self._every_s:
                 try:
                     self._renew()
                 except psycopg.Error:
@@ -156,12 +160,16 @@ class Lease:
         return min(wait_s, left + 0.001) if left > 0 else wait_s
 
     def _renew(self) -> None:
+        unbroken = self._connection is not None and self.state == "held"
         connection = self._connection = self._connection or self._connect()
         sent = time.monotonic()
         row = connection.execute(
-            "SELECT renew_worker(%s, make_interval(secs => %s))", (self.worker, self._ttl_s)
+            "SELECT renew_worker(%s, make_interval(secs => %s), make_interval(secs => %s))",
+            (self.worker, self._ttl_s, self._silent_s()),
         ).fetchone()
         if row and row[0]:
+            if not unbroken:
+                self._steady_from = time.monotonic()
             self._deadline = sent + self._ttl_s
         else:
             self._lost = True

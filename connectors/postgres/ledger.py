@@ -67,6 +67,7 @@ _CANCELS = """
 SELECT thread_key, epoch, cancel FROM threads
  WHERE thread_key = ANY ($1) AND cancel IS NOT NULL
 """
+_PEER_HEARS = "SELECT peer_hears($1, $2)"
 _UNCLOSED = "SELECT sum(unclosed)::bigint FROM tally"
 
 
@@ -174,6 +175,10 @@ class Ledger:
         while (freed := await self._value("SELECT reap()")) is not None:
             total += freed
         return total
+
+    async def peer_hears(self, worker: UUID, within_s: float) -> bool:
+        """Tell whether another live worker had an answer from Kafka in the last seconds."""
+        return bool(await self._value(_PEER_HEARS, worker, timedelta(seconds=within_s)))
 
     async def open_total(self) -> int:
         """Return how many admitted turns are not closed, over all threads."""

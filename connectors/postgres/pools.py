@@ -5,12 +5,14 @@ Per worker at most `POOL_SIZE_MAX` of each, beside two direct connections (lease
 
 from __future__ import annotations
 
+import select
+import time
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
 from psycopg.rows import DictRow, dict_row
-from psycopg_pool import AsyncConnectionPool
+from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from turnstream.schemas.errors import DatabaseUnavailableError
 
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 POOL_SIZE_MAX = 8
 STATEMENT_TIMEOUT_S = 10.0
 CONNECT_TIMEOUT_S = 5.0
+RECONNECT_EVERY_S = 0.5
 
 
 @asynccontextmanager
@@ -80,6 +83,8 @@ async def saver_pool(
         max_size=size_max,
         max_waiting=0,
         timeout=statement_timeout_s,
+        # left to itself it doubles its pauses, and sleeps on when the server is back
+        reconnect_timeout=RECONNECT_EVERY_S,
         kwargs=options,
         open=False,
     )
@@ -88,6 +93,46 @@ async def saver_pool(
         yield pool
     finally:
         await pool.close(timeout=CONNECT_TIMEOUT_S)
+
+
+@asynccontextmanager
+async def borrow(
+    pool: AsyncConnectionPool[Any], *, patience_s: float | None = None
+) -> AsyncIterator[AsyncConnection[Any]]:
+    """Lend a connection that the server has not cut; waits for one (default: the pool's time-out).
+
+    Raises `PoolTimeout`, before anything was sent. Each try makes the pool connect anew.
+    """
+    until = time.monotonic() + (pool.timeout if patience_s is None else patience_s)
+    while True:
+        left = until - time.monotonic()
+        try:
+            connection = await pool.getconn(max(0.001, min(left, RECONNECT_EVERY_S)))
+        except PoolTimeout:
+            if left <= RECONNECT_EVERY_S:
+                raise
+            continue
+        if not _cut(connection):
+            break
+        await connection.close()
+        await pool.putconn(connection)
+    try:
+        yield connection
+    finally:
+        await pool.putconn(connection)
+
+
+def _cut(connection: AsyncConnection[Any]) -> bool:
+    """Tell whether the server has said something to an idle connection: its end.
+
+    So a statement is not sent into a connection that is gone, after which nobody would know
+    whether it was executed.
+    """
+    if connection.closed:
+        return True
+    poll = select.poll()
+    poll.register(connection.fileno(), select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def _settings(part: str, statement_timeout_s: float) -> dict[str, str]:

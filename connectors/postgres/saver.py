@@ -24,6 +24,7 @@ from langgraph.checkpoint.serde.types import _DeltaSnapshot
 from psycopg.rows import dict_row, tuple_row
 
 from turnstream.connectors.postgres.commits import Item, Question, Session
+from turnstream.connectors.postgres.pools import borrow
 from turnstream.connectors.postgres.statements import (
     BlobRow,
     CheckpointRow,
@@ -51,6 +52,10 @@ if TYPE_CHECKING:
     from psycopg import AsyncCursor
     from psycopg.rows import DictRow
     from psycopg_pool import AsyncConnectionPool
+
+COMMIT_PATIENCE_S = 120.0
+"""For a connection to commit over. While there is none, nothing was sent and nothing is unknown:
+the turn waits, and goes on where it is unless its thread is somebody else's by then."""
 
 NULL_TASK_ID = "00000000-0000-0000-0000-000000000000"
 # only other writes make a task finished; langgraph has no public name for the second
@@ -248,7 +253,7 @@ class FencedSaver(AsyncPostgresSaver):
     @asynccontextmanager
     async def _cursor(self, *, pipeline: bool = False) -> AsyncIterator[AsyncCursor[DictRow]]:
         """Give the inherited methods a connection of the pool, without the stock saver's lock."""
-        async with self.conn.connection() as connection:
+        async with borrow(self.conn) as connection:
             if pipeline:
                 async with (
                     connection.pipeline(),
@@ -349,8 +354,9 @@ class FencedSaver(AsyncPostgresSaver):
         self, thread_id: str, rows: Rows, fence: Fence | None = None, end: End | None = None
     ) -> tuple[str | None] | None:
         sql, values = statement(thread_id, rows, fence, end)
+        patience_s = None if fence is None else COMMIT_PATIENCE_S
         async with (
-            self.conn.connection() as connection,
+            borrow(self.conn, patience_s=patience_s) as connection,
             connection.cursor(row_factory=tuple_row) as cursor,
         ):
             await cursor.execute(sql, values)

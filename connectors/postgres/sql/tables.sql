@@ -92,7 +92,8 @@ CREATE TABLE intake (
 ) WITH (fillfactor = 20);
 
 -- One row a worker's life. `pid` and `backend_start` name the session that renews the lease. A life
--- does not outlast its timeline: all that it claimed is fenced then, and has to be freed.
+-- does not outlast its timeline: all that it claimed is fenced then, and has to be freed. `heard_at`:
+-- when Kafka last answered it, as it said at its last renewal.
 CREATE TABLE workers (
   worker        uuid PRIMARY KEY,
   name          text NOT NULL,
@@ -100,6 +101,7 @@ CREATE TABLE workers (
   backend_start timestamptz NOT NULL,
   timeline      bigint NOT NULL,
   lease_until   timestamptz NOT NULL,
+  heard_at      timestamptz NOT NULL DEFAULT clock_timestamp(),
   since         timestamptz NOT NULL DEFAULT now()
 ) WITH (fillfactor = 50);
 

@@ -7,12 +7,14 @@ RETURNS void LANGUAGE sql AS $$
       FROM pg_stat_get_activity(pg_backend_pid()) a
 $$;
 
--- False if the row is gone or of another timeline: the worker's threads are not its own.
-CREATE OR REPLACE FUNCTION renew_worker(p_worker uuid, p_ttl interval) RETURNS boolean
-LANGUAGE plpgsql AS $$
+-- False if the row is gone or of another timeline: the worker's threads are not its own. `p_silent`:
+-- for how long Kafka has not answered the worker.
+CREATE OR REPLACE FUNCTION renew_worker(p_worker uuid, p_ttl interval, p_silent interval)
+RETURNS boolean LANGUAGE plpgsql AS $$
 BEGIN
   UPDATE workers w
-     SET lease_until = clock_timestamp() + p_ttl, pid = a.pid, backend_start = a.backend_start
+     SET lease_until = clock_timestamp() + p_ttl, heard_at = clock_timestamp() - p_silent,
+         pid = a.pid, backend_start = a.backend_start
     FROM pg_stat_get_activity(pg_backend_pid()) a
    WHERE w.worker = p_worker AND w.timeline = timeline();
   RETURN FOUND;
@@ -27,6 +29,15 @@ CREATE OR REPLACE FUNCTION worker_is_dead(w workers) RETURNS boolean LANGUAGE sq
       OR w.backend_start > pg_postmaster_start_time()
          AND NOT EXISTS (SELECT FROM pg_stat_get_activity(w.pid) a
                          WHERE a.backend_start = w.backend_start)
+$$;
+
+-- Whether another worker lives that Kafka has answered within `p_within`: one that hears nothing may
+-- then leave its threads to it. If nobody hears anything, giving them up would only rewind readers.
+CREATE OR REPLACE FUNCTION peer_hears(p_worker uuid, p_within interval) RETURNS boolean
+LANGUAGE sql STABLE AS $$
+  SELECT EXISTS (
+    SELECT FROM workers WHERE worker <> p_worker AND timeline = timeline()
+       AND lease_until > clock_timestamp() AND heard_at > clock_timestamp() - p_within)
 $$;
 
 -- Take a worker's threads from it and forget it. The caller holds the worker's lock exclusively.

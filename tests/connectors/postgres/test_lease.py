@@ -92,8 +92,7 @@ async def test_leaving_gives_back_what_is_left(scene, ledger_dsn):
     assert await scene.ready() == ["acme/a"]
 
 
-@pytest.mark.parametrize("why", ["the loop stands still", "acks do not arrive"])
-async def test_without_ticks_or_acks_it_holds_and_then_goes_on(scene, ledger_dsn, why):
+async def test_without_ticks_it_holds_and_then_goes_on(scene, ledger_dsn):
     told = []
     lease = Lease(
         ledger_dsn, uuid.uuid4(), "w", ttl_s=0.6, renew_every_s=0.2, on_change=told.append
@@ -106,19 +105,32 @@ async def test_without_ticks_or_acks_it_holds_and_then_goes_on(scene, ledger_dsn
         return told == ["holding", "held"]
 
     async with lease:
-        if why == "acks do not arrive":
-            lease.pause()
-            async with beating(lease):
-                await until(holds)
-                assert lease.state == "holding"
-                lease.resume()
-                await until(goes_on)
-        else:
-            await until(holds)
-            assert lease.state == "holding"
-            async with beating(lease):
-                await until(goes_on)
+        assert lease.steady_s > 0
+        await until(holds)
+        assert lease.state == "holding"
+        assert lease.steady_s == 0
+        async with beating(lease):
+            await until(goes_on)
+            assert 0 < lease.steady_s < 1.0, "it counts from the renewal on"
     assert lease.state == "held"
+
+
+async def test_renewals_say_how_long_kafka_has_been_silent(scene, ledger_dsn):
+    silent_s = 0.0
+    mine, peer = uuid.uuid4(), uuid.uuid4()
+    lease = Lease(ledger_dsn, peer, "w", renew_every_s=0.05, silent_s=lambda: silent_s)
+
+    async def unheard():
+        return not await scene.ledger.peer_hears(mine, 4.0)
+
+    async with lease, beating(lease):
+        assert await scene.ledger.peer_hears(mine, 4.0)
+        assert not await scene.ledger.peer_hears(peer, 4.0), "it is no peer of itself"
+        silent_s = 60.0
+        await until(unheard)
+        silent_s = 0.0
+        await until(lambda: scene.ledger.peer_hears(mine, 4.0))
+    assert await unheard(), "nobody is left"
 
 
 async def test_a_reaped_worker_is_lost(scene, ledger_dsn):
@@ -132,10 +144,8 @@ async def test_a_reaped_worker_is_lost(scene, ledger_dsn):
 
     async with lease:
         await scene.admit(lease.worker, scene.start("1"))
-        lease.pause()
         await until(lambda: reaped(scene))
         assert await scene.ready() == ["acme/a"]
-        lease.resume()
         async with beating(lease):
             await until(lost)
 
@@ -166,12 +176,15 @@ async def test_a_cut_connection_loses_nothing(scene, ledger_dsn):
     async with lease, beating(lease):
         pid = "SELECT pid FROM workers WHERE worker = $1"
         first = await scene.pool.fetchval(pid, lease.worker)
+        assert lease.steady_s > 0
         await scene.pool.execute("SELECT pg_terminate_backend($1)", first)
 
         async def renewed():
             return await scene.pool.fetchval(pid, lease.worker) not in (first, None)
 
+        cut = time.monotonic()
         await until(renewed)
+        assert lease.steady_s < time.monotonic() - cut, "it is held anew"
         assert await scene.ledger.reap() == 0
         assert lease.state == "held"
 
