@@ -1,4 +1,4 @@
-"""One Kafka node (KRaft, broker and controller in one) on the loopback address.
+"""A Kafka node (KRaft, broker and controller in one) on the loopback address, alone or of several.
 
 Reads the cache for the jars; writes `kafka/` in the stack's folder (its configuration, its log
 segments, and an archive of the JVM's classes, which halves the start from the third on).
@@ -13,6 +13,7 @@ import secrets
 import socket
 import struct
 import subprocess
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from turnstream.deploy.local.part import Part
@@ -24,6 +25,32 @@ if TYPE_CHECKING:
 
 _METADATA, _METADATA_VERSION = 3, 1
 _ANSWER_BYTES_MAX = 64 << 10
+_REPLICAS_MAX = 3
+
+
+def new_cluster_id() -> str:
+    """Return an id for a new cluster: 16 random bytes as Kafka writes them."""
+    return base64.urlsafe_b64encode(secrets.token_bytes(16)).decode().rstrip("=")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Node:
+    """Which node of which cluster: by default the only one of a new cluster.
+
+    `number` counts from 1; `controller_ports` are those of all nodes, in their order. All nodes
+    have the same `cluster_id`. `listeners` are more ways in, by a name in capitals: the port that
+    is bound and the port that clients of it are told, which may be that of a proxy.
+    """
+
+    number: int = 1
+    controller_ports: tuple[int, ...]
+    cluster_id: str = field(default_factory=new_cluster_id)
+    listeners: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """Return what the part is called."""
+        return f"kafka-{self.number}" if len(self.controller_ports) > 1 else "kafka"
 
 
 def kafka_part(
@@ -34,27 +61,29 @@ def kafka_part(
     java: tuple[Path, int],
     env: Mapping[str, str],
     port: int,
-    controller_port: int,
+    node: Node,
     options: Mapping[str, str],
+    heap_mib: int = 512,
 ) -> Part:
     """Prepare a node's folder (formats its storage once) and return the part.
 
-    `java` is a Java and its major version; `options` go over our broker configuration. Raises
-    `PartError` when the storage cannot be formatted.
+    `java` is a Java and its major version; `options` go over our broker configuration. The node is
+    ready when it serves clients, which those of a cluster do once more than half of them run.
+    Raises `PartError` when the storage cannot be formatted.
     """
     folder.mkdir(exist_ok=True)
     configuration = folder / "server.properties"
-    settings = {**_configuration(folder / "data", port, controller_port), **options}
+    settings = {**_configuration(folder / "data", port, node), **options}
     configuration.write_text("".join(f"{key}={value}\n" for key, value in settings.items()))
     class_path = ":".join(map(str, jars))
     formatted = (folder / "data" / "meta.properties").exists()
     if not formatted:
-        _format(java[0], class_path, configuration, log, env)
+        _format(java[0], class_path, configuration, log, env=env, node=node)
     return Part(
-        name="kafka",
+        name=node.name,
         argv=(
             str(java[0]),
-            "-Xmx512m",
+            f"-Xmx{heap_mib}m",
             "-XX:+UseSerialGC",
             "-XX:TieredStopAtLevel=1",
             _archive(folder, class_path, java, again=formatted),
@@ -70,7 +99,7 @@ def kafka_part(
         env=env,
         ready=lambda: broker_answers(port),
         url=f"127.0.0.1:{port}",
-        ports={"broker": port, "controller": controller_port},
+        ports={"broker": port, "controller": node.controller_ports[node.number - 1]},
         again=lambda logged: not logged.strip(),
         restarts_max=1,  # seen once in 19 starts: the JVM ends at once and says nothing
         stop_timeout_s=20,
@@ -93,24 +122,32 @@ def broker_answers(port: int) -> bool:
     return len(answer) >= struct.calcsize(">ii") and struct.unpack(">ii", answer[:8])[1] > 0
 
 
-def _configuration(data: Path, port: int, controller_port: int) -> dict[str, str]:
-    listeners = f"PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller_port}"
+def _configuration(data: Path, port: int, node: Node) -> dict[str, str]:
+    controllers = [
+        f"{number}@127.0.0.1:{at}" for number, at in enumerate(node.controller_ports, start=1)
+    ]
+    bound = {"PLAINTEXT": port, **{name: at for name, (at, _) in node.listeners.items()}}
+    told = {"PLAINTEXT": port, **{name: at for name, (_, at) in node.listeners.items()}}
+    own = node.controller_ports[node.number - 1]
+    replicas = min(_REPLICAS_MAX, len(controllers))
+    in_sync = max(1, replicas - 1)
     return {
         "process.roles": "broker,controller",
-        "node.id": "1",
-        "controller.quorum.voters": f"1@127.0.0.1:{controller_port}",
-        "listeners": listeners,
-        "advertised.listeners": f"PLAINTEXT://127.0.0.1:{port}",
+        "node.id": str(node.number),
+        "controller.quorum.voters": ",".join(controllers),
+        "listeners": _addresses({**bound, "CONTROLLER": own}),
+        "advertised.listeners": _addresses(told),
         "controller.listener.names": "CONTROLLER",
-        "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
+        "listener.security.protocol.map": ",".join(
+            f"{name}:PLAINTEXT" for name in (*bound, "CONTROLLER")
+        ),
         "inter.broker.listener.name": "PLAINTEXT",
         "log.dirs": str(data),
-        # one node can hold one replica
-        "offsets.topic.replication.factor": "1",
-        "transaction.state.log.replication.factor": "1",
-        "transaction.state.log.min.isr": "1",
-        "share.coordinator.state.topic.replication.factor": "1",
-        "share.coordinator.state.topic.min.isr": "1",
+        "offsets.topic.replication.factor": str(replicas),
+        "transaction.state.log.replication.factor": str(replicas),
+        "transaction.state.log.min.isr": str(in_sync),
+        "share.coordinator.state.topic.replication.factor": str(replicas),
+        "share.coordinator.state.topic.min.isr": str(in_sync),
         # the defaults, 50 each, are meant for clusters and take seconds to create
         "offsets.topic.num.partitions": "3",
         "transaction.state.log.num.partitions": "3",
@@ -118,6 +155,10 @@ def _configuration(data: Path, port: int, controller_port: int) -> dict[str, str
         "group.initial.rebalance.delay.ms": "0",
         "auto.create.topics.enable": "false",  # topics have settings, and a typo is no topic
     }
+
+
+def _addresses(ports: Mapping[str, int]) -> str:
+    return ",".join(f"{name}://127.0.0.1:{port}" for name, port in ports.items())
 
 
 def _archive(folder: Path, class_path: str, java: tuple[Path, int], *, again: bool) -> str:
@@ -136,11 +177,16 @@ def _archive(folder: Path, class_path: str, java: tuple[Path, int], *, again: bo
 
 
 def _format(
-    java: Path, class_path: str, configuration: Path, log: Path, env: Mapping[str, str]
+    java: Path,
+    class_path: str,
+    configuration: Path,
+    log: Path,
+    *,
+    env: Mapping[str, str],
+    node: Node,
 ) -> None:
-    cluster = base64.urlsafe_b64encode(secrets.token_bytes(16)).decode().rstrip("=")
     # the id with its option in one word, for it may begin with a hyphen
-    tool = ("kafka.tools.StorageTool", "format", f"--cluster-id={cluster}")
+    tool = ("kafka.tools.StorageTool", "format", f"--cluster-id={node.cluster_id}")
     argv = (str(java), "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp", class_path, *tool)
     with log.open("ab") as output:
         done = subprocess.run(  # noqa: S603 - our own arguments
@@ -154,5 +200,5 @@ def _format(
     if done.returncode:
         tail = tuple(log.read_text(errors="replace").splitlines()[-15:])
         raise PartError(
-            part="kafka", cause="its storage cannot be formatted", tail=tail, log=os.fspath(log)
+            part=node.name, cause="its storage cannot be formatted", tail=tail, log=os.fspath(log)
         )

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Self
 from turnstream.deploy.local import machine
 from turnstream.deploy.local.folder import Folder, stop_parts
 from turnstream.deploy.local.jars import fetch_jars, read_lock
-from turnstream.deploy.local.kafka import kafka_part
+from turnstream.deploy.local.kafka import Node, kafka_part
 from turnstream.deploy.local.model import NAME, model_part
 from turnstream.deploy.local.part import Part, Running
 from turnstream.deploy.local.plan import Plan
@@ -241,7 +241,7 @@ class LocalStack:
             java=found,
             env=machine.environment(),
             port=self._port("kafka", "broker", self.plan.kafka_port),
-            controller_port=self._port("kafka", "controller"),
+            node=Node(controller_ports=(self._port("kafka", "controller"),)),
             options=self.plan.kafka_options,
         )
 
