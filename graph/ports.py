@@ -1,7 +1,8 @@
 """What the graph side needs from outside, as Protocols; the composition root hands the adapters in.
 
 `Emitter`: where a turn's events go. `Commits`: what the runner asks of the saver's session.
-`ModelClient` and `Tool`: what the built-in agent calls. `TurnContext`: what native nodes are given.
+`ToolCalls`: the ledger of tool calls. `ModelClient` and `Tool`: what the built-in agent calls.
+`TurnContext`: what native nodes are given.
 """
 
 from __future__ import annotations
@@ -9,12 +10,16 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
+from turnstream.graph.retries import Retries
+
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
     from uuid import UUID
 
+    from turnstream.graph.tool_calls import Effects
     from turnstream.schemas.chat import ChatAnswer, ChatRequest, Delta, ToolSpec
     from turnstream.schemas.events import Event, Keep
+    from turnstream.schemas.tool_calls import Known, ToolCall
 
 SaverCall = tuple[Any, ...]
 """A saver call that was collected: `("aput", config, checkpoint, metadata, new_versions)` or
@@ -39,6 +44,11 @@ class Asked(Protocol):
         """What the task gave to `interrupt()`."""
         ...
 
+    @property
+    def schema(self) -> Mapping[str, Any] | None:
+        """The JSON schema of the answer, if the task gave one."""
+        ...
+
 
 class Emitter(Protocol):
     """Takes a turn's events in the order in which they happen.
@@ -53,8 +63,11 @@ class Emitter(Protocol):
         """True when the attempt is over."""
         ...
 
-    def emit(self, event_type: type[Event], *, path: str, **fields: Any) -> None:
-        """Take one event; `fields` are the record's own, without the envelope."""
+    def emit(self, event_type: type[Event], *, path: str, **fields: Any) -> int:
+        """Take one event and return its `n`, 0 after the attempt is over.
+
+        `fields` are the record's own, without the envelope.
+        """
         ...
 
     def tokens(
@@ -72,6 +85,41 @@ class Emitter(Protocol):
         ...
 
 
+class ToolCalls(Protocol):
+    """The ledger of tool calls with effects, as one attempt sees it (RULES, Tools).
+
+    Each call raises what ends the attempt (`FencedError`, a lost database), and
+    `asyncio.CancelledError` where the turn is to stop.
+    """
+
+    @property
+    def thread_key(self) -> str:
+        """Key of the thread."""
+        ...
+
+    @property
+    def origin(self) -> UUID:
+        """The first turn of the chain of resumes: calls are found again in all of it."""
+        ...
+
+    @property
+    def open(self) -> dict[tuple[str, int], ToolCall]:
+        """Calls that are being made, by path and ordinal; those that were stopped stay."""
+        ...
+
+    async def start(self, call: ToolCall) -> Known:
+        """Record that a call begins, after all that stands before it is committed."""
+        ...
+
+    async def finish(self, call: ToolCall, result: Any) -> None:
+        """Record what a call came to: anything that a checkpoint can hold."""
+        ...
+
+    async def ask(self, call: ToolCall) -> None:
+        """Record that a call stopped with a question."""
+        ...
+
+
 class Commits(Protocol):
     """The saver's session of one attempt, as the runner sees it."""
 
@@ -84,9 +132,22 @@ class Commits(Protocol):
     is_last: Callable[[Any], bool] | None
     """Tells of a root checkpoint that nothing runs after it; it then waits for the outcome."""
 
+    carried: Callable[[int, Sequence[Keep]], bytes | None] | None
+    """Gives what a next attempt is to know (JSON), written with each commit: of its `keep`."""
+
+    @property
+    def stepped_at(self) -> float:
+        """When the running step of the root graph began (`time.monotonic`)."""
+        ...
+
     @property
     def asked(self) -> Mapping[str, Asked]:
         """Questions that tasks stopped with in this attempt, by interrupt id, in order."""
+        ...
+
+    @property
+    def tool_calls(self) -> ToolCalls:
+        """The ledger of tool calls, for this attempt."""
         ...
 
     @property
@@ -122,7 +183,7 @@ class ModelClient(Protocol):
         """Call `push` once per network read, in order; return when the answer is whole.
 
         `push` must not block. Raises `ModelError`; cancelling the task frees the server's slot.
-        A call that failed is repeated only as long as nothing was pushed.
+        A call that failed is not repeated here.
         """
         ...
 
@@ -131,8 +192,8 @@ class ModelClient(Protocol):
 class ToolCallContext:
     """What a running tool knows of its call.
 
-    `idempotency_key` is the same when the call runs again after a crash; `progress` takes anything
-    that JSON can hold and never waits.
+    `idempotency_key` (a UUID) is the same when the call is made again, after a crash or in a
+    resume; `progress` takes anything that JSON can hold and never waits.
     """
 
     turn_id: UUID
@@ -155,6 +216,11 @@ class Tool(Protocol):
         """Time after which a call is given up."""
         ...
 
+    @property
+    def effects(self) -> Effects | None:
+        """What the tool says of its effects; None has none, and its calls are not recorded."""
+        ...
+
     def check(self, arguments: Mapping[str, Any]) -> Any:
         """Return the arguments in the tool's own form; raises `ToolArgumentsError`."""
         ...
@@ -164,14 +230,22 @@ class Tool(Protocol):
         ...
 
 
+async def _nothing(path: str) -> Sequence[Keep]:  # noqa: ARG001  where nothing is committed
+    return ()
+
+
 @dataclass(frozen=True, slots=True)
 class TurnContext:
     """What the nodes of a native graph find in `Runtime.context`.
 
     `configurable` holds the assistant's settings for this turn as they came: nobody checked them.
+    `settled` is `Commits.settled`, `retries` the budget of retries.
     """
 
     emitter: Emitter
     turn_id: UUID
     thread_key: str
+    tool_calls: ToolCalls
     configurable: Mapping[str, Any] = field(default_factory=dict)
+    settled: Callable[[str], Awaitable[Sequence[Keep]]] = field(default=_nothing, compare=False)
+    retries: Retries = field(default_factory=Retries, compare=False)

@@ -8,25 +8,28 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 from langgraph.errors import GraphDrained
 from langgraph.runtime import RunControl
 
 from turnstream.graph.closing import closing_calls
-from turnstream.graph.ending import last_answer, outcome_of, with_words
+from turnstream.graph.deadlines import TurnLimits, overrun
+from turnstream.graph.ending import last_answer, outcome_of, text_in, with_words
+from turnstream.graph.questions import asked_fields
+from turnstream.graph.recorded import record_with
 from turnstream.graph.said import Said
 from turnstream.graph.translate import MODES, Translator
-from turnstream.graph.values import to_json
 from turnstream.graph.watch import RUNTIME, RetryWatch, SigningRuntime, ToolTasks
-from turnstream.schemas.errors import TurnError
-from turnstream.schemas.events import InputRequested, Interrupt
-from turnstream.schemas.results import Outcome
+from turnstream.schemas.errors import TurnError, TurnstreamError
+from turnstream.schemas.events import InputRequested
+from turnstream.schemas.results import Carried, Outcome
 from turnstream.schemas.transcript import text_sha256
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable, Sequence
 
     from langchain_core.runnables import RunnableConfig
     from langgraph.checkpoint.base import BaseCheckpointSaver
@@ -35,6 +38,9 @@ if TYPE_CHECKING:
     from turnstream.graph.catalog import GraphEntry
     from turnstream.graph.ports import Commits, Emitter, SaverCall
     from turnstream.graph.turn_input import TurnInput
+    from turnstream.schemas.events import Keep
+
+_NOTHING = Carried()
 
 STOP_TIMEOUT_S = 5.0
 """For tasks that were told to stop; code in threads cannot be, and is left behind."""
@@ -46,10 +52,15 @@ that LangGraph hides have none."""
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunOutcome:
-    """What an attempt came to: `outcome` to commit with `closing`, or None if it was drained."""
+    """What an attempt came to: `outcome` to commit with `closing`, or None if it was drained.
+
+    `instead`: what it comes to if the ledger will not have the outcome, because the turn was told
+    to stop (with this cause) before it could be stored.
+    """
 
     outcome: Outcome | None
     closing: tuple[SaverCall, ...] = ()
+    instead: Callable[[str], Awaitable[RunOutcome]] | None = None
 
 
 class TurnControl:
@@ -86,6 +97,7 @@ async def run_turn(
     control: TurnControl,
     *,
     commits: Commits,
+    limits: TurnLimits = TurnLimits(),  # noqa: B008  frozen
 ) -> RunOutcome:
     """Run a turn in the saver's session that is bound here, until it ends or drains.
 
@@ -93,7 +105,7 @@ async def run_turn(
     (`FencedError`, a lost database or log): then nothing may be committed or said any more.
     Cancelling the caller stops the graph, within `STOP_TIMEOUT_S`, and is passed on.
     """
-    attempt = _Attempt(entry, turn, Said(emitter), saver, control, commits)
+    attempt = _Attempt(entry, turn, Said(emitter, turn.carried), saver, control, commits)
     run = asyncio.create_task(attempt.run())
     stopping = asyncio.Event()
 
@@ -106,8 +118,11 @@ async def run_turn(
     control.on_stop(stop)
     try:
         told = asyncio.create_task(stopping.wait())
-        await asyncio.wait({run, told}, return_when=asyncio.FIRST_COMPLETED)
+        late = await overrun({run, told}, limits, lambda: commits.stepped_at)
         told.cancel()
+        if late is not None:
+            attempt.stop()
+            run.cancel()
         if not run.done():
             await asyncio.wait({run}, timeout=STOP_TIMEOUT_S)
     except asyncio.CancelledError:
@@ -118,13 +133,33 @@ async def run_turn(
         run.add_done_callback(_look_at)
     if commits.lost is not None:
         raise commits.lost
+    if late is not None:
+        ended = await attempt.close(outcome_of(late))
+        return replace(ended, instead=attempt.cancelled)
     if stopping.is_set():  # whatever a node made of it: what it did since is stored nowhere
-        return await attempt.close(Outcome(status="cancelled", code=control.cause or ""))
+        return await attempt.cancelled(control.cause or "")
     if not run.cancelled() and run.exception() is None:
-        return run.result()
+        return replace(run.result(), instead=attempt.cancelled)
     attempt.stop()
     error = asyncio.CancelledError() if run.cancelled() else run.exception()
-    return await attempt.close(outcome_of(error or asyncio.CancelledError()))
+    ended = await attempt.close(outcome_of(error or asyncio.CancelledError()))
+    return replace(ended, instead=attempt.cancelled)
+
+
+async def end_turn(
+    entry: GraphEntry,
+    turn: TurnInput,
+    emitter: Emitter,
+    saver: BaseCheckpointSaver[str],
+    ended: Outcome,
+    *,
+    commits: Commits,
+) -> RunOutcome:
+    """Give a turn an end without running it; what earlier attempts had said and stored is kept."""
+    said = Said(emitter, turn.carried)
+    attempt = _Attempt(entry, turn, said, saver, TurnControl(), commits)
+    attempt.stop()
+    return replace(await attempt.close(ended), instead=attempt.cancelled)
 
 
 @dataclass(slots=True)
@@ -135,6 +170,9 @@ class _Attempt:
     saver: BaseCheckpointSaver[str]
     control: TurnControl
     commits: Commits
+
+    def __post_init__(self) -> None:
+        self.commits.carried = self._carried
 
     @property
     def graph(self) -> Pregel[Any, Any, Any, Any]:
@@ -172,7 +210,7 @@ class _Attempt:
         async for _ in self.graph.astream(
             call,
             config,
-            context=make(self.said, self.turn) if make is not None else None,
+            context=make(self.said, self.turn, self.commits) if make else None,
             stream_mode=[],
             durability="sync",
             control=self.control.run,
@@ -182,6 +220,7 @@ class _Attempt:
 
     async def _run_translated(self, call: Any, config: RunnableConfig) -> None:
         commits, ends = self.commits, TaskEnds()
+        record_with(commits.tool_calls)
         translator = Translator(
             self.said, finished=commits.finished, step_of=commits.step_of, ended=ends.ended
         )
@@ -206,17 +245,16 @@ class _Attempt:
     def _interrupted(self) -> Outcome:
         interrupts = []
         for interrupt_id, asked in self.commits.asked.items():
-            payload = to_json(asked.value)
-            interrupts.append(Interrupt(id=interrupt_id, payload=payload))
-            if self.entry.native:  # else the translator has said it
+            if interrupt_id not in self.said.questions:  # the translator says it by itself
                 self.said.emit(
                     InputRequested,
                     path=asked.path,
                     interrupt_id=interrupt_id,
-                    payload=payload,
                     ns=asked.namespace,
+                    **asked_fields(asked.value, asked.schema),
                 )
-        return Outcome(status="interrupted", interrupts=interrupts, usage=self.said.usage())
+            interrupts.append(self.said.questions[interrupt_id])
+        return Outcome(status="interrupted", interrupts=interrupts, **self.said.spent)
 
     async def _completed(self, config: RunnableConfig) -> Outcome:
         answer = self.said.answer()
@@ -229,7 +267,37 @@ class _Attempt:
             message_id=message_id,
             text=text,
             sha256=text_sha256(text),
-            usage=self.said.usage(),
+            **self.said.spent,
+        )
+
+    async def cancelled(self, cause: str) -> RunOutcome:
+        """Return what the turn comes to that was told to stop."""
+        if cause == "rollback":  # nothing of it stays
+            return RunOutcome(outcome=Outcome(status="cancelled", code=cause, **self.said.spent))
+        if cause == "expired":
+            why = "the turn expired while it ran"
+            ended = Outcome(status="failed", code=cause, message=why)
+        else:
+            ended = Outcome(status="cancelled", code=cause)
+        return replace(await self.close(ended), instead=self.cancelled)
+
+    def _carried(self, keep_n: int, keep: Sequence[Keep]) -> bytes | None:
+        carried = self.said.carried(keep_n, keep)
+        return msgspec.json.encode(carried) if carried != _NOTHING else None
+
+    async def _with_words_before(self, outcome: Outcome) -> Outcome:
+        """Add what an earlier attempt said last, where this one said nothing."""
+        message_id = self.said.last_before
+        config = self.turn.runnable_config()
+        try:
+            state = await self.graph.aget_state(config, subgraphs=True)
+        except TurnstreamError:
+            raise
+        except Exception:  # noqa: BLE001  a brought graph's own code builds its state
+            return outcome
+        text = text_in(state, message_id)
+        return msgspec.structs.replace(
+            outcome, message_id=message_id if text else "", text=text, sha256=text_sha256(text)
         )
 
     async def close(self, ended: Outcome) -> RunOutcome:
@@ -237,6 +305,8 @@ class _Attempt:
         outcome = with_words(ended, self.said)
         if outcome.status == "rejected":
             return RunOutcome(outcome=outcome)
+        if not outcome.text and self.said.last_before:
+            outcome = await self._with_words_before(outcome)
         with suppress(TurnError):  # a state that cannot be stored may be why the turn ends
             await self.commits.flush()
         config = self.turn.runnable_config()

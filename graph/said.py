@@ -1,31 +1,48 @@
-"""What a turn has said in this attempt, for its end. Pure; stands in front of the emitter."""
+"""What a turn has said, for its end and a next attempt. Pure; stands in front of the emitter."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from turnstream.schemas.events import MessageFinished, MessageStarted, TaskRetried, Usage
-from turnstream.schemas.fold import covers
+from turnstream.schemas.events import (
+    InputRequested,
+    Interrupt,
+    MessageFinished,
+    MessageStarted,
+    TaskRetried,
+    Usage,
+)
+from turnstream.schemas.fold import covers, is_kept
+from turnstream.schemas.results import Carried
 from turnstream.schemas.transcript import clean_text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from turnstream.graph.ports import Emitter
-    from turnstream.schemas.events import Event
+    from turnstream.schemas.events import Event, Keep
 
 
 @dataclass(slots=True)
 class SaidMessage:
-    """A message as far as it was said; `parts` are its text blocks' tokens by block."""
+    """A message as far as it was said; `parts` are its text blocks' tokens by block.
+
+    `started_n` and `finished_n`: where its first and its last event stand.
+    """
 
     message_id: str
     role: str
     path: str
+    started_n: int
     parts: dict[int, list[str]] = field(default_factory=dict)
-    finished: bool = False
+    finished_n: int = 0
     usage: Usage | None = None
+
+    @property
+    def finished(self) -> bool:
+        """True when the message is whole."""
+        return self.finished_n > 0
 
     @property
     def text(self) -> str:
@@ -36,14 +53,19 @@ class SaidMessage:
 class Said:
     """An emitter that passes everything on and remembers the messages.
 
-    After `close` nothing is passed on: the graph's last words, when its tasks are being stopped,
-    are not heard (RULES W7), while the attempt can still publish the turn's end.
+    `carried` is what earlier attempts at the turn handed on; `retried` counts what it says of tasks
+    that run again. After `close` nothing is passed on: the graph's last words, when its tasks are
+    being stopped, are not heard (RULES W7), while the attempt can still publish the turn's end.
     """
 
-    def __init__(self, emitter: Emitter) -> None:
+    def __init__(self, emitter: Emitter, carried: Carried | None = None) -> None:
         self._emitter = emitter
         self._shut = False
+        self._before = carried or Carried()
+        self._lost: list[Usage] = []
         self.messages: dict[str, SaidMessage] = {}
+        self.questions: dict[str, Interrupt] = {}
+        self.retried = 0
 
     @property
     def closed(self) -> bool:
@@ -54,24 +76,29 @@ class Said:
         """Hear nothing more."""
         self._shut = True
 
-    def emit(self, event_type: type[Event], *, path: str, **fields: Any) -> None:
+    def emit(self, event_type: type[Event], *, path: str, **fields: Any) -> int:
         """Pass an event on."""
         if self._shut:
-            return
-        self._emitter.emit(event_type, path=path, **fields)
+            return 0
+        n = self._emitter.emit(event_type, path=path, **fields)
         if event_type is MessageStarted:
             message_id = fields["message_id"]
             self.messages.pop(message_id, None)
             self.messages[message_id] = SaidMessage(
-                message_id, fields.get("role", "assistant"), path
+                message_id, fields.get("role", "assistant"), path, n
             )
         elif event_type is MessageFinished:
             message = self.messages.get(fields["message_id"])
             if message is not None:
-                message.finished = True
+                message.finished_n = n
                 message.usage = fields.get("usage")
+        elif event_type is InputRequested:
+            asked = {name: fields[name] for name in ("payload", "response_schema", "expires_at")}
+            self.questions[fields["interrupt_id"]] = Interrupt(id=fields["interrupt_id"], **asked)
         elif event_type is TaskRetried:
-            self._take_back(path, [entry.path for entry in fields.get("keep", ())])
+            self.retried += 1
+            self._take_back(path, fields.get("keep", ()))
+        return n
 
     def tokens(
         self,
@@ -110,32 +137,60 @@ class Said:
                 return message
         return None
 
-    def unsaved(self, saved_ids: Iterable[str]) -> list[SaidMessage]:
-        """Return the assistant messages with text that a state with these message ids lacks."""
-        known = set(saved_ids)
-        return [
-            message
-            for message in self.messages.values()
-            if message.role == "assistant" and message.message_id not in known and message.text
-        ]
-
     def usage(self) -> list[Usage]:
-        """Return the tokens spent, one entry a model."""
-        totals: dict[str, Usage] = {}
+        """Return the tokens of the calls whose answers stand, one entry a model."""
+        return summed([*self._before.usage, *(m.usage for m in self.messages.values() if m.usage)])
+
+    def lost_usage(self) -> list[Usage]:
+        """Return the tokens of the calls whose answers were whole and taken back."""
+        return summed([*self._before.lost_usage, *self._lost])
+
+    @property
+    def spent(self) -> dict[str, list[Usage]]:
+        """Both, as the fields of an outcome."""
+        return {"usage": self.usage(), "lost_usage": self.lost_usage()}
+
+    @property
+    def last_before(self) -> str:
+        """Id of the last message with text that earlier attempts left standing, or ""."""
+        return self._before.message_id
+
+    def carried(self, keep_n: int, keep: Sequence[Keep]) -> Carried:
+        """Return what a next attempt is to know if this one ends after a commit with this keep."""
+        usage, lost = list(self._before.usage), [*self._before.lost_usage, *self._lost]
+        last = self._before.message_id
         for message in self.messages.values():
-            if (one := message.usage) is None:
+            if not message.finished:
                 continue
-            sum_ = totals.get(one.model, Usage(model=one.model))
-            totals[one.model] = Usage(
+            stands = message.finished_n <= keep_n or is_kept(message.path, message.finished_n, keep)
+            if message.usage is not None:
+                (usage if stands else lost).append(message.usage)
+            if stands and message.parts and message.role == "assistant":
+                last = message.message_id
+        return Carried(usage=summed(usage), lost_usage=summed(lost), message_id=last)
+
+    def _take_back(self, path: str, keep: Sequence[Keep]) -> None:
+        for message in list(self.messages.values()):
+            if covers(path, message.path) and not is_kept(message.path, message.started_n, keep):
+                del self.messages[message.message_id]
+                if message.usage is not None:
+                    self._lost.append(message.usage)
+
+
+def summed(usages: Iterable[Usage]) -> list[Usage]:
+    """Return one entry a model, in the order in which the models come."""
+    totals: dict[str, Usage] = {}
+    for one in usages:
+        sum_ = totals.get(one.model)
+        totals[one.model] = (
+            one
+            if sum_ is None
+            else Usage(
                 model=one.model,
                 input_tokens=sum_.input_tokens + one.input_tokens,
                 output_tokens=sum_.output_tokens + one.output_tokens,
                 reasoning_tokens=sum_.reasoning_tokens + one.reasoning_tokens,
                 cached_tokens=sum_.cached_tokens + one.cached_tokens,
             )
-        return list(totals.values())
-
-    def _take_back(self, path: str, kept: list[str]) -> None:
-        for message in list(self.messages.values()):
-            if covers(path, message.path) and not any(covers(k, message.path) for k in kept):
-                del self.messages[message.message_id]
+        )
+    return list(totals.values())

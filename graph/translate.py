@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, ToolMessage
 
+from turnstream.graph.questions import asked_fields
+from turnstream.graph.recorded import Recalled
 from turnstream.graph.translate_messages import Messages
 from turnstream.graph.values import text_of, to_json
 from turnstream.schemas.events import (
@@ -96,11 +98,10 @@ class Translator:
 
     def retried(self, path: str, keep: Sequence[Keep], attempt: int, error: str) -> None:
         """Say that the task at `path` runs again in this attempt, and that it is running."""
-        kept = [entry.path for entry in keep]
         self._emitter.emit(
             TaskRetried, path=path, keep=list(keep), attempt=attempt, error=error[:2000]
         )
-        self._messages.forget(path, kept)
+        self._messages.forget(path)
         for call, (_, where) in list(self._tools.items()):
             if covers(path, where):
                 del self._tools[call]
@@ -157,8 +158,8 @@ class Translator:
             InputRequested,
             path=path,
             interrupt_id=interrupt["id"],
-            payload=to_json(interrupt["value"]),
             ns="|".join(ns),
+            **asked_fields(interrupt["value"], interrupt.get("response_schema")),
         )
 
     # -- messages, tools -------------------------------------------------------------------------
@@ -176,6 +177,9 @@ class Translator:
         path = self._path_in(ns)
         if isinstance(data, Written):
             path, data = self.path_of(data.namespace), data.data
+        if isinstance(data, Recalled):
+            self._recalled(path, data)
+            return
         name = ""
         if isinstance(data, dict):
             name = str(data.get("name") or data.get("type") or "")
@@ -215,6 +219,16 @@ class Translator:
                 code="tool_error",
                 message=str(data["message"])[:2000],
             )
+
+    def _recalled(self, path: str, call: Recalled) -> None:
+        """Say of a call that was not made what it came to; its message is then not one more."""
+        self.tool_paths[call.tool_call_id] = path
+        said = {"path": path, "tool_call_id": call.tool_call_id, "name": call.name}
+        self._emitter.emit(ToolStarted, **said, args=to_json(call.args))
+        if call.code:
+            self._emitter.emit(ToolFailed, **said, code=call.code, message=call.text[:2000])
+        else:
+            self._emitter.emit(ToolFinished, **said, output=call.text)
 
     # -- paths -----------------------------------------------------------------------------------
 

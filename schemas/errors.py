@@ -135,6 +135,16 @@ class FencedError(TurnstreamError):
     code = "fenced"
 
 
+class CancelAheadError(TurnstreamError):
+    """The turn was told to stop before this outcome could be stored; `cause` says why."""
+
+    code = "cancel_ahead"
+
+    def __init__(self, cause: str) -> None:
+        super().__init__()
+        self.cause = cause
+
+
 class TurnError(TurnstreamError):
     """A turn cannot go on; becomes `TurnFailed` with this code."""
 
@@ -157,6 +167,27 @@ class GraphUnsupportedError(GraphError):
     """The graph uses something that cannot run here; the message says what to change."""
 
     code = "graph_unsupported"
+
+
+class TurnTimeoutError(TurnError):
+    """The turn took longer than a turn may, from its first claim on."""
+
+    code = "turn_timeout"
+    status = 504
+
+
+class StepTimeoutError(TurnError):
+    """A step of the graph took longer than a step may."""
+
+    code = "step_timeout"
+    retryable = True
+    status = 504
+
+
+class PoisonedError(TurnError):
+    """The turn was parked: attempts at it kept ending with their worker, or broke."""
+
+    code = "poisoned"
 
 
 class UnstorableStateError(TurnError):
@@ -219,6 +250,18 @@ class ModelStalledError(ModelError):
     status = 504
 
 
+class ModelFirstTokenTimeoutError(ModelStalledError):
+    """The model server took too long to say its first token."""
+
+    code = "model_first_token_timeout"
+
+
+class ModelTokenGapTimeoutError(ModelStalledError):
+    """The model server stopped in the middle of its answer, without ending it."""
+
+    code = "model_token_gap_timeout"
+
+
 class ModelStreamCutError(ModelError):
     """The model server's answer ended in the middle."""
 
@@ -262,6 +305,12 @@ class ToolTimeoutError(ToolError):
     """The tool took too long."""
 
     code = "tool_timeout"
+
+
+class ToolIndeterminateError(ToolError):
+    """It is not known whether the tool took effect; it was not called again."""
+
+    code = "tool_indeterminate"
 
 
 class ToolCallsError(ToolError):

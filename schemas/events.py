@@ -32,10 +32,12 @@ class Usage(msgspec.Struct, frozen=True, gc=False, kw_only=True):
 
 
 class Interrupt(msgspec.Struct, frozen=True, gc=False, kw_only=True):
-    """A question that a turn ended with; `payload` is JSON text."""
+    """A question that a turn ended with; the fields are those of its `InputRequested`."""
 
     id: str
     payload: str
+    response_schema: str = ""
+    expires_at: int = 0
 
 
 class Event(msgspec.Struct, frozen=True, gc=False, kw_only=True):
@@ -166,7 +168,11 @@ class ToolFailed(Event, frozen=True, gc=False, kw_only=True):
 
 
 class InputRequested(Event, frozen=True, gc=False, kw_only=True):
-    """The graph asks the user; `payload` and `response_schema` are JSON text, 0 means no expiry."""
+    """The graph asks the user; `payload` and `response_schema` are JSON text.
+
+    `response_schema`: a JSON schema of the answer, or "". `expires_at`: microseconds since 1970,
+    0: never. The questions of a turn expire together, when the first of them does.
+    """
 
     interrupt_id: str
     payload: str
@@ -212,7 +218,11 @@ class TurnInterrupted(Event, frozen=True, gc=False, kw_only=True):
 
 
 class TurnCancelled(Event, frozen=True, gc=False, kw_only=True):
-    """Terminal: somebody stopped the turn; `text` is what had been said."""
+    """Terminal: somebody stopped the turn; `text` is what had been said.
+
+    `cause`: `cancel`; `interrupt` or `rollback`, the policy of the turn that came. A turn that was
+    rolled back has no text, and readers show nothing of it.
+    """
 
     terminal: ClassVar[bool] = True
 
@@ -254,9 +264,10 @@ class TurnEnded(Event, frozen=True, gc=False, kw_only=True):
 
 
 class InputResolved(Event, frozen=True, gc=False, kw_only=True):
-    """Thread event: an interrupt is answered or superseded; the highest `rev` counts.
+    """Thread event: an interrupt is no longer open; the highest `rev` counts.
 
-    `epoch` and `n` are 0: no rewind takes it back.
+    `actor` is who answered, or `superseded` (another turn came), or `expired`. `epoch` and `n` are
+    0: no rewind takes it back.
     """
 
     interrupt_id: str

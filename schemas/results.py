@@ -15,8 +15,10 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What a turn ended with, as the ledger holds it (JSON); the terminal event says the same.
 
     `code`: of a failure, a rejection or (as cause) a cancel. `message_id`, `text` and `sha256`: the
-    last assistant message, or what a cancelled turn had said. `attempts` and `at` (µs since 1970):
-    when it was decided; 0 where the ledger decided by itself.
+    last assistant message, or what a cancelled turn had said. `usage`: of the model calls whose
+    answers the turn shows; `lost_usage`: of those that were whole and taken back, by a retry or by
+    the end of an attempt. `attempts` and `at` (µs since 1970): when it was decided; 0 where the
+    ledger decided by itself.
     """
 
     status: Status
@@ -27,16 +29,31 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     text: str = ""
     sha256: str = ""
     usage: list[Usage] = msgspec.field(default_factory=list)
+    lost_usage: list[Usage] = msgspec.field(default_factory=list)
     interrupts: list[Interrupt] = msgspec.field(default_factory=list)
     attempts: int = 0
     at: int = 0
 
 
+class Carried(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What an attempt hands on to the next one of its turn, as the ledger holds it (JSON).
+
+    `usage` and `lost_usage` as in `Outcome`, of what is committed; `message_id`: the last message
+    with text that stays shown.
+    """
+
+    usage: list[Usage] = msgspec.field(default_factory=list)
+    lost_usage: list[Usage] = msgspec.field(default_factory=list)
+    message_id: str = ""
+
+
 class TurnResult(msgspec.Struct, frozen=True, kw_only=True):
     """One a turn, on `turn-results.<tenant>`; repeats are equal, readers keep the first.
 
-    `event_id` is derived from the turn alone. `usage` is what counts for the turn; `attempts` says
-    how many workers had it.
+    `event_id` is derived from the turn alone. `usage` is what counts for the turn: of the model
+    calls whose answers it shows. `lost_usage` was spent on answers that were whole and then taken
+    back, as far as a commit or the last attempt knew of them; what a model server counted for
+    answers that never became whole is in neither. `attempts` says how many workers had it.
     """
 
     event_id: str
@@ -57,6 +74,7 @@ class TurnResult(msgspec.Struct, frozen=True, kw_only=True):
     at: int = 0
     actor: str = ""
     traceparent: str = ""
+    lost_usage: list[Usage] = msgspec.field(default_factory=list)
 
 
 class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):

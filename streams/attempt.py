@@ -17,7 +17,7 @@ import asyncio
 import hashlib
 import json
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -25,10 +25,11 @@ import structlog
 from aiokafka import TopicPartition
 
 from turnstream.connectors.postgres.rows import Finish
+from turnstream.graph.questions import wrong_answer
 from turnstream.graph.runner import RunOutcome, TurnControl, run_turn
 from turnstream.graph.turn_input import TurnInput
 from turnstream.schemas.commands import Command, ResumeTurn, StartTurn
-from turnstream.schemas.errors import FencedError, TurnError, TurnstreamError
+from turnstream.schemas.errors import CancelAheadError, FencedError, TurnError, TurnstreamError
 from turnstream.schemas.events import InputResolved
 from turnstream.schemas.fold import TIMELINE_BITS
 from turnstream.schemas.ids import event_id
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 
     from turnstream.connectors.avro import Codec
     from turnstream.connectors.kafka.pump import Pump
+    from turnstream.connectors.postgres.commits import Session
     from turnstream.connectors.postgres.rows import Claim
     from turnstream.connectors.postgres.saver import FencedSaver
     from turnstream.graph.catalog import Catalog
@@ -165,10 +167,11 @@ class TurnAttempt:
 
     async def _attempt(self) -> Finish | None:
         claim, bench = self.claim, self._bench
-        self._say_fence()  # W2
+        wrong = self._wrong_answer()
+        self._say_fence(resolved=not wrong)  # W2
         outcome = claim.outcome  # W3, before any look at cancel
         if outcome is None:
-            outcome = await self._run()  # W4-W7
+            outcome = await self._run(wrong)  # W4-W7
             if outcome is None:
                 return None
         event_type, fields = terminal_of(outcome)  # W8
@@ -192,11 +195,20 @@ class TurnAttempt:
             claim.thread_key, claim.epoch, self._emitter.last_off, self._emitter.first_off
         )
 
-    def _say_fence(self) -> None:
+    def _wrong_answer(self) -> str:
+        """Return why a resume is refused although it names the open interrupt, "" if it is not."""
+        answering, command = self.claim.answering, self._command
+        if self.claim.outcome is not None or answering is None:
+            return ""
+        if not isinstance(command, ResumeTurn):
+            return ""
+        return wrong_answer(json.loads(command.answers), answering.schemas)
+
+    def _say_fence(self, *, resolved: bool) -> None:
         claim, bench = self.claim, self._bench
         entry = bench.catalog.get(claim.graph)
         self._emitter.start(
-            resolved=tuple(map(self._resolved, claim.resolved)),
+            resolved=tuple(map(self._resolved, claim.resolved)) if resolved else (),
             reason="again" if claim.started_again else "first",
             base=claim.base,
             keep_n=claim.keep_n,
@@ -226,12 +238,13 @@ class TurnAttempt:
             rev=resolved.rev,
         )
 
-    async def _run(self) -> Outcome | None:
+    async def _run(self, wrong: str) -> Outcome | None:
         claim, bench = self.claim, self._bench
         session = bench.saver.session(
             thread_key=claim.thread_key,
             turn_id=claim.turn_id,
             epoch=claim.epoch,
+            origin=claim.origin,
             log=self._emitter,
             keep_n=claim.keep_n,
             high_n=claim.high_n,
@@ -242,39 +255,59 @@ class TurnAttempt:
         )
         if claim.cancel is not None:
             self.cancel(claim.cancel)
-        entry = bench.catalog.get(claim.graph)
         with session.bound():
-            if entry is None:
-                # admitted by a worker that has the graph; this one was started without it
-                ran = RunOutcome(outcome=_failed("unknown_graph", f"no graph {claim.graph!r} here"))
-            else:
-                try:
-                    turn = turn_input(claim, self._command)
-                    ran = await run_turn(
-                        entry, turn, self._emitter, bench.saver, self.control, commits=session
-                    )
-                except TurnstreamError:
-                    raise
-                except Exception as error:  # noqa: BLE001
-                    # decided here so that a mistake of ours ends one turn, and ends it visibly
-                    self._log.exception("turn_broke")
-                    ran = RunOutcome(outcome=_failed("internal", repr(error)))
-            if ran.outcome is None:
-                return None
-            ran = self._decided(ran)
-            try:
-                await bench.saver.commit_outcome(session, _outcome(ran), ran.closing)
-            except TurnError as error:
-                self._log.warning("closing_not_stored", code=error.code, error=str(error))
-                ran = self._decided(RunOutcome(outcome=_failed(error.code, str(error))))
-                await bench.saver.commit_outcome(session, _outcome(ran))
-        return ran.outcome
+            if wrong and claim.answering is not None:
+                refused = Outcome(status="rejected", code="invalid_answer", message=wrong)
+                return await self._commit(
+                    session, RunOutcome(outcome=refused), reopen=claim.answering.stored
+                )
+            return await self._commit(session, await self._ran(session))
 
-    def _decided(self, ran: RunOutcome) -> RunOutcome:
+    async def _ran(self, session: Session) -> RunOutcome:
+        claim, bench = self.claim, self._bench
+        entry = bench.catalog.get(claim.graph)
+        if entry is None:
+            # admitted by a worker that has the graph; this one was started without it
+            return RunOutcome(outcome=_failed("unknown_graph", f"no graph {claim.graph!r} here"))
+        try:
+            turn = turn_input(claim, self._command)
+            return await run_turn(
+                entry, turn, self._emitter, bench.saver, self.control, commits=session
+            )
+        except TurnstreamError:
+            raise
+        except Exception as error:  # noqa: BLE001
+            # decided here so that a mistake of ours ends one turn, and ends it visibly
+            self._log.exception("turn_broke")
+            return RunOutcome(outcome=_failed("internal", repr(error)))
+
+    async def _commit(
+        self, session: Session, ran: RunOutcome, *, reopen: bytes | None = None
+    ) -> Outcome | None:
+        """Store what the run came to; returns what the ledger has, None for a run that drained."""
+        if ran.outcome is None:
+            return None
+        decided = self._decided(ran.outcome)
+        try:
+            await self._bench.saver.commit_outcome(session, decided, ran.closing, reopen=reopen)
+        except CancelAheadError as ahead:
+            self._log.info("cancel_ahead", cause=ahead.cause, instead_of=decided.status)
+            if ran.instead is None:  # it had not begun to run
+                late = RunOutcome(outcome=Outcome(status="cancelled", code=ahead.cause))
+                return await self._commit(session, late)
+            return await self._commit(session, await ran.instead(ahead.cause))
+        except TurnError as error:
+            if decided.status == "failed" and not ran.closing:
+                raise
+            self._log.warning("closing_not_stored", code=error.code, error=str(error))
+            failed = RunOutcome(outcome=_failed(error.code, str(error)), instead=ran.instead)
+            return await self._commit(session, failed)
+        return decided
+
+    def _decided(self, outcome: Outcome) -> Outcome:
         """Note when and in which attempt it was decided, so that repeated results are equal."""
         at = time.time_ns() // 1000
-        outcome = msgspec.structs.replace(_outcome(ran), attempts=self.claim.attempts, at=at)
-        return replace(ran, outcome=outcome)
+        return msgspec.structs.replace(outcome, attempts=self.claim.attempts, at=at)
 
     def _lost(self, error: TurnstreamError) -> None:
         """Stop at once: nothing can be committed, or nothing said, any more."""
@@ -310,9 +343,3 @@ def turn_input(claim: Claim, command: Command) -> TurnInput:
 
 def _failed(code: str, message: str) -> Outcome:
     return Outcome(status="failed", code=code, message=message[:2000])
-
-
-def _outcome(ran: RunOutcome) -> Outcome:
-    if ran.outcome is None:
-        raise TurnstreamError("a run without an outcome was committed")
-    return ran.outcome

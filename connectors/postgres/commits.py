@@ -8,6 +8,7 @@ acknowledged what had been said until then (model: W5, W5n, W6). It writes throu
 from __future__ import annotations
 
 import asyncio
+import time
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -31,17 +32,22 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
     from uuid import UUID
 
+    from turnstream.connectors.postgres.tool_calls import LedgerToolCalls
     from turnstream.schemas.results import Outcome
 
 _SESSION: ContextVar[Session | None] = ContextVar("turnstream_session", default=None)
 
 
 class Question(NamedTuple):
-    """What a task stopped with: its path, the namespace of its graph, what it asks."""
+    """What a task stopped with: its path, the namespace of its graph, what it asks.
+
+    `schema` is the JSON schema of its answer, if the graph gave one.
+    """
 
     path: str
     namespace: str
     value: Any
+    schema: dict[str, Any] | None = None
 
 
 class LogPosition(Protocol):
@@ -64,8 +70,8 @@ class LogPosition(Protocol):
         """
         ...
 
-    def emit(self, event_type: type[Event], *, path: str, **fields: Any) -> None:
-        """Take one event."""
+    def emit(self, event_type: type[Event], *, path: str, **fields: Any) -> int:
+        """Take one event and return its `n`."""
         ...
 
 
@@ -126,12 +132,15 @@ class Session:
     gate: Callable[[str], Awaitable[None]] | None = None
     resolve: Callable[[str], str] | None = None
     is_last: Callable[[Any], bool] | None = None
+    carried: Callable[[int, Sequence[Keep]], bytes | None] | None = None
+    stepped_at: float = field(default_factory=time.monotonic)
 
     asked: dict[str, Question] = field(default_factory=dict)
     lost: TurnstreamError | None = None
     broken: TurnstreamError | None = None
     stopped: bool = False
     statements: int = 0
+    tool_calls: LedgerToolCalls = field(init=False)
     _queue: list[Item] = field(default_factory=list)
     _turnstile: asyncio.Lock = field(default_factory=asyncio.Lock)
     _finished: set[str] = field(default_factory=set)
@@ -182,6 +191,8 @@ class Session:
         runs (its transaction is the outcome's). Whatever is committed next takes them along.
         """
         self._steps[item.ns] = step
+        if item.root:
+            self.stepped_at = time.monotonic()
         if source != "input":
             path = "" if not item.ns else item.keep
             self.log.emit(
@@ -264,32 +275,42 @@ class Session:
 
     # What the attempt calls.
 
-    async def commit_outcome(self, outcome: Outcome, closing: Iterable[Item] = ()) -> None:
+    async def commit_outcome(
+        self, outcome: Outcome, closing: Iterable[Item] = (), *, reopen: bytes | None = None
+    ) -> None:
         """Write the outcome, with what is held back and `closing`, in one transaction (W7).
 
         Everything said until this call is acknowledged first. Afterwards the turn has its outcome,
-        `keep_n = high_n = n`, and the thread its open interrupt or none.
+        `keep_n = high_n = n`, and the thread its open interrupt (`reopen`: the one that was open
+        before the turn) or none. A turn that was rolled back leaves nothing in the state.
+
+        Raises `CancelAheadError` if the turn was told to stop in a way that the outcome would not
+        honour: a question that nobody may be asked any more, anything but a rollback. Nothing is
+        written then; call again with what the cause asks for.
         """
         if self.lost is not None:
             raise self.lost
         self.stopped = True
         n = self.log.n
-        if self.broken is not None:
+        rolls_back = outcome.status == "cancelled" and outcome.code == "rollback"
+        if self.broken is not None or rolls_back:
             self._queue.clear()
         self._queue.extend(closing)
         for item in self._queue:
             if item.n < 0:
                 item.n = n
         await self.log.acked(n)
-        interrupt = None
-        if outcome.status == "interrupted":
-            ids = [interrupt.id for interrupt in outcome.interrupts]
-            interrupt = msgspec.json.encode({"turn_id": str(self.turn_id), "ids": ids})
+        asks = outcome.status == "interrupted"
+        times = [asked.expires_at for asked in outcome.interrupts if asked.expires_at]
         end = End(
             tenant=self.tenant,
             turn_id=self.turn_id,
             outcome=msgspec.json.encode(outcome),
-            interrupt=interrupt,
+            interrupt=_interrupt(self.turn_id, outcome, times) if asks else reopen,
+            yields_to="any" if asks else "" if rolls_back or reopen else "rollback",
+            expires_at=min(times, default=0),
+            rolls_back=rolls_back,
+            reopens=reopen is not None,
         )
         await self._commit(None, n, end)
 
@@ -329,19 +350,20 @@ class Session:
             high_n=high_n,
             keep=msgspec.json.encode(keep),
             first_off=self.log.first_off,
+            carried=self.carried(keep_n, keep) if self.carried is not None else None,
         )
         self.statements += 1
         try:
             found = await self.send(rows, fence, end)
         except (psycopg.OperationalError, psycopg.InterfaceError, OSError) as error:
             # whether it was committed is not known: nothing more is sent under this epoch
-            self._lose(DatabaseUnavailableError(f"a commit's result is unknown: {error}"))
+            self.lose(DatabaseUnavailableError(f"a commit's result is unknown: {error}"))
             raise self.lost or error from error
         except psycopg.Error as error:
             self.broken = UnstorableStateError(f"Postgres refused the state: {error}")
             raise self.broken from error
         if found is None:
-            self._lose(FencedError())
+            self.lose(FencedError())
             raise FencedError
         self.keep, self.keep_n, self.high_n = keep, keep_n, high_n
         for item in batch:
@@ -350,13 +372,28 @@ class Session:
         if found[0] is not None and self.on_cancel is not None:
             self.on_cancel(found[0])
 
-    def _lose(self, error: TurnstreamError) -> None:
+    def lose(self, error: TurnstreamError) -> None:
+        """End the session: nothing can be committed under this epoch any more."""
         if self.lost is None:
             self.lost = error
             self.stopped = True
             self._queue.clear()
             if self.on_lost is not None:
                 self.on_lost(error)
+
+
+def _interrupt(turn_id: UUID, outcome: Outcome, times: list[int]) -> bytes:
+    """Return the open interrupt as the ledger holds it: it is over when its first question is."""
+    interrupt: dict[str, Any] = {
+        "turn_id": str(turn_id),
+        "ids": [asked.id for asked in outcome.interrupts],
+    }
+    schemas = {asked.id: asked.response_schema for asked in outcome.interrupts}
+    if any(schemas.values()):
+        interrupt["schemas"] = {key: schema for key, schema in schemas.items() if schema}
+    if times:
+        interrupt["expires_at"] = min(times)
+    return msgspec.json.encode(interrupt)
 
 
 def _look_at(task: asyncio.Task[None]) -> None:

@@ -6,15 +6,24 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from turnstream.connectors.postgres.rows import Claim, Ended, Resolved, ThreadRow, TurnRow
+from turnstream.connectors.postgres.rows import (
+    Answering,
+    Claim,
+    Ended,
+    Resolved,
+    ThreadRow,
+    TurnRow,
+)
 from turnstream.schemas.events import Keep
 from turnstream.schemas.ids import split_thread_key
-from turnstream.schemas.results import Outcome
+from turnstream.schemas.results import Carried, Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _outcome = msgspec.json.Decoder(Outcome)
+_carried = msgspec.json.Decoder(Carried)
+_NOTHING = Carried()
 _keep = msgspec.json.Decoder(list[Keep])
 
 _TURNS = """
@@ -68,6 +77,10 @@ def claim(row: Mapping[str, Any]) -> Claim:
         started_again=row["again"],
         first_off=row["head_off"],
         resolved=_resolved(row["resolved"]),
+        parked=row["parked"] or "",
+        carried=_carried.decode(row["carried"]) if row["carried"] else _NOTHING,
+        age_s=row["age_s"],
+        answering=_answering(row["answering"]),
     )
 
 
@@ -114,3 +127,9 @@ def outcome(text: str | None) -> Outcome | None:
 
 def _resolved(text: str | None) -> tuple[Resolved, ...]:
     return tuple(Resolved(**entry) for entry in msgspec.json.decode(text)) if text else ()
+
+
+def _answering(text: str | None) -> Answering | None:
+    if not text:
+        return None
+    return Answering(msgspec.json.decode(text).get("schemas", {}), text.encode())

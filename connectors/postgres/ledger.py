@@ -22,6 +22,8 @@ from turnstream.connectors.postgres.rows import (
     Claim,
     Closed,
     Ended,
+    Expired,
+    ExpiredInterrupt,
     Finish,
     Moved,
     Reused,
@@ -41,6 +43,8 @@ __all__ = [
     "Claim",
     "Closed",
     "Ended",
+    "Expired",
+    "ExpiredInterrupt",
     "Finish",
     "Ledger",
     "Moved",
@@ -53,12 +57,17 @@ SWEEP_GRACE_S = 2.0
 # a deadlock needs two commands that each reuse the other's turn id; the whole call is repeated
 _DEADLOCK_TRIES = 4
 _REUSED = "TS001"
+_TROUBLE_CHARS_MAX = 500
 
 _ADMIT = "SELECT * FROM admit({})".format(", ".join(f"${i}" for i in range(1, 21)))
 _FINISH = "SELECT * FROM finish($1, $2, $3, $4, $5, $6)"
 _RECLAIM = "SELECT * FROM reclaim($1, $2)"
-_RELEASE = "SELECT release FROM release($1, $2)"
+_RELEASE = "SELECT release FROM release($1, $2, $3)"
+_EXCUSE = "SELECT excuse($1, $2, $3)"
 _SWEEP = "SELECT * FROM sweep($1, $2)"
+_EXPIRE = "SELECT * FROM expire($1)"
+_EXPIRED_DUE = "SELECT * FROM expired_interrupts_due($1, $2)"
+_EXPIRED_TOLD = "SELECT expired_interrupts_told($1, $2, $3)"
 _CLOSE = "SELECT close_ended($1, $2, $3, $4)"
 _POSITION = "SELECT next_off FROM intake WHERE topic = $1 AND partition = $2"
 _OPEN_POSITION = "INSERT INTO intake VALUES ($1, $2, $3) ON CONFLICT DO NOTHING"
@@ -135,15 +144,25 @@ class Ledger:
         rows = await self._rows(_FINISH, worker, room, *map(list, zip(*full, strict=True)))
         return list(_claims(rows))
 
-    async def release(self, items: Sequence[tuple[str, int]]) -> list[str]:
+    async def release(self, items: Sequence[tuple[str, int]], trouble: str = "") -> list[str]:
         """Give threads (key, epoch) back in mid-turn; returns those that now wait for an owner.
 
-        Does not count as an attempt. A fenced item is dropped.
+        Does not count as an attempt, unless `trouble` says what broke: then the thread also waits,
+        longer with each attempt. A fenced item is dropped.
         """
         if not items:
             return []
         keys, epochs = map(list, zip(*items, strict=True))
-        return [row[0] for row in await self._rows(_RELEASE, keys, epochs)]
+        why = trouble.replace("\x00", "\ufffd")[:_TROUBLE_CHARS_MAX] or None
+        return [row[0] for row in await self._rows(_RELEASE, keys, epochs, why)]
+
+    async def excuse(self, items: Sequence[tuple[str, int, int]]) -> None:
+        """Count attempts (key, seq, epoch) no more that ended with a lease lost through no fault.
+
+        Of their own, that is: the worker ran, and the database could not be reached.
+        """
+        if items:
+            await self._rows(_EXCUSE, *map(list, zip(*items, strict=True)))
 
     async def owned(self, worker: UUID) -> list[tuple[str, int]]:
         """Return the threads (key, epoch) that are this worker's; reads all threads."""
@@ -168,6 +187,26 @@ class Ledger:
     async def sweep(self, limit: int, *, grace_s: float = SWEEP_GRACE_S) -> list[Ended]:
         """Return unclaimed ends that nobody closed in time; others get them after `grace_s`."""
         return list(_ended(await self._rows(_SWEEP, limit, timedelta(seconds=grace_s))))
+
+    async def expire(self, limit: int) -> Expired:
+        """End at most `limit` turns that waited too long, and close interrupts. To be polled.
+
+        A turn that runs is told to stop. Readers are to be told of what `expired_interrupts` gives.
+        """
+        rows = await self._rows(_EXPIRE, limit)
+        return Expired(ended=_ended(rows), cancelled=_keys(rows, "cancel"))
+
+    async def expired_interrupts(
+        self, limit: int, *, grace_s: float = SWEEP_GRACE_S
+    ) -> list[ExpiredInterrupt]:
+        """Return expired interrupts that readers were not told of; others get them later."""
+        rows = await self._rows(_EXPIRED_DUE, limit, timedelta(seconds=grace_s))
+        return [ExpiredInterrupt(**row) for row in rows]
+
+    async def interrupts_told(self, told: Sequence[ExpiredInterrupt]) -> None:
+        """Note that readers were told of these."""
+        columns = zip(*((one.thread_key, one.interrupt_id, one.rev) for one in told), strict=True)
+        await self._rows(_EXPIRED_TOLD, *map(list, columns))
 
     async def reap(self) -> int:
         """Free the threads of workers that are dead; returns how many threads. To be polled."""

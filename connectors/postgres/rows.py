@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from turnstream.schemas.events import Keep
-    from turnstream.schemas.results import Outcome
+    from turnstream.schemas.results import Carried, Outcome
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,12 +40,27 @@ class Admission:
     actor: str = ""
 
 
+class Answering(NamedTuple):
+    """The open interrupt that a resume answers, as it stood before.
+
+    `schemas`: JSON text by interrupt id, where the graph gave one. `stored` is the ledger's JSON,
+    to put it back unchanged.
+    """
+
+    schemas: dict[str, str]
+    stored: bytes
+
+
 class Resolved(NamedTuple):
-    """An interrupt that is no longer open: answered by `actor`, or `superseded`."""
+    """An interrupt that is no longer open: answered by `actor`, `superseded` or `expired`."""
 
     interrupt_id: str
     rev: int
     actor: str
+
+
+SUSPECT_ATTEMPT = 3
+"""From this attempt on a turn is a suspect: two ended with their worker, or broke (claim.sql)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,8 +69,11 @@ class Claim:
 
     `seq` orders the thread's turns. `outcome`: the turn has ended already and only its terminal is
     to be published. `started_again`: an earlier attempt had it. `resolved` is to be published with
-    this attempt's first records, again in each attempt. `first_off` is the offset of the turn's
-    first record as far as a commit has told. `attempts` counts this one, releases do not count.
+    this attempt's first records, again in each attempt. `answering`: what a resume answers; its
+    answers are not checked yet. `cancel`: why the turn is to stop. `first_off` is the offset of the
+    turn's first record as far as a commit has told. `attempts` counts this one, but no releases.
+    `parked`: why the turn is to be ended without being run, "" where it is to be run. `carried`:
+    what earlier attempts hand on. `age_s`: since the turn's first claim, by the database's clock.
     """
 
     thread_key: str
@@ -82,6 +100,10 @@ class Claim:
     started_again: bool
     first_off: int | None
     resolved: tuple[Resolved, ...]
+    parked: str
+    carried: Carried
+    age_s: float
+    answering: Answering | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,6 +140,25 @@ class Admitted:
     ended: tuple[Ended, ...] = ()
     woke: tuple[str, ...] = ()
     cancelled: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Expired:
+    """What has expired: `ended` never ran; on `cancelled` threads the turn that runs is to stop."""
+
+    ended: tuple[Ended, ...] = ()
+    cancelled: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExpiredInterrupt:
+    """An interrupt that nobody answered in time, for readers to be told of."""
+
+    thread_key: str
+    partition: int
+    turn_id: UUID
+    interrupt_id: str
+    rev: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

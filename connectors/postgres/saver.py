@@ -26,6 +26,7 @@ from psycopg.rows import dict_row, tuple_row
 from turnstream.connectors.postgres.commits import Item, Question, Session
 from turnstream.connectors.postgres.pools import borrow
 from turnstream.connectors.postgres.statements import (
+    AHEAD,
     BlobRow,
     CheckpointRow,
     End,
@@ -34,7 +35,8 @@ from turnstream.connectors.postgres.statements import (
     WriteRow,
     statement,
 )
-from turnstream.schemas.errors import DatabaseUnavailableError
+from turnstream.connectors.postgres.tool_calls import LedgerToolCalls
+from turnstream.schemas.errors import CancelAheadError, DatabaseUnavailableError
 from turnstream.schemas.transcript import clean_text
 
 if TYPE_CHECKING:
@@ -87,10 +89,21 @@ class FencedSaver(AsyncPostgresSaver):
     ) -> None:
         super().__init__(conn, serde=serde)
 
-    def session(self, *, thread_key: str, turn_id: UUID, epoch: int, **rest: Any) -> Session:
-        """Return a session that writes through this saver; `rest` as in `Session`."""
+    def session(
+        self,
+        *,
+        thread_key: str,
+        turn_id: UUID,
+        epoch: int,
+        origin: UUID | None = None,
+        **rest: Any,
+    ) -> Session:
+        """Return a session that writes through this saver; `rest` as in `Session`.
+
+        `origin` is the first turn of the chain, the turn itself unless given.
+        """
         tenant = thread_key.partition("/")[0]
-        return Session(
+        session = Session(
             send=self._sender(thread_key),
             thread_key=thread_key,
             tenant=tenant,
@@ -98,19 +111,32 @@ class FencedSaver(AsyncPostgresSaver):
             epoch=epoch,
             **rest,
         )
+        session.tool_calls = LedgerToolCalls(
+            session,
+            lambda: borrow(self.conn, patience_s=COMMIT_PATIENCE_S),
+            self.serde,
+            origin=origin or turn_id,
+        )
+        return session
 
     async def commit_outcome(
-        self, session: Session, outcome: Any, closing: Iterable[tuple[Any, ...]] = ()
+        self,
+        session: Session,
+        outcome: Any,
+        closing: Iterable[tuple[Any, ...]] = (),
+        *,
+        reopen: bytes | None = None,
     ) -> None:
         """Write a turn's outcome and its closing checkpoints in one transaction.
 
-        `closing` are saver calls as the runner collected them (graph/ports.py: SaverCall).
+        See `Session.commit_outcome`. `closing` are saver calls as the runner collected them
+        (graph/ports.py: SaverCall).
         """
         items = []
         for name, *arguments in closing:
             build = self._checkpoint if name == "aput" else self._writes
             items.append(build(session, *arguments))
-        await session.commit_outcome(outcome, items)
+        await session.commit_outcome(outcome, items, reopen=reopen)
 
     async def aput(
         self,
@@ -172,7 +198,9 @@ class FencedSaver(AsyncPostgresSaver):
                 path = f"{session.path_of(ns)}|{task_id}" if ns else task_id
                 for asked in value:
                     # the innermost task comes first, those around it repeat its question
-                    session.asked.setdefault(asked.id, Question(path, ns, asked.value))
+                    session.asked.setdefault(
+                        asked.id, Question(path, ns, asked.value, asked.response_schema)
+                    )
         if item.rows.writes:
             await session.write(item, task_id)
 
@@ -360,7 +388,12 @@ class FencedSaver(AsyncPostgresSaver):
             connection.cursor(row_factory=tuple_row) as cursor,
         ):
             await cursor.execute(sql, values)
-            return cast("tuple[str | None] | None", await cursor.fetchone())
+            row = cast("tuple[str | None] | None", await cursor.fetchone())
+            if row is None and end is not None:
+                await cursor.execute(AHEAD, values)
+                if (ahead := await cursor.fetchone()) is not None:
+                    raise CancelAheadError(ahead[0])
+            return row
 
 
 def _fits_inline(value: object) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import psycopg
 from psycopg.adapt import Dumper
@@ -64,16 +64,27 @@ class Fence:
     high_n: int
     keep: bytes
     first_off: int | None
+    carried: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class End:
-    """A turn's outcome (JSON text) and the thread's open interrupt (JSON text, None: none)."""
+    """A turn's outcome (JSON text) and the thread's open interrupt (JSON text, None: none).
+
+    `yields_to`: with these causes in the thread's cancel flag nothing is written ("": with none).
+    `expires_at` (µs since 1970, 0: never) is the interrupt's. `rolls_back`: the turn's checkpoints
+    go, in every namespace, and so do the pending writes of those that are the last ones then.
+    `reopens`: the interrupt is the one that was open before the turn, and nobody is told of it.
+    """
 
     tenant: str
     turn_id: Any
     outcome: bytes
     interrupt: bytes | None
+    yields_to: Literal["", "rollback", "any"] = "rollback"
+    expires_at: int = 0
+    rolls_back: bool = False
+    reopens: bool = False
 
 
 @dataclass(slots=True)
@@ -145,16 +156,37 @@ for _class, (_element, _array) in _ELEMENTS.items():
 
 _FENCE = """f AS (
  UPDATE threads SET high_n = GREATEST(high_n, %(high_n)b), keep_n = %(keep_n)b,
-  keep = %(keep)s::jsonb, base = %(epoch)b, head_off = COALESCE(head_off, %(first_off)s::int8){}
- WHERE thread_key = %(thread)s AND epoch = %(epoch)b AND (%(epoch)b >> 40) = timeline()
+  keep = %(keep)s::jsonb, base = %(epoch)b, carried = %(carried)s::json,
+  head_off = COALESCE(head_off, %(first_off)s::int8){}
+ WHERE thread_key = %(thread)s AND epoch = %(epoch)b AND (%(epoch)b >> 40) = timeline(){}
  RETURNING cancel)"""
-_FENCED = _FENCE.format("")
-_FENCED_END = (
-    _FENCE.format(", interrupt = %(interrupt)s::jsonb")
-    + """, o AS (
+_FENCED = _FENCE.format("", "")
+_OUTCOME = """, o AS (
  UPDATE turns SET outcome = %(outcome)s::json FROM f
  WHERE turns.tenant = %(tenant)s AND turns.turn_id = %(turn)s)"""
-)
+_YIELDS = {
+    "": "",
+    "rollback": " AND cancel IS DISTINCT FROM 'rollback'",
+    "any": " AND cancel IS NULL",
+}
+_EXPIRY = """, x AS (
+ INSERT INTO expiries (tenant, turn_id, what, thread_key, at)
+ SELECT %(tenant)s, %(turn)s, 'interrupt', %(thread)s, to_timestamp(%(expires_at)s / 1e6) FROM f
+ ON CONFLICT (tenant, turn_id, what) DO UPDATE SET at = excluded.at)"""
+_ROLLBACK = """, d AS (
+ DELETE FROM checkpoints c USING f
+ WHERE c.thread_id = %(thread)s AND c.metadata->>'run_id' = %(turn)s::text
+ RETURNING c.checkpoint_ns, c.checkpoint_id), l AS (
+ SELECT DISTINCT ON (checkpoint_ns) checkpoint_ns, checkpoint_id FROM checkpoints
+ WHERE thread_id = %(thread)s AND metadata->>'run_id' IS DISTINCT FROM %(turn)s::text
+ ORDER BY checkpoint_ns, checkpoint_id DESC), dw AS (
+ DELETE FROM checkpoint_writes w USING f, (SELECT * FROM d UNION ALL SELECT * FROM l) x
+ WHERE w.thread_id = %(thread)s AND w.checkpoint_ns = x.checkpoint_ns
+  AND w.checkpoint_id = x.checkpoint_id)"""
+AHEAD = """
+SELECT cancel FROM threads WHERE thread_key = %(thread)s AND epoch = %(epoch)b
+ AND (%(epoch)b >> 40) = timeline() AND cancel IS NOT NULL"""
+"""After a statement with an `End` that wrote nothing: what it yielded to; no row if fenced."""
 _FREE = "f AS (SELECT NULL::text AS cancel)"
 _BLOBS = """, b AS (
  INSERT INTO checkpoint_blobs (thread_id, checkpoint_ns, channel, version, type, blob)
@@ -182,19 +214,21 @@ def statement(
 ) -> tuple[str, dict[str, Any]]:
     """Return SQL and parameters; its one row is the cancel flag, no row means fenced.
 
-    `end` needs a `fence`. A row of `writes` or `checkpoints` that comes twice counts once, since
-    Postgres touches a row only once in a statement: ordinary writes keep the first, the others the
-    last (as LangGraph's own savers do in separate statements).
+    `end` needs a `fence`; no row may then also mean that it yielded (`AHEAD` tells). A row of
+    `writes` or `checkpoints` that comes twice counts once, since Postgres touches a row only once
+    in a statement: ordinary writes keep the first, the others the last (as LangGraph's own savers
+    do in separate statements).
     """
     values: dict[str, Any] = {"thread": thread_id}
     head = _FREE
     if fence is not None:
-        head = _FENCED if end is None else _FENCED_END
+        head = _FENCED if end is None else _end_of(end)
         values.update(
             epoch=Int8(fence.epoch),
             high_n=Int8(fence.high_n),
             keep_n=Int8(fence.keep_n),
             keep=fence.keep.decode(),
+            carried=None if fence.carried is None else fence.carried.decode(),
             first_off=None if fence.first_off is None else Int8(fence.first_off),
         )
     if end is not None:
@@ -203,6 +237,7 @@ def statement(
             turn=end.turn_id,
             outcome=end.outcome.decode(),
             interrupt=None if end.interrupt is None else end.interrupt.decode(),
+            expires_at=Int8(end.expires_at),
         )
     parts = ["WITH ", head]
     if rows.blobs:
@@ -218,6 +253,16 @@ def statement(
         _columns(values, "c", last.values(), (_Texts,) * 5)
     parts.append(" SELECT cancel FROM f")
     return "".join(parts), values
+
+
+def _end_of(end: End) -> str:
+    sets = ", interrupt = %(interrupt)s::jsonb" + (", resolved = NULL" if end.reopens else "")
+    return (
+        _FENCE.format(sets, _YIELDS[end.yields_to])
+        + _OUTCOME
+        + (_EXPIRY if end.expires_at else "")
+        + (_ROLLBACK if end.rolls_back else "")
+    )
 
 
 def _once(rows: list[WriteRow]) -> Iterable[WriteRow]:

@@ -7,7 +7,6 @@ CREATE OR REPLACE FUNCTION admit(
   p_policy text[], p_expires timestamptz[], p_answers jsonb[], p_actor text[]
 ) RETURNS SETOF ledger_row LANGUAGE plpgsql SET enable_seqscan = off AS $$
 DECLARE
-  line   bigint := timeline();
   room   integer;
   added  bigint := 0;
   reused bigint[] := '{}';
@@ -67,18 +66,16 @@ BEGIN
         WHEN NOT c.known
           THEN json_build_object('status', 'failed', 'code', 'unknown_graph',
                                  'message', format('there is no graph %s', c.graph))
-        WHEN c.policy NOT IN ('enqueue', 'reject')
-          THEN json_build_object('status', 'failed', 'code', 'unsupported_policy',
-                                 'message', format('on_busy %s is not supported', c.policy))
         WHEN c.policy = 'reject' AND EXISTS (
                SELECT FROM threads t JOIN turns q ON q.thread_key = t.thread_key
                WHERE t.thread_key = c.key AND q.seq >= t.settled AND q.outcome IS NULL)
           THEN json_build_object('status', 'rejected', 'code', 'thread_busy',
                                  'message', 'the thread has a turn that is not over')
       END;
-      INSERT INTO turns (tenant, turn_id, thread_key, kind, graph, origin, answers, actor, policy,
-                         src_topic, src_part, src_off, body_sha, body, expires_at, outcome)
-        VALUES (c.tenant, c.turn_id, c.key, c.kind, c.graph, c.turn_id, c.answers, c.actor,
+      INSERT INTO turns (tenant, turn_id, thread_key, kind, graph, origin, front, answers, actor,
+                         policy, src_topic, src_part, src_off, body_sha, body, expires_at, outcome)
+        VALUES (c.tenant, c.turn_id, c.key, c.kind, c.graph, c.turn_id,
+                c.policy IN ('interrupt', 'rollback'), c.answers, c.actor,
                 c.policy, p_topic, p_part, c.off, c.sha, c.body, c.expires, v)
         ON CONFLICT (tenant, turn_id) DO NOTHING RETURNING * INTO u;
       IF NOT FOUND THEN
@@ -89,25 +86,26 @@ BEGIN
         CONTINUE;
       END IF;
       added := added + 1;
-      CONTINUE WHEN v IS NULL;
+      IF v IS NULL THEN
+        IF c.expires IS NOT NULL THEN
+          INSERT INTO expiries VALUES (c.tenant, c.turn_id, 'turn', c.key, c.expires);
+        END IF;
+        CONTINUE WHEN NOT u.front;
+        -- a rollback that was promised stays one, whatever comes after it
+        UPDATE threads t
+           SET cancel = CASE c.policy WHEN 'rollback' THEN c.policy ELSE coalesce(cancel, c.policy) END
+         WHERE thread_key = c.key AND EXISTS (
+               SELECT FROM turns h WHERE h.thread_key = c.key AND h.seq = t.head AND h.outcome IS NULL);
+        IF FOUND THEN
+          r.what := 'cancel';
+          r.thread_key := c.key;
+          RETURN NEXT r;
+        END IF;
+        CONTINUE;
+      END IF;
     END IF;
 
-    -- it has its outcome and was never claimed; this caller publishes it, the sweep stands behind
-    INSERT INTO ended (tenant, turn_id, at)
-      VALUES (c.tenant, c.turn_id, clock_timestamp() + interval '2 s');
-    r.what := 'ended';
-    r.thread_key := c.key;
-    SELECT partition INTO r.partition FROM threads WHERE thread_key = c.key;
-    r.timeline := line;
-    r.tenant := u.tenant;
-    r.turn_id := u.turn_id;
-    r.seq := u.seq;
-    r.graph := u.graph;
-    r.body := u.body;
-    r.src_topic := u.src_topic;
-    r.src_part := u.src_part;
-    r.src_off := u.src_off;
-    r.outcome := v;
+    r := end_unclaimed(u, v);
     RETURN NEXT r;
   END LOOP;
 

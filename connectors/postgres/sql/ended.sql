@@ -13,7 +13,8 @@ LANGUAGE sql AS $$
          NULL::bigint,
          u.kind, u.graph, u.origin, u.body, u.src_topic, u.src_part, u.src_off,
          NULL::bigint, NULL::bigint, NULL::bigint, NULL::jsonb, u.attempts, u.outcome, NULL::text,
-         NULL::boolean, NULL::bigint, NULL::jsonb
+         NULL::boolean, NULL::bigint, NULL::jsonb, NULL::jsonb, NULL::text, NULL::json,
+         NULL::double precision
     FROM taken x JOIN turns u USING (tenant, turn_id) JOIN threads t USING (thread_key)
 $$;
 
@@ -50,7 +51,8 @@ BEGIN
 END
 $$;
 
--- Forget turns that closed before a time, and early cancels older than it; at most p_limit of each.
+-- Forget turns that closed before a time, and early cancels, expired interrupts and tool calls older
+-- than it; at most p_limit of each.
 CREATE OR REPLACE FUNCTION purge(p_before timestamptz, p_limit integer) RETURNS integer
 LANGUAGE plpgsql AS $$
 DECLARE
@@ -58,9 +60,12 @@ DECLARE
 BEGIN
   DELETE FROM early_cancels WHERE ctid IN (
     SELECT ctid FROM early_cancels WHERE created_at < p_before LIMIT p_limit);
+  DELETE FROM expired_interrupts WHERE ctid IN (
+    SELECT ctid FROM expired_interrupts WHERE at < p_before AND due IS NULL LIMIT p_limit);
   DELETE FROM turns WHERE ctid IN (
     SELECT ctid FROM turns WHERE created_at < p_before AND closed_at < p_before LIMIT p_limit);
   GET DIAGNOSTICS gone = ROW_COUNT;
+  PERFORM purge_tool_calls(p_before, p_limit);
   RETURN gone;
 END
 $$;

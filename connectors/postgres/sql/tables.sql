@@ -1,8 +1,10 @@
 -- The ledger's tables. No index stands on a column that changes, so that updates stay HOT (heap-only)
 -- within the space that fillfactor leaves, and vacuum comes early and without pauses.
 
--- One row a thread. keep_n, high_n, keep, base, cancel, attempts, head_off and resolved are of the
--- head: the claimed turn that is not closed. Turns up to `settled` have been claimed or have an
+-- One row a thread. keep_n, high_n, keep, base, cancel, attempts, trouble, carried, head_at, head_off
+-- and resolved are of the head: the claimed turn that is not closed. `attempts` are its claims that
+-- were not released, `trouble` is how the last of them ended that counts, `carried` what attempts
+-- hand on to the next, `head_at` its first claim. Turns up to `settled` have been claimed or have an
 -- outcome, but for those that go to the front. `interrupt`: {"turn_id": …, "ids": [open ids]}.
 CREATE TABLE threads (
   thread_key text COLLATE "C" PRIMARY KEY,
@@ -17,8 +19,12 @@ CREATE TABLE threads (
   base       bigint NOT NULL DEFAULT 0,
   cancel     text,
   attempts   integer NOT NULL DEFAULT 0,
+  trouble    text,
+  carried    json,
+  head_at    timestamptz,
   interrupt  jsonb,
   resolved   jsonb,
+  answering  jsonb,
   rev        bigint NOT NULL DEFAULT 0,
   head_off   bigint,
   first_off  bigint,
@@ -73,6 +79,30 @@ CREATE TABLE ended (
   PRIMARY KEY (tenant, turn_id)
 ) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000);
 
+-- What is to be looked at when its time has come: a turn that may not have ended by then, or the
+-- interrupt that a turn ended with.
+CREATE TABLE expiries (
+  tenant     text COLLATE "C" NOT NULL,
+  turn_id    uuid NOT NULL,
+  what       text NOT NULL,
+  thread_key text COLLATE "C" NOT NULL,
+  at         timestamptz NOT NULL,
+  PRIMARY KEY (tenant, turn_id, what)
+) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000);
+CREATE INDEX expiries_at ON expiries (at);
+
+-- Interrupts that nobody answered in time. Readers are told from `due` on; null: they were told.
+CREATE TABLE expired_interrupts (
+  thread_key   text COLLATE "C" NOT NULL,
+  interrupt_id text COLLATE "C" NOT NULL,
+  turn_id      uuid NOT NULL,
+  rev          bigint NOT NULL,
+  at           timestamptz NOT NULL DEFAULT now(),
+  due          timestamptz,
+  PRIMARY KEY (thread_key, interrupt_id)
+);
+CREATE INDEX expired_interrupts_due ON expired_interrupts (due) WHERE due IS NOT NULL;
+
 -- Cancels that came before their turn. The thread is part of the key: a cancel that names another
 -- thread than its turn's does nothing.
 CREATE TABLE early_cancels (
@@ -93,7 +123,8 @@ CREATE TABLE intake (
 
 -- One row a worker's life. `pid` and `backend_start` name the session that renews the lease. A life
 -- does not outlast its timeline: all that it claimed is fenced then, and has to be freed. `heard_at`:
--- when Kafka last answered it, as it said at its last renewal.
+-- when Kafka last answered it, as it said at its last renewal. `suspect`: the thread of the last
+-- suspect that it claimed (see take_suspect).
 CREATE TABLE workers (
   worker        uuid PRIMARY KEY,
   name          text NOT NULL,
@@ -101,6 +132,7 @@ CREATE TABLE workers (
   backend_start timestamptz NOT NULL,
   timeline      bigint NOT NULL,
   lease_until   timestamptz NOT NULL,
+  suspect       text COLLATE "C",
   heard_at      timestamptz NOT NULL DEFAULT clock_timestamp(),
   since         timestamptz NOT NULL DEFAULT now()
 ) WITH (fillfactor = 50);

@@ -40,14 +40,30 @@ LANGUAGE sql STABLE AS $$
        AND lease_until > clock_timestamp() AND heard_at > clock_timestamp() - p_within)
 $$;
 
--- Take a worker's threads from it and forget it. The caller holds the worker's lock exclusively.
-CREATE OR REPLACE FUNCTION free_threads(p_worker uuid) RETURNS integer LANGUAGE plpgsql AS $$
+-- How a dead worker ended, as it is told of the turns that it ran: they count an attempt. Null where
+-- the database itself was away or went back; nobody is to blame then.
+CREATE OR REPLACE FUNCTION how_it_ended(w workers) RETURNS text LANGUAGE sql STABLE AS $$
+  SELECT CASE
+    WHEN w.timeline <> timeline() OR w.backend_start <= pg_postmaster_start_time() THEN NULL
+    WHEN EXISTS (SELECT FROM pg_stat_get_activity(w.pid) a WHERE a.backend_start = w.backend_start)
+      THEN format('worker %s stopped renewing its lease', w.name)
+    ELSE format('worker %s died', w.name)
+  END
+$$;
+
+-- Take a worker's threads from it. The caller holds the worker's lock exclusively. Without a trouble
+-- it is as if they were released.
+CREATE OR REPLACE FUNCTION free_threads(p_worker uuid, p_trouble text) RETURNS integer
+LANGUAGE plpgsql AS $$
 DECLARE
   keys text[];
 BEGIN
   keys := ARRAY(SELECT thread_key FROM threads WHERE owner = p_worker
                 ORDER BY thread_key FOR UPDATE);
-  UPDATE threads SET owner = NULL WHERE thread_key = ANY (keys);
+  UPDATE threads
+     SET owner = NULL, trouble = coalesce(p_trouble, trouble),
+         attempts = greatest(attempts - (p_trouble IS NULL)::integer, 0)
+   WHERE thread_key = ANY (keys);
   INSERT INTO ready (thread_key) SELECT unnest(keys) ON CONFLICT DO NOTHING;
   RETURN cardinality(keys);
 END
@@ -57,13 +73,15 @@ $$;
 -- transaction, so that rows are locked in key order. Cheap when nobody is dead, so it is polled.
 CREATE OR REPLACE FUNCTION reap() RETURNS integer LANGUAGE plpgsql AS $$
 DECLARE
-  id uuid;
+  id   uuid;
+  dead workers;
 BEGIN
   FOR id IN SELECT worker FROM workers w WHERE worker_is_dead(w) LOOP
     CONTINUE WHEN NOT pg_try_advisory_xact_lock(uuid_hash_extended(id, 0));
-    DELETE FROM workers w WHERE worker = id AND worker_is_dead(w);  -- it may have renewed by now
+    DELETE FROM workers w WHERE worker = id AND worker_is_dead(w)  -- it may have renewed by now
+      RETURNING * INTO dead;
     IF FOUND THEN
-      RETURN free_threads(id);
+      RETURN free_threads(id, how_it_ended(dead));
     END IF;
   END LOOP;
   RETURN NULL;
@@ -75,6 +93,6 @@ CREATE OR REPLACE FUNCTION dismiss_worker(p_worker uuid) RETURNS integer LANGUAG
 BEGIN
   PERFORM pg_advisory_xact_lock(uuid_hash_extended(p_worker, 0));
   DELETE FROM workers WHERE worker = p_worker;
-  RETURN free_threads(p_worker);
+  RETURN free_threads(p_worker, NULL);
 END
 $$;

@@ -97,8 +97,6 @@ async def test_another_body_under_the_same_id_writes_nothing(scene):
     ("fields", "status", "code"),
     [
         ({"known": False, "graph": "none"}, "failed", "unknown_graph"),
-        ({"on_busy": "interrupt"}, "failed", "unsupported_policy"),
-        ({"on_busy": "rollback"}, "failed", "unsupported_policy"),
         ({"on_busy": "reject"}, "rejected", "thread_busy"),
     ],
 )

@@ -7,7 +7,7 @@ from turnstream.connectors.postgres.migrate import run_sql
 revision = "0001"
 down_revision = None
 
-_FILES = ("tables", "timeline", "claim", "admit", "finish", "ended", "workers")
+_FILES = ("tables", "timeline", "claim", "admit", "finish", "ended", "expire", "workers")
 
 
 def upgrade() -> None:

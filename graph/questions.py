@@ -1,0 +1,74 @@
+"""Questions that graphs ask with `interrupt()`: what is said of them, and whether an answer fits.
+
+A graph gives the JSON schema of the answer with `interrupt(value, response_schema=…)`, and the time
+to answer as `expires_in_s` (seconds, a number above 0) inside a `value` that is an object.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import jsonschema_rs
+import msgspec
+
+from turnstream.graph.values import to_json
+from turnstream.schemas.errors import GraphError
+from turnstream.schemas.transcript import clean_text
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+EXPIRES_IN_S = "expires_in_s"
+EXPIRES_IN_S_MAX = 10 * 365 * 86_400
+MESSAGE_CHARS_MAX = 500
+"""Of what is wrong with an answer: the value that is wrong is quoted in it."""
+
+
+def asked_fields(value: Any, response_schema: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return the fields that `InputRequested` and `Interrupt` have in common.
+
+    Raises `GraphError` for a schema that no answer could be checked against.
+    """
+    if response_schema is not None:
+        _validator(response_schema)
+    expires_at = 0
+    seconds = value.get(EXPIRES_IN_S) if isinstance(value, dict) else None
+    if isinstance(seconds, int | float) and 0 < seconds <= EXPIRES_IN_S_MAX:
+        expires_at = time.time_ns() // 1000 + int(seconds * 1_000_000)
+    return {
+        "payload": to_json(value),
+        "response_schema": "" if response_schema is None else to_json(response_schema),
+        "expires_at": expires_at,
+    }
+
+
+def wrong_answer(answers: Mapping[str, Any], schemas: Mapping[str, str]) -> str:
+    """Return what is wrong with the first answer that does not fit its schema, "" if all do.
+
+    It begins with the field, `answers.<interrupt id>.<path>`, and a colon. `schemas` is JSON text
+    by interrupt id.
+    """
+    for interrupt_id, answer in answers.items():
+        schema = schemas.get(interrupt_id)
+        if not schema:
+            continue
+        for error in _validator(msgspec.json.decode(schema)).iter_errors(answer):
+            missing = getattr(error.kind, "property", None)
+            path = ["answers", interrupt_id, *error.instance_path]
+            if isinstance(missing, str) and "required" in error.message:
+                path.append(missing)
+            field = ".".join(map(str, path)).replace(":", "")
+            return clean_text(f"{field}: {error.message}")[:MESSAGE_CHARS_MAX]
+    return ""
+
+
+def _validator(schema: Mapping[str, Any]) -> Any:
+    try:
+        # nothing is fetched for a `$ref`
+        return jsonschema_rs.validator_for(dict(schema), offline=True)
+    except ValueError as error:
+        raise GraphError(
+            f"a response_schema is no JSON schema: {str(error).splitlines()[0]}",
+            code="response_schema",
+        ) from error
