@@ -7,25 +7,24 @@ deltas of each network read over in one call. Nothing is awaited per token.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
-import random
 from dataclasses import dataclass
-from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Self
 
-import aiohttp
 import msgspec
 
 from turnstream.connectors.models.pace import Pace
 from turnstream.connectors.models.refusals import error_of_event, error_of_response
 from turnstream.connectors.models.sse import DeltaParser
+from turnstream.connectors.models.transport import BadHttpError, HttpTransport
 from turnstream.schemas.chat import ChatAnswer
 from turnstream.schemas.errors import (
     ModelBadResponseError,
     ModelError,
-    ModelOverloadedError,
-    ModelStalledError,
+    ModelFirstTokenTimeoutError,
     ModelStreamCutError,
+    ModelTokenGapTimeoutError,
     ModelUnreachableError,
 )
 from turnstream.schemas.transcript import clean_text
@@ -34,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
 
+    from turnstream.connectors.models.transport import Connection
     from turnstream.schemas.chat import ChatRequest, Delta
 
 
@@ -44,8 +44,7 @@ class ModelLimits:
     `first_token_timeout_s` runs from the request to the first delta, the wait for a connection
     included; `token_gap_timeout_s` between two events after that. `connections_max` should not be
     below the turns of a worker. `read_every_s`: streams that have begun are read at moments so far
-    apart, see `pace`; 0 reads at once. `tries_max` counts the first try; waits between tries double
-    from `backoff_s`, with jitter, and follow `Retry-After` up to `backoff_max_s`.
+    apart, see `pace`; 0 reads at once.
     """
 
     connect_timeout_s: float = 5.0
@@ -55,9 +54,6 @@ class ModelLimits:
     read_every_s: float = 0.0
     answer_bytes_max: int = 32 << 20
     error_bytes_max: int = 64 << 10
-    tries_max: int = 3
-    backoff_s: float = 0.2
-    backoff_max_s: float = 5.0
 
 
 class OpenAIModel:
@@ -74,21 +70,15 @@ class OpenAIModel:
         self.base_url = base_url.rstrip("/")
         self.model = model
         self.limits = limits or ModelLimits()
-        self._headers = {"content-type": "application/json"}
-        if api_key:
-            self._headers["authorization"] = f"Bearer {api_key}"
-        self._http: aiohttp.ClientSession | None = None
+        self._http = HttpTransport(
+            self.base_url,
+            {"authorization": f"Bearer {api_key}"} if api_key else {},
+            connections_max=self.limits.connections_max,
+            connect_timeout_s=self.limits.connect_timeout_s,
+        )
         self._pace = Pace(self.limits.read_every_s)
 
     async def __aenter__(self) -> Self:
-        self._http = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=self.limits.connections_max, limit_per_host=0),
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=self.limits.connect_timeout_s),
-            headers=self._headers,
-            cookie_jar=aiohttp.DummyCookieJar(),
-            auto_decompress=False,
-            skip_auto_headers=("accept-encoding",),
-        )
         return self
 
     async def __aexit__(
@@ -97,29 +87,22 @@ class OpenAIModel:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        await self._session.close()
-        self._http = None
-
-    @property
-    def _session(self) -> aiohttp.ClientSession:
-        if self._http is None:
-            raise RuntimeError("the model client is used outside its `async with`")
-        return self._http
+        await self._http.close()
 
     async def models(self) -> list[str]:
         """Return the names that the server lists, in its order. Raises `ModelError`."""
         try:
             async with (
                 asyncio.timeout(self.limits.connect_timeout_s * 2),
-                self._session.get(f"{self.base_url}/models") as response,
+                self._http.get("/models") as response,
             ):
-                body = await _body(response.content, self.limits.answer_bytes_max)
-                if response.status != HTTPStatus.OK:
+                body = await _body(response, self.limits.answer_bytes_max)
+                if not response.ok:
                     raise error_of_response(response.status, body, response.headers)
                 return [entry.id for entry in msgspec.json.decode(body, type=_Models).data]
-        except (aiohttp.ClientError, OSError) as error:
+        except OSError as error:
             raise ModelUnreachableError(_unreachable(self.base_url, error)) from error
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, BadHttpError) as error:
             raise ModelBadResponseError(f"{self.base_url}/models sent no list") from error
 
     async def stream(self, request: ChatRequest, push: Callable[[list[Delta]], None]) -> ChatAnswer:
@@ -130,22 +113,11 @@ class OpenAIModel:
                 raise ModelBadResponseError(f"{self.base_url} serves no model")
             self.model = names[0]
         body = request_body(request, request.model or self.model)
-        call = _Call(self, body, request.request_id, push)
-        tries = 1
-        while True:
-            try:
-                return await call.run()
-            except (ModelUnreachableError, ModelOverloadedError, ModelStreamCutError) as error:
-                if call.pushed or tries >= self.limits.tries_max:
-                    raise
-                wait = self.limits.backoff_s * 2 ** (tries - 1) * random.uniform(0.5, 1.0)  # noqa: S311
-                asked = error.retry_after_s if isinstance(error, ModelOverloadedError) else 0.0
-                await asyncio.sleep(min(max(wait, asked), self.limits.backoff_max_s))
-                tries += 1
+        return await _Call(self, body, request.request_id, push).run()
 
 
 class _Call:
-    """One request, maybe tried more than once: the time-outs of a try and the reading loop."""
+    """One request: its time-outs and the reading loop."""
 
     def __init__(
         self,
@@ -160,11 +132,11 @@ class _Call:
         self.push = push
         self.pushed = False
         self._loop = asyncio.get_running_loop()
-        self._last = 0.0  # loop time of the last event
+        self.last = 0.0  # loop time of the last event
         self._watch: asyncio.TimerHandle | None = None
 
     async def run(self) -> ChatAnswer:
-        """Make one try."""
+        """Make the request and read its answer."""
         limits = self.client.limits
         try:
             async with asyncio.timeout(None) as deadline:
@@ -172,48 +144,55 @@ class _Call:
                 self._watch = self._loop.call_at(first, deadline.reschedule, first)
                 return await self._read(deadline)
         except TimeoutError as error:
-            what = "between two tokens" if self.pushed else "before the first token"
-            seconds = limits.token_gap_timeout_s if self.pushed else limits.first_token_timeout_s
-            raise ModelStalledError(
-                f"{self.client.base_url} said nothing for {seconds:g} s {what}"
+            said_nothing = f"{self.client.base_url} said nothing for"
+            if self.pushed:
+                raise ModelTokenGapTimeoutError(
+                    f"{said_nothing} {limits.token_gap_timeout_s:g} s between two tokens"
+                ) from error
+            raise ModelFirstTokenTimeoutError(
+                f"{said_nothing} {limits.first_token_timeout_s:g} s before the first token"
             ) from error
         finally:
             if self._watch is not None:
                 self._watch.cancel()
 
-    def _watch_gap(self, deadline: asyncio.Timeout) -> None:
+    def watch_gap(self, deadline: asyncio.Timeout) -> None:
         """Time out a gap between two events.
 
         Looks at the last event and sets itself again, so that a token costs no timer.
         """
         if self._watch is not None:
             self._watch.cancel()
-        at = self._last + self.client.limits.token_gap_timeout_s
+        at = self.last + self.client.limits.token_gap_timeout_s
         if self._loop.time() >= at:
             deadline.reschedule(at)
         else:
-            self._watch = self._loop.call_at(at, self._watch_gap, deadline)
+            self._watch = self._loop.call_at(at, self.watch_gap, deadline)
 
     async def _read(self, deadline: asyncio.Timeout) -> ChatAnswer:
         client = self.client
-        parser = DeltaParser()
+        parser, headed = DeltaParser(), False
         try:
-            async with client._session.post(  # noqa: SLF001  same module
-                f"{client.base_url}/chat/completions", data=self.body, headers=self.headers
+            async with client._http.post(  # noqa: SLF001  same module
+                "/chat/completions", self.body, self.headers
             ) as response:
-                try:
-                    await self._deltas(response, parser, deadline)
-                except BaseException:
-                    response.close()  # a request that nobody reads must free its slot
-                    raise
-        except aiohttp.ClientPayloadError as error:
-            raise self._cut() from error
-        except (aiohttp.ClientError, OSError) as error:
-            if self.pushed:
+                headed = True
+                if not response.ok:
+                    body = await _body(response, client.limits.error_bytes_max)
+                    raise error_of_response(response.status, body, response.headers)
+                await response.read_into(_Reading(self, parser, response, deadline).feed)
+        except _EndedError:
+            pass
+        except BadHttpError as error:
+            raise ModelBadResponseError(f"{client.base_url}: {error}") from error
+        except OSError as error:
+            if headed:
                 raise self._cut() from error
             raise ModelUnreachableError(_unreachable(client.base_url, error)) from error
         if parser.error is not None:
             raise error_of_event(parser.error)
+        if not parser.seen:
+            raise ModelBadResponseError("the model server's answer is no event stream")
         if not parser.finish_reason and not parser.done:
             raise self._cut()
         return ChatAnswer(
@@ -223,42 +202,64 @@ class _Call:
             usage=parser.usage,
         )
 
-    async def _deltas(
-        self,
-        response: aiohttp.ClientResponse,
-        parser: DeltaParser,
-        deadline: asyncio.Timeout,
-    ) -> None:
-        limits = self.client.limits
-        content = response.content
-        if response.status != HTTPStatus.OK:
-            body = await _body(content, limits.error_bytes_max)
-            raise error_of_response(response.status, body, response.headers)
-        room = limits.answer_bytes_max
-        pace = self.client._pace  # noqa: SLF001  same module
-        seen = 0
-        while data := await content.readany():
-            deltas = parser.feed(data)
-            if parser.seen != seen:  # comments are no sign of life
-                seen = parser.seen
-                self._last = self._loop.time()
-            if deltas:
-                if not self.pushed:
-                    self.pushed = True
-                    self._watch_gap(deadline)
-                self.push(deltas)
-            room -= len(data)
-            if room < 0:
-                raise ModelBadResponseError(f"the answer is above {limits.answer_bytes_max} B")
-            if parser.error is not None:
-                return
-            if deltas and not parser.finish_reason and response.connection is not None:
-                pace.hold(response.connection.transport)
-        if not seen:
-            raise ModelBadResponseError("the model server's answer is no event stream")
-
     def _cut(self) -> ModelError:
         return ModelStreamCutError(f"{self.client.base_url} ended its answer in the middle")
+
+
+class _EndedError(Exception):
+    """The server has said all that matters."""
+
+
+class _Reading:
+    """What is done with each network read of an answer: the hot path of a worker."""
+
+    __slots__ = ("_call", "_connection", "_deadline", "_pace", "_parser", "_room", "_seen")
+
+    def __init__(
+        self, call: _Call, parser: DeltaParser, connection: Connection, deadline: asyncio.Timeout
+    ) -> None:
+        self._call = call
+        self._parser = parser
+        self._connection = connection
+        self._deadline = deadline
+        self._pace = call.client._pace  # noqa: SLF001  same module
+        self._room = call.client.limits.answer_bytes_max
+        self._seen = 0
+
+    def feed(self, data: bytes) -> None:
+        """Take the bytes of one read; deltas are said before it returns."""
+        call, parser = self._call, self._parser
+        deltas = parser.feed(data)
+        if parser.seen != self._seen:  # comments are no sign of life
+            self._seen = parser.seen
+            call.last = asyncio.get_running_loop().time()
+        if deltas:
+            if not call.pushed:
+                call.pushed = True
+                call.watch_gap(self._deadline)
+            call.push(deltas)
+        self._room -= len(data)
+        if self._room < 0:
+            limit = call.client.limits.answer_bytes_max
+            raise ModelBadResponseError(f"the answer is above {limit} B")
+        if parser.error is not None:
+            raise _EndedError
+        if deltas and not parser.finish_reason:
+            self._pace.hold(self._connection.transport)
+
+
+async def _body(response: Connection, bytes_max: int) -> bytes:
+    """Return a body as far as it is wanted."""
+    body = bytearray()
+
+    def take(data: bytes) -> None:
+        body.extend(data[: bytes_max - len(body)])
+        if len(body) >= bytes_max:
+            raise _EndedError
+
+    with contextlib.suppress(_EndedError):
+        await response.read_into(take)
+    return bytes(body)
 
 
 class _Listed(msgspec.Struct):
@@ -294,13 +295,6 @@ def request_body(request: ChatRequest, model: str) -> bytes:
         return msgspec.json.encode(body)
     except UnicodeEncodeError:
         return msgspec.json.encode(_clean(body))
-
-
-async def _body(content: aiohttp.StreamReader, bytes_max: int) -> bytes:
-    body = b""
-    while len(body) < bytes_max and (data := await content.readany()):
-        body += data
-    return body[:bytes_max]
 
 
 def _clean(value: Any) -> Any:

@@ -1,0 +1,292 @@
+"""HTTP/1.1 to one model server, over kept connections; bytes go to their reader as they come.
+
+For the hot path: a client of general use wakes a task for every network read, which cost as much as
+all else that is done with a token. Here the reader is called from the transport. Parsing is
+httptools'. No redirects, no proxies, no compression: a model server needs none.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from http import HTTPStatus
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+import httptools
+
+from turnstream.schemas.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from types import TracebackType
+
+IDLE_S_MAX = 4.0
+"""A connection unused for longer is not used again: uvicorn, and so vLLM, closes it after 5 s."""
+
+HEAD_BYTES_MAX = 64 << 10
+_INFORMATIONAL_MAX = 199
+
+
+class BadHttpError(Exception):
+    """What came is no HTTP, or its head is too large."""
+
+
+class Connection(asyncio.Protocol):
+    """One connection; carries one exchange at a time.
+
+    `heard`: whether anything came since the request. `feed` is called with the body's bytes of each
+    network read, once it is set; what it raises ends the exchange.
+    """
+
+    def __init__(self) -> None:
+        self.transport: asyncio.Transport
+        self.lost = False
+        self.idle_since = 0.0
+        self._loop = asyncio.get_running_loop()
+        self._ended: asyncio.Future[None] | None = None
+
+    def begin(self, request: bytes) -> None:
+        """Send a request; the exchange before it is over."""
+        self.heard = False
+        self.status = 0
+        self.headers: dict[str, str] = {}
+        self.feed: Callable[[bytes], None] | None = None
+        self._chunks: list[bytes] = []
+        self._head_bytes = 0
+        self._complete = self._until_close = False
+        self._parser = httptools.HttpResponseParser(self)
+        self._headed: asyncio.Future[None] = self._loop.create_future()
+        self._ended = self._loop.create_future()
+        self.transport.write(request)
+
+    async def head(self) -> None:
+        """Wait for status and headers. Raises `OSError` or `BadHttpError`."""
+        await self._headed
+
+    async def read_into(self, feed: Callable[[bytes], None]) -> None:
+        """Hand the body to `feed` until its end. Raises `OSError`, `BadHttpError`, or its error."""
+        if self._ended is None:
+            raise RuntimeError("no exchange has begun")
+        self.feed = feed
+        chunks, self._chunks = self._chunks, []
+        try:
+            if chunks:
+                feed(b"".join(chunks))
+        except BaseException:
+            self.transport.abort()
+            raise
+        await self._ended
+
+    @property
+    def ok(self) -> bool:
+        """Whether the answer's status is 200."""
+        return self.status == HTTPStatus.OK
+
+    @property
+    def reusable(self) -> bool:
+        """Whether the exchange is over and the server keeps the connection."""
+        ended = self._ended
+        over = ended is None or (ended.done() and not ended.cancelled() and not ended.exception())
+        return over and not self.lost and self._parser.should_keep_alive()
+
+    # -- what the loop calls -------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take the transport."""
+        assert isinstance(transport, asyncio.Transport)  # noqa: S101  the loop's promise
+        self.transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        """Parse, and hand the body over."""
+        ended = self._ended
+        if ended is None or ended.done():
+            self.transport.abort()  # nobody asked
+            return
+        self.heard = True
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserError as error:
+            self._fail(BadHttpError(f"no HTTP answer: {error}"))
+            return
+        if self._chunks and self.feed is not None:
+            self._hand_over(self.feed)
+        if self._complete:
+            _settle(ended)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """End the exchange: well, where the connection's end is the body's."""
+        self.lost = True
+        ended = self._ended
+        if ended is None or ended.done():
+            return
+        if error is None and self._headed.done() and self._until_close:
+            _settle(ended)
+        else:
+            self._fail(error or ConnectionResetError("the server closed the connection"))
+
+    # -- what the parser calls -----------------------------------------------------------------
+
+    def on_message_begin(self) -> None:
+        """Begin an answer, maybe after an informational one."""
+        self.headers = {}
+        self._complete = False
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take a header."""
+        self._head_bytes += len(name) + len(value)
+        if self._head_bytes > HEAD_BYTES_MAX:
+            raise BadHttpError(f"an answer's head above {HEAD_BYTES_MAX} bytes")
+        self.headers[name.decode("latin-1").lower()] = value.decode("latin-1")
+
+    def on_headers_complete(self) -> None:
+        """Let who waits for the head go on."""
+        self.status = self._parser.get_status_code()
+        if self.status > _INFORMATIONAL_MAX:
+            self._until_close = not self.headers.keys() & {"content-length", "transfer-encoding"}
+            _settle(self._headed)
+
+    def on_body(self, body: bytes) -> None:
+        """Take some of the body."""
+        self._chunks.append(body)
+
+    def on_message_complete(self) -> None:
+        """Note the end, unless another answer follows."""
+        self._complete = self.status > _INFORMATIONAL_MAX
+
+    def _hand_over(self, feed: Callable[[bytes], None]) -> None:
+        chunks, self._chunks = self._chunks, []
+        try:
+            feed(chunks[0] if len(chunks) == 1 else b"".join(chunks))
+        except Exception as error:  # noqa: BLE001  it is raised where the exchange is awaited
+            self._fail(error)
+
+    def _fail(self, error: Exception) -> None:
+        for future in (self._headed, self._ended):
+            if future is not None and not future.done():
+                future.set_exception(error)
+                future.exception()  # who has gone away does not ask
+        self.transport.abort()
+
+
+def _settle(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+class Exchange:
+    """A request and its answer; leaving it early closes the connection: that frees the slot."""
+
+    def __init__(self, transport: HttpTransport, request: bytes) -> None:
+        self._http = transport
+        self._request = request
+        self.connection: Connection
+
+    async def __aenter__(self) -> Connection:
+        """Send, and wait for the head; a kept connection that fails silently is replaced once."""
+        await self._http.slots.acquire()
+        try:
+            self.connection, kept = await self._http.take()
+            self.connection.begin(self._request)
+            try:
+                await self.connection.head()
+            except OSError:
+                if not kept or self.connection.heard:
+                    raise
+                self.connection = await self._http.open()
+                self.connection.begin(self._request)
+                await self.connection.head()
+        except BaseException:
+            self._leave()
+            raise
+        return self.connection
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._leave()
+
+    def _leave(self) -> None:
+        self._http.slots.release()
+        if hasattr(self, "connection"):
+            self._http.give_back(self.connection)
+
+
+class HttpTransport:
+    """Connections to the server of `base_url`; at most `connections_max` exchanges at a time.
+
+    Raises `ConfigurationError` for a URL that is none.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        headers: Mapping[str, str],
+        *,
+        connections_max: int,
+        connect_timeout_s: float,
+    ) -> None:
+        url = urlsplit(base_url)
+        if url.scheme not in ("http", "https") or not url.hostname:
+            raise ConfigurationError(f"no http or https URL of a model server: {base_url!r}")
+        self._tls = ssl.create_default_context() if url.scheme == "https" else None
+        self._host = url.hostname
+        try:
+            self._port = url.port or (443 if self._tls else 80)
+        except ValueError as error:
+            raise ConfigurationError(f"{base_url!r}: {error}") from error
+        self._path = url.path.rstrip("/")
+        given = {"host": url.netloc.rpartition("@")[2], "accept": "*/*", **headers}
+        self._head = "".join(f"{name}: {value}\r\n" for name, value in given.items())
+        self._connect_timeout_s = connect_timeout_s
+        self._kept: list[Connection] = []
+        self.slots = asyncio.Semaphore(connections_max)
+
+    async def close(self) -> None:
+        """Close the connections that are kept."""
+        kept, self._kept = self._kept, []
+        for connection in kept:
+            connection.transport.close()
+        await asyncio.sleep(0)  # transports close in the loop's next step
+
+    def get(self, path: str) -> Exchange:
+        """Return a GET of a path below the base URL."""
+        return Exchange(self, f"GET {self._path}{path} HTTP/1.1\r\n{self._head}\r\n".encode())
+
+    def post(self, path: str, body: bytes, headers: Mapping[str, str]) -> Exchange:
+        """Return a POST of JSON to a path below the base URL."""
+        more = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+        head = (
+            f"POST {self._path}{path} HTTP/1.1\r\n{self._head}{more}"
+            f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+        )
+        return Exchange(self, head.encode() + body)
+
+    async def take(self) -> tuple[Connection, bool]:
+        """Return a connection, and whether it was kept from before."""
+        since = asyncio.get_running_loop().time() - IDLE_S_MAX
+        while self._kept:
+            connection = self._kept.pop()
+            if not connection.lost and connection.idle_since >= since:
+                return connection, True
+            connection.transport.close()
+        return await self.open(), False
+
+    async def open(self) -> Connection:
+        """Open a connection. Raises `OSError`, `TimeoutError` among them."""
+        async with asyncio.timeout(self._connect_timeout_s):
+            _, connection = await asyncio.get_running_loop().create_connection(
+                Connection, self._host, self._port, ssl=self._tls
+            )
+        return connection
+
+    def give_back(self, connection: Connection) -> None:
+        """Keep a connection whose exchange is over; close any other."""
+        if connection.reusable:
+            connection.idle_since = asyncio.get_running_loop().time()
+            self._kept.append(connection)
+        else:
+            connection.transport.abort()
