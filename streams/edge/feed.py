@@ -186,7 +186,11 @@ class Feed:
         two protocol events), or first a `Reset` and then as without. With `from_turn`: every step
         from that turn's start. With neither: the steps of the turn that is alive (running, or with
         an open question), and nothing of older ones.
+
+        Waits while the log is not ready: clients of an edge that went come to the new one while it
+        starts, and a cursor is not void because nothing has been read yet.
         """
+        await self.log.ready.wait()
         place = await self.directory.place(thread.key)
         partition = thread.partition if place is None else place.partition
         start: int | None = None

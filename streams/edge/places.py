@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import AsyncGenerator, Callable
 
     from turnstream.streams.edge.cursor import Cursor
@@ -45,8 +46,10 @@ class Log(Protocol):
     """The tail of `turn-events`: what has come so far, and what comes.
 
     It calls `lost(partition)` where records were lost to it: what was read before does not go on.
+    Until it is `ready` it knows neither its incarnation nor its ends.
     """
 
+    ready: asyncio.Event
     incarnation: int
     lost: Callable[[int], None]
 

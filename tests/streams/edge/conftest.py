@@ -6,8 +6,10 @@ import asyncio
 import contextlib
 import hashlib
 import json
+import sys
 import uuid
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -25,6 +27,9 @@ from turnstream.schemas.commands import CancelTurn, ResumeTurn
 from turnstream.schemas.ids import event_id, thread_key
 from turnstream.streams.app import open_edge
 from turnstream.streams.settings import Settings
+
+sys.path.insert(0, str(Path(__file__).parent))
+from edge_front import Front
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -109,6 +114,13 @@ async def edge(settings: Settings) -> AsyncIterator[Running]:
 def open_running() -> Callable[[Settings], Any]:
     """Return what opens one more edge."""
     return running_edge
+
+
+@pytest.fixture
+async def front() -> AsyncIterator[Front]:
+    """One address in front of edges that come and go."""
+    async with Front() as front:
+        yield front
 
 
 class Turn:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from contextlib import AsyncExitStack, aclosing
 
 import pytest
 from langgraph_sdk import get_client
@@ -147,8 +148,12 @@ async def test_a_failed_and_a_cancelled_run(client, worker, transport):
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
-async def test_an_edge_that_goes_and_comes_back(settings, open_running, worker, transport):
-    """A restart on the same port in mid-run: the SDK's streams resume, nothing is missing."""
+async def test_an_edge_that_goes_and_comes_back(settings, open_running, front, worker, transport):
+    """A restart in mid-run: the SDK's streams come back while the new edge starts, and resume.
+
+    The SDK gives a stream up after a quarter of a second of refused connections: so there is an
+    address that stays.
+    """
     half = asyncio.Event()
 
     async def slow(turn):
@@ -161,21 +166,22 @@ async def test_an_edge_that_goes_and_comes_back(settings, open_running, worker, 
         await turn.end()
 
     worker.script = slow
-    async with open_running(settings) as first:
-        port = first.edge.port
-        client = get_client(url=first.url)
-        entered = client.threads.stream(thread_id="a", assistant_id="agent", transport=transport)
-        thread = await entered.__aenter__()
-        await thread.run.start(input={})
-        reading = asyncio.create_task(texts_of(thread))
-        async with asyncio.timeout(20):
-            # until every stream has a cursor: the SDK cannot resume one that has heard nothing
-            while not thread._active_message_streams or thread._lifecycle_cursor is None:
-                await asyncio.sleep(0.01)
-    async with open_running(settings.model_copy(update={"edge_port": port})):
-        half.set()
-        async with asyncio.timeout(30):
-            assert await reading == ["one two three four "]
-            assert (await thread._wait_for_run_done()).status == "completed"
-        await entered.__aexit__(None, None, None)
-    await client.aclose()
+    async with AsyncExitStack() as old, aclosing(get_client(url=front.url)) as client:
+        first = await old.enter_async_context(open_running(settings))
+        front.to(first.edge.port)
+        async with client.threads.stream(
+            thread_id="a", assistant_id="agent", transport=transport
+        ) as thread:
+            await thread.run.start(input={})
+            reading = asyncio.create_task(texts_of(thread))
+            async with asyncio.timeout(20):
+                # until every stream has a cursor: the SDK cannot resume what has heard nothing
+                while not thread._active_message_streams or thread._lifecycle_cursor is None:
+                    await asyncio.sleep(0.01)
+            await old.aclose()
+            async with open_running(settings) as second:
+                front.to(second.edge.port)
+                half.set()
+                async with asyncio.timeout(30):
+                    assert await reading == ["one two three four "]
+                    assert (await thread._wait_for_run_done()).status == "completed"

@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 import httpx
 import pytest
 
+from turnstream.streams.app import open_edge
 from turnstream.streams.edge.starts import LINGER_S
 
 
@@ -102,6 +103,39 @@ async def test_a_replay_is_the_same_from_every_cursor(client, worker, edge):
     for at, item in enumerate(whole[:-1]):
         async with sse(client, "a", since=item["seq"]) as events:
             assert await until(events) == whole[at + 1 :]
+
+
+async def test_streams_that_come_while_the_edge_starts_wait_for_it(edge, client, worker, settings):
+    """Clients of an edge that went come to the next one before it has read anything."""
+    answer = await run_start(client, "a")
+    since = answer["meta"]["applied_through_seq"]
+    async with sse(client, "a", since=since) as events:
+        whole = await until(events)
+    opened = open_edge(settings, state=edge.states)
+    async with opened as edge, asyncio.TaskGroup() as parts:
+        parts.create_task(edge.server.run())
+        base = f"http://127.0.0.1:{edge.port}"
+        try:
+            async with (
+                httpx.AsyncClient(base_url=base, timeout=20) as newcomer,
+                sse(newcomer, "a", since=since) as replayed,
+                sse(newcomer, "a", since=whole[2]["seq"]) as resumed,
+                sse(newcomer, "a") as bare,
+            ):
+                assert len(edge.context.sockets.outlets) == 3
+                tail = parts.create_task(edge.tail.run())
+                assert await until(replayed) == whole
+                assert await until(resumed) == whole[3:]
+                taps = edge.context.feed.threads["default/a"].taps
+                async with asyncio.timeout(15):
+                    while len(taps) < 3:
+                        await asyncio.sleep(0.01)
+                await run_start(client, "a")
+                assert text_of(await until(bare)) == "hello world "
+                tail.cancel()
+        finally:
+            edge.stop()
+    assert edge.context.feed.resets == 0
 
 
 async def test_a_stream_without_a_cursor_shows_no_older_end(client, worker):
