@@ -66,6 +66,10 @@ class Process(Protocol):
         """Kill -9; nothing happens to one that is dead."""
         ...
 
+    def terminate(self) -> None:
+        """SIGTERM: a worker hands over, an edge closes its sockets."""
+        ...
+
     def freeze(self) -> None:
         """SIGSTOP."""
         ...
@@ -94,6 +98,8 @@ class Servers(Protocol):
     """The bootstrap address that no fault cuts: for the campaign's own reader and checks."""
     database: str
     """An administrator's database URL that no fault cuts."""
+    session_ms: int
+    """The shortest session of a consumer group that the broker allows; 0: its default."""
     supports: frozenset[str]
     """Names of faults that these servers can bear; a campaign draws no others."""
 
@@ -122,9 +128,8 @@ class Stage(Protocol):
         """Those that run now."""
         ...
 
-    @property
-    def busy_worker(self) -> Process | None:
-        """The worker that owns a thread of this story, by the ledger's last look; None if none."""
+    async def busy_worker(self) -> Process | None:
+        """Return a worker that owns a thread of this story now, None if none does."""
         ...
 
     @property
@@ -132,8 +137,8 @@ class Stage(Protocol):
         """Ids of the threads of this story, tenant `default`."""
         ...
 
-    def arm(self, point: str, thread: str, action: str) -> None:
-        """Let the next worker that reaches a point on a thread do `action` there, once.
+    def arm(self, point: str, thread: str, action: str, count: int = 1) -> None:
+        """Let the next worker that is at a point on a thread for the `count`-th time do `action`.
 
         Points are those of `points.py`; actions `kill`, `freeze`, `block:<seconds>` (of the event
         loop), `refuse` (the next record to the broker is one that it refuses).

@@ -1,0 +1,415 @@
+"""Plays one story on a stage and hands back everything that can be looked at afterwards."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import time
+import uuid
+from collections import defaultdict
+from dataclasses import dataclass, field
+from random import Random
+from typing import TYPE_CHECKING, Any
+
+from tests.chaos.clients import Plain, Sdk
+from tests.chaos.faults import FAULTS, NothingToStrikeError
+from tests.chaos.stage import TENANT
+from turnstream.schemas.events import TurnInterrupted
+
+if TYPE_CHECKING:
+    from tests.chaos.log import ThreadLog
+    from tests.chaos.stage import RealStage
+    from tests.chaos.story import Blow, Story, Turn
+
+END_S = 60.0
+"""For a story's turns to end, every fault healed; one that takes longer has broken invariant 1."""
+CLIENTS_END_S = 10.0
+FROZEN_S = 4.3
+"""Longer than a lease (3 s) and its renewal."""
+LOOK_EVERY_S = 0.03
+GRAPHS = {"say": "agent", "tool": "agent", "tools": "agent"}
+_TURNS = "SELECT * FROM turns WHERE thread_key = ANY ($1) ORDER BY seq"
+_names = itertools.count()
+
+
+@dataclass(slots=True, kw_only=True)
+class Sent:
+    """A command that was accepted: what may come of it, and where it lies in the input.
+
+    `text`: what a completed turn's last message must be, "" where the story does not know it.
+    """
+
+    turn_id: str
+    thread: str
+    kind: str
+    may_end: frozenset[str]
+    at: float
+    place: tuple[int, int] | None = None
+    text: str = ""
+
+
+@dataclass(slots=True, kw_only=True)
+class Hit:
+    """A fault that struck, and when (seconds since 1970); `worker`: whom, where it is known."""
+
+    fault: str
+    at: float
+    worker: str = ""
+    thread: str = ""
+    next_token_s: float | None = None
+    overlap_s: float = 0.0
+
+
+@dataclass(slots=True)
+class Played:
+    """One run, when it is over."""
+
+    story: Story
+    threads: list[str]
+    sent: dict[str, Sent] = field(default_factory=dict)
+    rows: list[Any] = field(default_factory=list)
+    logs: dict[str, ThreadLog] = field(default_factory=dict)
+    plain: dict[str, list[Plain]] = field(default_factory=lambda: defaultdict(list))
+    sdks: list[Sdk] = field(default_factory=list)
+    hits: list[Hit] = field(default_factory=list)
+    states: dict[str, Any] = field(default_factory=dict)
+    effects: list[Any] = field(default_factory=list)
+    stale_writes: list[Any] = field(default_factory=list)
+    letters: set[tuple[int, int]] = field(default_factory=set)
+    results: dict[str, list[Any]] = field(default_factory=dict)
+    troubles: list[str] = field(default_factory=list)
+    """What went wrong in the playing itself: a turn that never ended, a client that failed."""
+    took_s: float = 0.0
+
+
+class Player:
+    """One story on one stage."""
+
+    def __init__(self, stage: RealStage, story: Story) -> None:
+        self.stage, self.story = stage, story
+        self.began = time.monotonic()
+        count = max((turn.thread for turn in story.turns), default=0) + 1
+        nonce = next(_names)
+        self.threads = [f"{stage.name}-{nonce}-{i}" for i in range(count)]
+        self.played = Played(story, self.threads)
+        self._followers: list[asyncio.Task[None]] = []
+        self._healing: list[tuple[Any, float]] = []
+
+    async def play(self) -> Played:
+        """Play it to its end; every fault is healed when this returns."""
+        stage, played = self.stage, self.played
+        stage.random = Random(f"blows of {self.story.seed}")
+        stage.threads = self.threads
+        began = time.monotonic()
+        try:
+            await self._gather_clients()
+            self.began = time.monotonic()
+            async with asyncio.timeout(END_S + 30.0), asyncio.TaskGroup() as going:
+                for blow in self.story.blows:
+                    if not blow.point:
+                        going.create_task(self._strike(blow))
+                    elif blow.action == "freeze":
+                        going.create_task(self._thaw(blow))
+                going.create_task(self._send_all(going))
+            await self._until_over()
+        except BaseExceptionGroup as group:
+            played.troubles += [repr(error) for error in group.exceptions]
+        except (AssertionError, TimeoutError) as error:
+            played.troubles.append(str(error) or repr(error))
+        finally:
+            await self._heal()
+            await self._end_clients()
+        await self._look()
+        stage.clear()
+        played.took_s = time.monotonic() - began
+        return played
+
+    # -- clients ---------------------------------------------------------------------------------
+
+    async def _gather_clients(self) -> None:
+        stage = self.stage
+        for index, thread in enumerate(self.threads):
+            mine = [turn for turn in self.story.turns if turn.thread == index]
+            if not mine:
+                continue
+            await stage.make_thread(thread, _graph(mine[0]))
+            kinds = ("websocket", "sse") if index % 2 else ("websocket",)
+            for transport in kinds:
+                plain = Plain(stage.url, thread, transport)
+                self.played.plain[thread].append(plain)
+                self._followers.append(asyncio.create_task(plain.follow()))
+        waiting = [p.subscribed.wait() for ps in self.played.plain.values() for p in ps]
+        async with asyncio.timeout(30.0):
+            await asyncio.gather(*waiting)
+
+    async def _end_clients(self) -> None:
+        """Give clients the time to see the ends, then let them go."""
+        deadline = time.monotonic() + CLIENTS_END_S
+        while time.monotonic() < deadline and not self._all_seen():
+            await asyncio.sleep(LOOK_EVERY_S)
+        for task in self._followers:
+            if task.done() and not task.cancelled() and task.exception() is not None:
+                self.played.troubles.append(f"a client failed: {task.exception()!r}")
+            task.cancel()
+        await asyncio.gather(*self._followers, return_exceptions=True)
+
+    def _all_seen(self) -> bool:
+        played = self.played
+        done = [task.done() for task in self._followers[sum(map(len, played.plain.values())) :]]
+        return all(done) and all(
+            client.turns[str(row["turn_id"])].ends
+            for row in played.rows
+            for client in played.plain[row["thread_key"].partition("/")[2]]
+        )
+
+    # -- turns -----------------------------------------------------------------------------------
+
+    async def _send_all(self, going: asyncio.TaskGroup) -> None:
+        for index, turn in enumerate(self.story.turns):
+            await asyncio.sleep(turn.wait_s)
+            thread = self.threads[turn.thread]
+            for blow in self.story.blows:
+                if blow.point and blow.turn == index:
+                    self.stage.arm(blow.point, thread, blow.action, blow.count)
+            turn_id = await self._start(turn, index, thread)
+            if turn.cancel_s is not None and turn.cancel_s >= 0:
+                going.create_task(self._cancel(turn.cancel_s, thread, turn_id))
+            if turn.kind in ("approval", "questions"):
+                going.create_task(self._answer(turn, thread, turn_id))
+
+    async def _start(self, turn: Turn, index: int, thread: str) -> str:
+        turn_id = str(uuid.uuid5(uuid.NAMESPACE_OID, f"{thread}/{index}"))
+        if turn.by != "kafka":
+            return await self._start_by_sdk(turn, thread)
+        if turn.cancel_s is not None and turn.cancel_s < 0:
+            await self.stage.send(thread, {"type": "CancelTurn", "turn_id": turn_id})
+        ends = {"completed"} if turn.kind not in ("approval", "questions") else {"interrupted"}
+        if turn.cancel_s is not None:
+            ends.add("cancelled")
+        text = asked_of(turn)
+        await self._send(turn_id, thread, turn.kind, ends, expected_of(turn), text=text)
+        return turn_id
+
+    async def _send(
+        self, turn_id: str, thread: str, kind: str, ends: set[str], expected: str, **fields: Any
+    ) -> None:
+        graph = GRAPHS.get(kind, kind)
+        sent = Sent(
+            turn_id=turn_id,
+            thread=thread,
+            kind=kind,
+            may_end=frozenset(ends),
+            at=time.time(),
+            text=expected,
+        )
+        command = {"turn_id": turn_id, "graph": graph, **fields}
+        sent.place = await self.stage.send(thread, command)
+        self.played.sent.setdefault(turn_id, sent)
+
+    async def _start_by_sdk(self, turn: Turn, thread: str) -> str:
+        sdk = Sdk(self.stage.url, thread, _graph(turn), turn.by)
+        self.played.sdks.append(sdk)
+        said = {"messages": [{"role": "user", "content": asked_of(turn)}]}
+        task = asyncio.create_task(sdk.follow({"input": said}))
+        self._followers.append(task)
+        await self.stage.until(lambda: sdk.run_id or task.done(), "the SDK's start", 30.0)
+        if sdk.run_id:
+            self.played.sent[sdk.run_id] = Sent(
+                turn_id=sdk.run_id,
+                thread=thread,
+                kind=turn.kind,
+                may_end=frozenset({"completed"}),
+                at=time.time(),
+                text=expected_of(turn),
+            )
+        return sdk.run_id
+
+    async def _cancel(self, after_s: float, thread: str, turn_id: str) -> None:
+        await asyncio.sleep(after_s)
+        await self.stage.send(thread, {"type": "CancelTurn", "turn_id": turn_id})
+
+    async def _answer(self, turn: Turn, thread: str, turn_id: str) -> None:
+        """Answer a turn's questions when it has ended with them, in the story's way."""
+
+        def asked() -> TurnInterrupted | bool | None:
+            view = self.stage.log.threads[thread].fold.turns.get(turn_id)
+            return view.terminal if view is not None and view.done else None  # type: ignore[return-value]
+
+        end = await self.stage.until(asked, f"the questions of {turn_id}", END_S)
+        if not isinstance(end, TurnInterrupted):
+            return
+        answers = {question.id: "yes" for question in end.interrupts}
+        resume, other = (
+            str(uuid.uuid5(uuid.NAMESPACE_OID, f"{turn_id}/{name}")) for name in ("resume", "other")
+        )
+        # a turn that stood behind this one has superseded the question by now
+        ends = {"completed", "rejected"}
+        if turn.answer == "superseded":
+            await self._send(resume, thread, "say", {"completed"}, "", text='text="another"')
+            return
+        if turn.answer == "foreign":
+            foreign = {uuid.uuid5(uuid.NAMESPACE_OID, turn_id).hex: "no"}
+            await self._resume(other, thread, turn, {"rejected"}, foreign)
+        await self._resume(resume, thread, turn, ends, answers)
+        if turn.answer == "twice":
+            await self._resume(resume, thread, turn, ends, answers)
+        if turn.answer == "stale":
+            await self._resume(other, thread, turn, {"rejected"}, answers)
+
+    async def _resume(
+        self, turn_id: str, thread: str, turn: Turn, ends: set[str], answers: dict[str, str]
+    ) -> None:
+        await self._send(turn_id, thread, turn.kind, ends, "", type="ResumeTurn", answers=answers)
+
+    # -- blows -----------------------------------------------------------------------------------
+
+    async def _strike(self, blow: Blow) -> None:
+        await asyncio.sleep(max(0.0, blow.at_s - (time.monotonic() - self.began)))
+        fault = FAULTS[blow.fault]()
+        began = time.time()
+        self._healing.append((fault, 0.0))
+        try:
+            await fault.strike(self.stage)  # type: ignore[arg-type]
+        except NothingToStrikeError:
+            return
+        self.played.hits.append(
+            Hit(fault=blow.fault, at=began, worker=getattr(fault, "struck", ""))
+        )
+        if fault.lasts_s:
+            await asyncio.sleep(fault.lasts_s)
+            await fault.heal(self.stage)  # type: ignore[arg-type]
+
+    async def _thaw(self, blow: Blow) -> None:
+        """Let a worker that is frozen at a point go on, longer after than its lease lasts."""
+        thread = self.threads[self.story.turns[blow.turn].thread]
+        if not await self.stage.hit(blow.point, thread, 20.0):
+            return
+        await asyncio.sleep(FROZEN_S)
+        for process in self.stage.workers:
+            if process.stopped:
+                process.thaw()
+
+    async def _heal(self) -> None:
+        """Undo everything that was done; note which armed points were reached."""
+        for fault, _ in self._healing:
+            try:
+                await fault.heal(self.stage)
+            except (AssertionError, TimeoutError) as error:
+                self.played.troubles.append(f"{fault.name} was not healed: {error}")
+        for blow in self.story.blows:
+            if not blow.point:
+                continue
+            thread = self.threads[self.story.turns[blow.turn].thread]
+            if found := self.stage.hit_of(blow.point, thread):
+                worker, at = found
+                hit = Hit(fault=blow.fault, at=at, worker=worker, thread=thread)
+                self.played.hits.append(hit)
+        for process in self.stage.workers:
+            if process.stopped:
+                process.thaw()
+
+    # -- the end ---------------------------------------------------------------------------------
+
+    async def _until_over(self) -> None:
+        """Wait until the ledger has closed all that was sent, and the log has said so."""
+        deadline = time.monotonic() + END_S
+        while not await self._over():
+            if time.monotonic() > deadline:
+                await self._tell_what_is_open()
+                return
+            await asyncio.sleep(LOOK_EVERY_S)
+
+    async def _over(self) -> bool:
+        played, log = self.played, self.stage.log
+        keys = [f"{TENANT}/{thread}" for thread in self.threads]
+        played.rows = await self.stage.db.fetch(_TURNS, keys)
+        if any(row["closed_at"] is None for row in played.rows):
+            return False
+        admitted = {str(row["turn_id"]) for row in played.rows}
+        played.letters = {(letter.partition, letter.offset) for letter in log.letters}
+        if any(
+            sent.turn_id not in admitted and sent.place not in played.letters
+            for sent in played.sent.values()
+        ):
+            return False
+        for row in played.rows:
+            thread, turn = row["thread_key"].partition("/")[2], str(row["turn_id"])
+            view = log.threads[thread].fold.turns.get(turn)
+            if view is None or not view.done or not log.results[turn]:
+                return False
+        return True
+
+    async def _tell_what_is_open(self) -> None:
+        for row in self.played.rows:
+            if row["closed_at"] is None:
+                outcome = "has an outcome" if row["outcome"] else "has no outcome"
+                self.played.troubles.append(
+                    f"turn {row['turn_id']} on {row['thread_key']} was not closed within"
+                    f" {END_S:g} s ({outcome}, {row['attempts']} attempts)"
+                )
+        admitted = {str(row["turn_id"]) for row in self.played.rows}
+        for sent in self.played.sent.values():
+            if sent.turn_id not in admitted and sent.place not in self.played.letters:
+                self.played.troubles.append(f"{sent} is neither admitted nor in dead letters")
+        log = self.stage.log
+        for row in self.played.rows:
+            thread, turn = row["thread_key"].partition("/")[2], str(row["turn_id"])
+            view = log.threads[thread].fold.turns.get(turn)
+            if row["closed_at"] and (view is None or not view.done):
+                self.played.troubles.append(f"turn {turn} is closed and its end is not in the log")
+            if row["closed_at"] and not log.results[turn]:
+                self.played.troubles.append(f"turn {turn} is closed and has no result")
+
+    async def _look(self) -> None:
+        """Collect what Postgres and the edge hold of this story."""
+        stage, played = self.stage, self.played
+        keys = [f"{TENANT}/{thread}" for thread in self.threads]
+        played.logs = {thread: stage.log.threads[thread] for thread in self.threads}
+        played.results = {t: stage.log.results[t] for t in map(_turn_id, played.rows)}
+        played.effects = await stage.db.fetch(
+            "SELECT * FROM chaos_effects WHERE thread_key = ANY ($1)", keys
+        )
+        played.stale_writes = await stage.db.fetch(
+            "SELECT * FROM chaos_stale_writes WHERE thread_key = ANY ($1)", keys
+        )
+        for thread in played.plain:
+            with contextlib.suppress(AssertionError):
+                played.states[thread] = await stage.until(
+                    lambda thread=thread: stage.state_of(thread), "the state", 10.0
+                )
+        stage.log.forget(self.threads, [_turn_id(row) for row in played.rows])
+
+
+def _turn_id(row: Any) -> str:
+    return str(row["turn_id"])
+
+
+def _graph(turn: Turn) -> str:
+    return GRAPHS.get(turn.kind, turn.kind)
+
+
+def asked_of(turn: Turn) -> str:
+    """Return the user's message, which tells the scripted model what to do."""
+    text = f'rate=200 text="{expected_of(turn)}"'
+    match turn.kind:
+        case "tool":
+            return f'tool=mark({{"what":"one"}}) {text}'
+        case "tools":
+            return f'tool=mark({{"what":"one"}}) tool=mark({{"what":"two"}}) {text}'
+        case "talker":
+            return f'tool=look_up({{"what":"rain"}}) {text}'
+        case _:
+            return text
+
+
+def expected_of(turn: Turn) -> str:
+    """Return what a completed turn's last message has to be, "" where a graph speaks for itself."""
+    if turn.kind not in ("say", "tool", "tools", "talker"):
+        return ""
+    return " ".join(f"{turn.kind}{i}" for i in range(turn.words))
+
+
+async def play(stage: RealStage, story: Story) -> Played:
+    """Play a story to its end."""
+    return await Player(stage, story).play()

@@ -1,0 +1,145 @@
+"""The processes of a stage: forked from one template, watched, ended by their id."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import aiohttp
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+ROOT = Path(__file__).parents[2]
+
+
+class Process:
+    """A worker or an edge with a port that says when it is ready."""
+
+    def __init__(self, kind: str, name: str, pid: int, port: int, log: Path) -> None:
+        self.kind, self.name, self.pid, self.port, self.log = kind, name, pid, port, log
+        self.was_ready = False
+        self.meant_to_end = False
+
+    @property
+    def alive(self) -> bool:
+        """Whether it runs; a stopped one does, a zombie does not."""
+        try:
+            stat = Path(f"/proc/{self.pid}/stat").read_text()
+        except FileNotFoundError:
+            return False
+        return stat.rpartition(")")[2].split()[0] != "Z"
+
+    @property
+    def stopped(self) -> bool:
+        """Whether SIGSTOP holds it."""
+        with contextlib.suppress(FileNotFoundError):
+            return Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+        return False
+
+    def kill(self) -> None:
+        """Kill -9; nothing happens to one that is dead."""
+        self.meant_to_end = True
+        os.kill(self.pid, signal.SIGKILL)
+
+    def terminate(self) -> None:
+        """SIGTERM: a worker hands over."""
+        self.meant_to_end = True
+        os.kill(self.pid, signal.SIGTERM)
+
+    def freeze(self) -> None:
+        """SIGSTOP."""
+        os.kill(self.pid, signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """SIGCONT."""
+        os.kill(self.pid, signal.SIGCONT)
+
+    async def ready(self, timeout_s: float = 60.0) -> None:
+        """Wait until `/readyz` says so."""
+        async with asyncio.timeout(timeout_s), aiohttp.ClientSession() as http:
+            while not await self.is_ready(http):
+                if not self.alive:
+                    raise AssertionError(f"{self.name} ended: {self.log.read_text()[-3000:]}")
+                await asyncio.sleep(0.05)
+
+    async def is_ready(self, http: aiohttp.ClientSession) -> bool:
+        """Ask once."""
+        with contextlib.suppress(aiohttp.ClientError, TimeoutError):
+            url = f"http://127.0.0.1:{self.port}/readyz"
+            async with http.get(url, timeout=aiohttp.ClientTimeout(total=1.0)) as response:
+                return response.status == 200
+        return False
+
+    async def ended(self, timeout_s: float = 30.0) -> None:
+        """Wait until it is dead."""
+        async with asyncio.timeout(timeout_s):
+            while self.alive:
+                await asyncio.sleep(0.02)
+
+
+class Template:
+    """The process that the others are forked from (`worker.py`)."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self._process = process
+        self._turn = asyncio.Lock()
+
+    async def fork(
+        self, kind: str, name: str, log: Path, env: dict[str, str], port: int
+    ) -> Process:
+        """Make a process; wait for its `ready` before it counts."""
+        asked = {"kind": kind, "name": name, "log": str(log), "env": env}
+        return Process(kind, name, (await self._ask(asked))["pid"], port, log)
+
+    async def reap(self, process: Process) -> None:
+        """Collect a dead one, so that its id may be given to others."""
+        await self._ask({"reap": process.pid})
+
+    async def _ask(self, asked: dict[str, Any]) -> Any:
+        async with self._turn:
+            return await asyncio.to_thread(self._exchange, asked)
+
+    def _exchange(self, asked: dict[str, Any]) -> Any:
+        self._process.stdin.write(json.dumps(asked).encode() + b"\n")
+        self._process.stdin.flush()
+        return json.loads(self._process.stdout.readline())
+
+
+@contextlib.asynccontextmanager
+async def template(folder: Path) -> AsyncIterator[Template]:
+    """Start the template; its processes have to be ended before it."""
+    log = folder / "template.log"
+    # a process starts in a third of the time where it may keep its bytecode
+    bytecode = {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": str(folder / "bytecode")}
+    with log.open("wb") as errors:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tests.chaos.worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            cwd=ROOT,
+            env={**os.environ, **bytecode},
+        )
+    try:
+        if not await asyncio.to_thread(process.stdout.readline):
+            raise AssertionError(log.read_text()[-3000:])
+        yield Template(process)
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def free_port() -> int:
+    """Return a port that was free a moment ago."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])

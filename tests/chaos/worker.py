@@ -1,0 +1,116 @@
+"""Workers and edges of the campaign, made by forking one process that has imported everything.
+
+For each line on standard input, an object, it writes one line: `{"kind", "name", "log", "env"}`
+makes a process and answers its id; `{"reap": id}` collects one that is dead. Its workers are like
+any other, but that their agent has the campaign's tools, that points are watched (`points.py`), and
+that a bug may be planted (`planted.py`). SIGUSR1 makes one write its tasks beside its log.
+"""
+
+import asyncio
+import gc
+import json
+import os
+import signal
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import langchain_openai  # noqa: F401  what the graphs will import
+import langgraph.prebuilt  # noqa: F401
+import uvloop
+
+from tests.chaos import planted, points, tools
+from turnstream.connectors.kafka import inbox
+from turnstream.connectors.postgres import pools
+from turnstream.graph.agent import agent_entry
+from turnstream.graph.catalog import Catalog
+from turnstream.graph.tools import built_in_tools
+from turnstream.streams import app
+from turnstream.streams.process import log_as_json, on_stop_signal, settle_memory
+from turnstream.streams.settings import load_settings
+
+
+async def work(name: str) -> None:
+    """Be a worker until SIGTERM."""
+    settings = load_settings()
+    log_as_json(settings.log_level)
+    _tell_tasks()
+    async with app._model(settings) as model, tools.opened(settings.direct_url) as counting:
+        catalog = Catalog()
+        catalog.add(agent_entry(model, [*built_in_tools(), *counting]))
+        catalog.load(settings.langgraph_json)
+        async with app.open_worker(settings, name=name, catalog=catalog) as worker:
+            on_stop_signal(worker.stop)
+            settle_memory()
+            await worker.run()
+
+
+async def serve() -> None:
+    """Be an edge until SIGTERM."""
+    settings = load_settings()
+    log_as_json(settings.log_level)
+    _tell_tasks()
+    async with app.open_edge(settings) as edge:
+        settle_memory()
+        await edge.run_until_signal()
+
+
+def _tell_tasks() -> None:
+    """On SIGUSR1 write how many tasks there are, by the names of what they run."""
+
+    def tell() -> None:
+        names = sorted(getattr(t.get_coro(), "__qualname__", "?") for t in asyncio.all_tasks())
+        Path(os.environ["CHAOS_LOG"]).with_suffix(".tasks").write_text(json.dumps(names))
+
+    asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, tell)
+
+
+def become(asked: dict[str, Any]) -> None:
+    """Turn this fork into a worker or an edge that writes to its log."""
+    log = os.open(asked["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    for source, target in ((nothing, 0), (log, 1), (log, 2)):
+        os.dup2(source, target)
+    os.environ.update(asked["env"])
+    os.environ.update(CHAOS_LOG=asked["log"])
+    if session_ms := int(os.environ.get("CHAOS_SESSION_MS", "0")):
+        inbox.SESSION_TIMEOUT_MS = session_ms
+    _sign_connections(asked["name"])
+    if asked["kind"] == "worker":
+        points.install(Path(os.environ["CHAOS_FOLDER"]), asked["name"])
+    planted.plant(os.environ.get("CHAOS_PLANTED", ""), asked["kind"])
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(work(asked["name"]) if asked["kind"] == "worker" else serve())
+
+
+def _sign_connections(name: str) -> None:
+    """Let the database know who writes: `witness.sql` compares it with the owner."""
+    settings = pools._settings
+    pools._settings = lambda *given: settings(*given) | {"application_name": name}
+
+
+def main() -> None:
+    """Serve until standard input ends."""
+    gc.freeze()
+    print(json.dumps({"pid": os.getpid()}), flush=True)
+    for line in sys.stdin:
+        asked = json.loads(line)
+        if "reap" in asked:
+            with suppress(ChildProcessError):
+                os.waitpid(asked["reap"], 0)
+            print("{}", flush=True)
+            continue
+        pid = os.fork()
+        if not pid:
+            try:
+                become(asked)
+            except BaseException:  # noqa: BLE001  a fork must never go on as its template
+                sys.excepthook(*sys.exc_info())
+                os._exit(1)
+            os._exit(0)
+        print(json.dumps({"pid": pid}), flush=True)
+
+
+if __name__ == "__main__":
+    main()
