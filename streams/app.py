@@ -16,6 +16,7 @@ import psycopg
 from psycopg_pool import PoolTimeout
 
 from turnstream.connectors.avro import Codec
+from turnstream.connectors.avro_tokens import TokenDecoder
 from turnstream.connectors.kafka.admin import TopicAdmin
 from turnstream.connectors.kafka.commands import KafkaCommands
 from turnstream.connectors.kafka.inbox import Inbox
@@ -102,7 +103,8 @@ async def open_edge(
         tail = Tail(
             settings.kafka_bootstrap, topics.events, Incarnations(pool), _tail_options(settings)
         )
-        feed = Feed(tail, directory or LedgerDirectory(LedgerPlaces(ledger)), codec)
+        places = directory or LedgerDirectory(LedgerPlaces(ledger))
+        feed = Feed(tail, places, TokenDecoder(codec))
         sockets = Sockets(feed, Snapshots(reading), _socket_limits(settings))
         context = EdgeContext(
             settings=settings,
