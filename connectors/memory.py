@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 from turnstream.schemas.events import AttemptStarted, TokensEmitted
 from turnstream.schemas.ids import event_id
+from turnstream.schemas.tool_calls import Known, ToolCall
 
 if TYPE_CHECKING:
     from turnstream.schemas.events import Event
+
+ORIGIN = UUID("00000000-0000-7000-8000-000000000000")
 
 
 class MemoryEmitter:
@@ -51,10 +55,10 @@ class MemoryEmitter:
         emitter.emit(AttemptStarted, path="", reason="first", base=0, keep_n=0, high_n=0)
         return emitter
 
-    def emit(self, event_type: type[Event], *, path: str, **fields: Any) -> None:
-        """Keep one event; dropped once closed."""
+    def emit(self, event_type: type[Event], *, path: str, **fields: Any) -> int:
+        """Keep one event and return its `n`; dropped once closed (0)."""
         if self.closed:
-            return
+            return 0
         self.n += 1
         self.events.append(
             event_type(
@@ -65,6 +69,7 @@ class MemoryEmitter:
                 **fields,
             )
         )
+        return self.n
 
     def tokens(
         self,
@@ -121,3 +126,47 @@ class MemoryEmitter:
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append((n, future))
         await future
+
+
+class MemoryToolCalls:
+    """A ledger of tool calls that is never fenced: `graph.ports.ToolCalls`.
+
+    `rows` outlives an attempt: hand it to the next one's.
+    """
+
+    def __init__(
+        self,
+        rows: dict[tuple[UUID, str, int], tuple[bytes, str, Any]] | None = None,
+        *,
+        thread_key: str = "default/t",
+        origin: UUID = ORIGIN,
+    ) -> None:
+        self.rows = {} if rows is None else rows
+        self.thread_key, self.origin = thread_key, origin
+        self.open: dict[tuple[str, int], ToolCall] = {}
+
+    async def start(self, call: ToolCall) -> Known:
+        """Record the start, or return what there is."""
+        digest, state, result = self.rows.get(self._key(call), (call.digest, "asked", None))
+        if digest != call.digest:
+            return Known("other")
+        if state == "done":
+            return Known("done", result)
+        self.rows[self._key(call)] = (digest, "started", None)
+        return Known("new" if state == "asked" else "started")
+
+    async def finish(self, call: ToolCall, result: Any) -> None:
+        """Record the result."""
+        self._end(call, "done", result)
+
+    async def ask(self, call: ToolCall) -> None:
+        """Record that the call stopped with a question."""
+        self._end(call, "asked", None)
+
+    def _end(self, call: ToolCall, state: str, result: Any) -> None:
+        digest, before, _ = self.rows[self._key(call)]
+        if before == "started":
+            self.rows[self._key(call)] = (digest, state, result)
+
+    def _key(self, call: ToolCall) -> tuple[UUID, str, int]:
+        return self.origin, call.path, call.ordinal

@@ -12,6 +12,7 @@ from langgraph.errors import (
     InvalidUpdateError,
     UnknownInterruptError,
 )
+from langgraph.types import StateSnapshot
 
 from turnstream.graph.values import text_of
 from turnstream.schemas.errors import (
@@ -88,7 +89,21 @@ def with_words(ended: Outcome, said: Said) -> Outcome:
         text=text,
         sha256=text_sha256(text),
         usage=said.usage(),
+        lost_usage=said.lost_usage(),
     )
+
+
+def text_in(state: StateSnapshot, message_id: str) -> str:
+    """Return the text of a message in a state or in those of its nested graphs, "" without one."""
+    values = state.values
+    messages = values.get("messages") if isinstance(values, dict) else None
+    for message in messages if isinstance(messages, list) else ():
+        if isinstance(message, AIMessage) and message.id == message_id:
+            return clean_text(text_of(message.content))
+    for task in state.tasks:
+        if isinstance(task.state, StateSnapshot) and (text := text_in(task.state, message_id)):
+            return text
+    return ""
 
 
 def last_answer(values: Any) -> tuple[str, str]:

@@ -1,25 +1,32 @@
 """The node that calls the model and says what it answers."""
 
+import asyncio
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
+import structlog
 from langchain_core.messages import AIMessage, AnyMessage
 from langgraph.runtime import Runtime
 
 from turnstream.graph.answer import Answer
 from turnstream.graph.ports import ModelClient, TurnContext
+from turnstream.graph.retries import RetrySettings
 from turnstream.graph.state import AgentSettings, AgentState, Node, calls_before, turn_settings
-from turnstream.graph.step import step
+from turnstream.graph.step import Step, step
 from turnstream.graph.wire import wire_messages
 from turnstream.schemas.chat import ChatRequest, ToolSpec
-from turnstream.schemas.errors import StepLimitError
+from turnstream.schemas.errors import ModelError, StepLimitError
+
+_log = structlog.get_logger(__name__)
 
 
 def model_node(model: ModelClient, specs: Sequence[ToolSpec], settings: AgentSettings) -> Node:
     """Return the node.
 
     The last call that `steps_max` allows is made without tools, so that the turn ends with an
-    answer; a model that asks for tools all the same ends it with `StepLimitError`.
+    answer; a model that asks for tools all the same ends it with `StepLimitError`. A call that
+    fails is made again within the bounds of `settings.retries`; the last error ends the turn.
     """
 
     async def call_model(state: AgentState, *, runtime: Runtime[TurnContext]) -> dict[str, Any]:
@@ -36,8 +43,15 @@ def model_node(model: ModelClient, specs: Sequence[ToolSpec], settings: AgentSet
                 params=params,
                 request_id=str(here.id_of()),
             )
-            answer = Answer(here.emitter, here.path, str(here.id_of()), _call_ids(messages))
-            whole = await model.stream(request, answer.push)
+            for tries in itertools.count(1):
+                answer = Answer(here.emitter, here.path, request.request_id, _call_ids(messages))
+                try:
+                    whole = await model.stream(request, answer.push)
+                    break
+                except ModelError as error:
+                    context, retries = runtime.context, settings.retries
+                    if not await _begin_again(here, context, retries, error, tries):
+                        raise
             message = answer.finish(whole, params)
             if last and (message.tool_calls or message.invalid_tool_calls):
                 raise StepLimitError(
@@ -47,6 +61,26 @@ def model_node(model: ModelClient, specs: Sequence[ToolSpec], settings: AgentSet
         return here.update
 
     return call_model
+
+
+async def _begin_again(
+    here: Step, context: TurnContext, settings: RetrySettings, error: ModelError, tries: int
+) -> bool:
+    """Wait, and say that the node runs again; False where it is not to, after so many tries."""
+    wait_s = context.retries.wait_s(settings, error, tries)
+    if wait_s is None:
+        return False
+    _log.warning(
+        "model_call_failed",
+        turn=str(here.turn_id),
+        code=error.code,
+        error=str(error),
+        tries=tries,
+        wait_s=round(wait_s, 3),
+    )
+    await asyncio.sleep(wait_s)
+    here.again(await context.settled(here.path), tries + 1, error)
+    return True
 
 
 def _offered(specs: Sequence[ToolSpec], names: list[str] | None) -> tuple[ToolSpec, ...]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -21,10 +21,11 @@ from turnstream.graph.ending import last_answer, outcome_of, text_in, with_words
 from turnstream.graph.questions import asked_fields
 from turnstream.graph.recorded import record_with
 from turnstream.graph.said import Said
+from turnstream.graph.tool_calls import STOPPED
 from turnstream.graph.translate import MODES, Translator
 from turnstream.graph.watch import RUNTIME, RetryWatch, SigningRuntime, ToolTasks
-from turnstream.schemas.errors import TurnError, TurnstreamError
-from turnstream.schemas.events import InputRequested
+from turnstream.schemas.errors import ToolIndeterminateError, TurnError, TurnstreamError
+from turnstream.schemas.events import InputRequested, ToolFailed
 from turnstream.schemas.results import Carried, Outcome
 from turnstream.schemas.transcript import text_sha256
 
@@ -170,6 +171,7 @@ class _Attempt:
     saver: BaseCheckpointSaver[str]
     control: TurnControl
     commits: Commits
+    stopped: set[str] = field(default_factory=set)  # ids of tool calls stopped in the middle
 
     def __post_init__(self) -> None:
         self.commits.carried = self._carried
@@ -254,7 +256,12 @@ class _Attempt:
                     **asked_fields(asked.value, asked.schema),
                 )
             interrupts.append(self.said.questions[interrupt_id])
-        return Outcome(status="interrupted", interrupts=interrupts, **self.said.spent)
+        return Outcome(
+            status="interrupted",
+            interrupts=interrupts,
+            usage=self.said.usage(),
+            lost_usage=self.said.lost_usage(),
+        )
 
     async def _completed(self, config: RunnableConfig) -> Outcome:
         answer = self.said.answer()
@@ -267,13 +274,21 @@ class _Attempt:
             message_id=message_id,
             text=text,
             sha256=text_sha256(text),
-            **self.said.spent,
+            usage=self.said.usage(),
+            lost_usage=self.said.lost_usage(),
         )
 
     async def cancelled(self, cause: str) -> RunOutcome:
         """Return what the turn comes to that was told to stop."""
         if cause == "rollback":  # nothing of it stays
-            return RunOutcome(outcome=Outcome(status="cancelled", code=cause, **self.said.spent))
+            return RunOutcome(
+                outcome=Outcome(
+                    status="cancelled",
+                    code=cause,
+                    usage=self.said.usage(),
+                    lost_usage=self.said.lost_usage(),
+                )
+            )
         if cause == "expired":
             why = "the turn expired while it ran"
             ended = Outcome(status="failed", code=cause, message=why)
@@ -310,6 +325,8 @@ class _Attempt:
         with suppress(TurnError):  # a state that cannot be stored may be why the turn ends
             await self.commits.flush()
         config = self.turn.runnable_config()
+        why = outcome.status if outcome.status == "cancelled" else outcome.code
+        self._say_stopped(why)
         closing = await closing_calls(
             self.graph,
             self.saver,
@@ -317,9 +334,28 @@ class _Attempt:
             turn_id=self.turn.turn_id,
             given=self.turn.given,
             said=tuple(self.said.messages.values()),
-            why=outcome.status if outcome.status == "cancelled" else outcome.code,
+            why=why,
+            unknown=self.stopped,
         )
         return RunOutcome(outcome=outcome, closing=closing)
+
+    def _say_stopped(self, why: str) -> None:
+        """Say of tool calls that were stopped in the middle that nobody knows what they did.
+
+        A cancelled call may have sent its request, and one in a thread goes on.
+        """
+        calls = self.commits.tool_calls.open
+        while calls:
+            _, call = calls.popitem()
+            self.stopped.add(call.tool_call_id)
+            self.said.add(
+                ToolFailed,
+                path=call.path,
+                tool_call_id=call.tool_call_id,
+                name=call.name,
+                code=ToolIndeterminateError.code,
+                message=STOPPED.format(name=call.name, why=why),
+            )
 
 
 class TaskEnds:

@@ -100,6 +100,10 @@ class Said:
             self._take_back(path, fields.get("keep", ()))
         return n
 
+    def add(self, event_type: type[Event], *, path: str, **fields: Any) -> None:
+        """Pass on an event of the attempt's own, also when the graph is not heard any more."""
+        self._emitter.emit(event_type, path=path, **fields)
+
     def tokens(
         self,
         *,
@@ -144,11 +148,6 @@ class Said:
     def lost_usage(self) -> list[Usage]:
         """Return the tokens of the calls whose answers were whole and taken back."""
         return summed([*self._before.lost_usage, *self._lost])
-
-    @property
-    def spent(self) -> dict[str, list[Usage]]:
-        """Both, as the fields of an outcome."""
-        return {"usage": self.usage(), "lost_usage": self.lost_usage()}
 
     @property
     def last_before(self) -> str:

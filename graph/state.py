@@ -12,6 +12,7 @@ from langgraph.runtime import Runtime
 from typing_extensions import TypedDict
 
 from turnstream.graph.ports import TurnContext
+from turnstream.graph.retries import RetrySettings
 from turnstream.schemas.errors import InvalidRequestError
 
 
@@ -44,6 +45,7 @@ class AgentSettings(msgspec.Struct, frozen=True, kw_only=True):
     tool_timeout_s: float = 30.0
     tool_output_chars_max: int = 32_000
     params: dict[str, Any] = {}
+    retries: RetrySettings = RetrySettings()
 
 
 class TurnSettings(msgspec.Struct, frozen=True, kw_only=True):

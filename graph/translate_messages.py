@@ -96,10 +96,10 @@ class Messages:
             if covers(path, opened.path):
                 self._finish(message_id)
 
-    def forget(self, path: str, kept: list[str]) -> None:
-        """Drop the open messages of a task that runs again."""
+    def forget(self, path: str) -> None:
+        """Drop the open messages of a task that runs again; finished tasks have none."""
         for message_id, opened in list(self._open.items()):
-            if covers(path, opened.path) and not any(covers(k, opened.path) for k in kept):
+            if covers(path, opened.path):
                 del self._open[message_id]
 
     def _start(self, path: str, message_id: str, role: Role, name: str, model: str) -> _Open:

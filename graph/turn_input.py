@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from langgraph.types import Command
 
 from turnstream.graph.values import clean
+from turnstream.schemas.results import Carried
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -27,8 +28,8 @@ class TurnInput:
     """One turn as a graph sees it.
 
     A start has `text` (one user message, id = turn id) or `input` (the graph's own); a resume has
-    `answers` by interrupt id. `again`: an earlier attempt had this turn. `config` and `metadata`
-    are the caller's, as LangGraph knows them.
+    `answers` by interrupt id. `again`: an earlier attempt had this turn, and `carried` is what it
+    handed on. `config` and `metadata` are the caller's, as LangGraph knows them.
     """
 
     turn_id: str
@@ -40,6 +41,7 @@ class TurnInput:
     config: dict[str, Any] = field(default_factory=dict)
     metadata: dict[str, Any] = field(default_factory=dict)
     again: bool = False
+    carried: Carried = field(default_factory=Carried)
 
     @property
     def given(self) -> Any:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import math
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -25,17 +26,23 @@ import structlog
 from aiokafka import TopicPartition
 
 from turnstream.connectors.postgres.rows import Finish
+from turnstream.graph.deadlines import TurnLimits
 from turnstream.graph.questions import wrong_answer
-from turnstream.graph.runner import RunOutcome, TurnControl, run_turn
+from turnstream.graph.runner import RunOutcome, TurnControl, end_turn, run_turn
 from turnstream.graph.turn_input import TurnInput
 from turnstream.schemas.commands import Command, ResumeTurn, StartTurn
-from turnstream.schemas.errors import CancelAheadError, FencedError, TurnError, TurnstreamError
-from turnstream.schemas.events import InputResolved
+from turnstream.schemas.errors import (
+    CancelAheadError,
+    FencedError,
+    PoisonedError,
+    TurnError,
+    TurnstreamError,
+    UnavailableError,
+)
 from turnstream.schemas.fold import TIMELINE_BITS
-from turnstream.schemas.ids import event_id
 from turnstream.schemas.results import Outcome
 from turnstream.streams.emitter import TurnEmitter
-from turnstream.streams.outcomes import terminal_of
+from turnstream.streams.outcomes import resolved_of, terminal_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -61,7 +68,10 @@ LOST_PAUSE_S = 0.1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bench:
-    """What every attempt of a worker works with. `name` is the worker's, for people."""
+    """What every attempt of a worker works with. `name` is the worker's, for people.
+
+    `turn_timeout_s` runs from a turn's first claim on, `step_timeout_s` bounds each step.
+    """
 
     pump: Pump
     wire: Codec
@@ -71,13 +81,15 @@ class Bench:
     events_topic: str
     name: str
     metrics: WorkerMetrics
+    turn_timeout_s: float = math.inf
+    step_timeout_s: float = math.inf
 
 
 class TurnAttempt:
     """One hold on one turn. `release` gives the thread back; it is called at most once."""
 
     def __init__(
-        self, claim: Claim, bench: Bench, release: Callable[[Claim], Awaitable[None]]
+        self, claim: Claim, bench: Bench, release: Callable[[Claim, str], Awaitable[None]]
     ) -> None:
         self.claim = claim
         self.control = TurnControl()
@@ -151,6 +163,9 @@ class TurnAttempt:
             return None
         except TurnstreamError as error:
             self._log.warning("attempt_lost", code=error.code, error=str(error))
+            if not isinstance(error, UnavailableError):  # not log or database: the turn, or we
+                await self._give_up(f"{error.code}: {error}")
+                return None
             await asyncio.sleep(LOST_PAUSE_S)
             finish = None
         except asyncio.CancelledError:
@@ -208,7 +223,11 @@ class TurnAttempt:
         claim, bench = self.claim, self._bench
         entry = bench.catalog.get(claim.graph)
         self._emitter.start(
-            resolved=tuple(map(self._resolved, claim.resolved)) if resolved else (),
+            resolved=tuple(
+                resolved_of(claim.thread_key, claim.turn_id, *one) for one in claim.resolved
+            )
+            if resolved
+            else (),
             reason="again" if claim.started_again else "first",
             base=claim.base,
             keep_n=claim.keep_n,
@@ -221,21 +240,6 @@ class TurnAttempt:
             source_partition=claim.src_part,
             source_offset=claim.src_off,
             config_hash=entry.hash if entry is not None else "",
-        )
-
-    def _resolved(self, resolved: Any) -> InputResolved:
-        claim = self.claim
-        return InputResolved(
-            event_id=event_id(resolved.interrupt_id, 0, resolved.rev),
-            tenant=claim.tenant,
-            thread_id=claim.thread_id,
-            turn_id=str(claim.turn_id),
-            epoch=0,
-            n=0,
-            at=time.time_ns() // 1000,
-            actor=resolved.actor,
-            interrupt_id=resolved.interrupt_id,
-            rev=resolved.rev,
         )
 
     async def _run(self, wrong: str) -> Outcome | None:
@@ -269,17 +273,36 @@ class TurnAttempt:
         if entry is None:
             # admitted by a worker that has the graph; this one was started without it
             return RunOutcome(outcome=_failed("unknown_graph", f"no graph {claim.graph!r} here"))
+        parked = claim.parked and claim.cancel is None
+        if parked:
+            self._log.error("turn_parked", attempts=claim.attempts - 1, reason=claim.parked)
+        poisoned = _failed(PoisonedError.code, claim.parked)
         try:
             turn = turn_input(claim, self._command)
+            if parked:
+                return await end_turn(
+                    entry, turn, self._emitter, bench.saver, poisoned, commits=session
+                )
             return await run_turn(
-                entry, turn, self._emitter, bench.saver, self.control, commits=session
+                entry,
+                turn,
+                self._emitter,
+                bench.saver,
+                self.control,
+                commits=session,
+                limits=TurnLimits(
+                    turn_left_s=bench.turn_timeout_s - claim.age_s,
+                    turn_timeout_s=bench.turn_timeout_s,
+                    step_timeout_s=bench.step_timeout_s,
+                ),
             )
         except TurnstreamError:
             raise
         except Exception as error:  # noqa: BLE001
             # decided here so that a mistake of ours ends one turn, and ends it visibly
             self._log.exception("turn_broke")
-            return RunOutcome(outcome=_failed("internal", repr(error)))
+            broke = _failed("internal", repr(error))
+            return RunOutcome(outcome=poisoned if parked else broke)
 
     async def _commit(
         self, session: Session, ran: RunOutcome, *, reopen: bytes | None = None
@@ -314,12 +337,15 @@ class TurnAttempt:
         self._emitter.kill(error)
         self.control.cancel("lost")
 
-    async def _give_up(self) -> None:
-        """Release the thread in the middle of its turn; whoever is next carries on."""
+    async def _give_up(self, trouble: str = "") -> None:
+        """Release the thread in the middle of its turn; whoever is next carries on.
+
+        `trouble`: what broke, if it may be the turn's fault; the attempt then counts.
+        """
         if not self._abandoned:
-            self._log.info("turn_released", why=self._halted or "given up")
+            self._log.info("turn_released", why=trouble or self._halted or "given up")
             self._emitter.close()
-            await self._release(self.claim)
+            await self._release(self.claim, trouble)
 
 
 def turn_input(claim: Claim, command: Command) -> TurnInput:
@@ -338,6 +364,7 @@ def turn_input(claim: Claim, command: Command) -> TurnInput:
         config=json.loads(command.config) if command.config else {},
         metadata=json.loads(command.metadata) if command.metadata else {},
         again=claim.started_again,
+        carried=claim.carried,
     )
 
 

@@ -26,6 +26,7 @@ from turnstream.schemas.events import (
     AttemptStarted,
     Event,
     InputRequested,
+    TaskRetried,
     TokensEmitted,
 )
 from turnstream.schemas.ids import event_id, thread_key
@@ -128,21 +129,24 @@ class TurnEmitter:
         self.first_off: int | None = None
         self.last_off: int | None = None
         self.tokens_said = 0
+        self.retries = 0
         self.first_token_s: float | None = None
         self._began_at = time.monotonic()
 
     # -- what the graph calls ------------------------------------------------------------------
 
-    def emit(self, event_type: type[Event], *, path: str, **fields: Any) -> None:
-        """Say one event: give out its `n` and hand it over, in one step.
+    def emit(self, event_type: type[Event], *, path: str, **fields: Any) -> int:
+        """Say one event: give out its `n`, which is returned, and hand it over, in one step.
 
-        After the emitter was closed nothing happens. Raises `RecordTooLargeError` for one larger
-        than the topic takes, before its `n` is given out, and `OutputOverrunError`.
+        After the emitter was closed nothing happens (0). Raises `RecordTooLargeError` for one
+        larger than the topic takes, before its `n` is given out, and `OutputOverrunError`.
         """
         if self.closed:
-            return
+            return 0
         self._check_room()
         self._say(event_type, path, fields, urgent=event_type in _URGENT)
+        self.retries += event_type is TaskRetried
+        return self._n
 
     def tokens(
         self,

@@ -32,6 +32,11 @@ class WorkerMetrics:
         self.tokens = Counter(
             "turnstream_tokens", "Tokens said, before they were joined", registry=self.registry
         )
+        self.retries = Counter(
+            "turnstream_task_retries",
+            "Tasks that ran again inside an attempt, of turns that ended here",
+            registry=self.registry,
+        )
         self.turn_seconds = Histogram(
             "turnstream_turn_seconds",
             "From the claim to the acked terminal",
@@ -53,6 +58,7 @@ class WorkerMetrics:
         """Count a turn whose terminal is acked."""
         self.turns.labels(outcome.status, outcome.code).inc()
         self.tokens.inc(emitter.tokens_said)
+        self.retries.inc(emitter.retries)
         self.turn_seconds.observe(took_s)
         if emitter.first_token_s is not None:
             self.first_token_seconds.observe(emitter.first_token_s)
@@ -70,6 +76,8 @@ def watch_worker(metrics: WorkerMetrics, worker: Worker, pump: Pump, intake: Int
         ("turns_claimed", "Claims since the start", lambda: counts.claimed),
         ("turns_finished", "Turns closed since the start", lambda: counts.finished),
         ("turns_released", "Attempts that ended without closing", lambda: counts.released),
+        ("attempts_broken", "Attempts that raised, since the start", lambda: counts.broken),
+        ("turns_suspect", "Turns that run here as suspects", lambda: worker.roster.suspects),
         ("commands_admitted", "Commands taken in since the start", lambda: intake.admitted),
         ("dead_letters", "Records refused since the start", lambda: intake.dead_letters),
         ("pump_rounds", "Produce rounds since the start", lambda: pump.rounds),

@@ -13,16 +13,23 @@ from typing import TYPE_CHECKING, Protocol
 
 import structlog
 
+from turnstream.connectors.postgres.rows import SUSPECT_ATTEMPT
 from turnstream.connectors.postgres.signals import CANCEL_CHANNEL
 from turnstream.schemas.errors import DatabaseUnavailableError, TurnstreamError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterable
+    from collections.abc import Callable, Coroutine, Iterable, Sequence
     from typing import Any
     from uuid import UUID
 
     from turnstream.connectors.postgres.ledger import Ledger
-    from turnstream.connectors.postgres.rows import Admitted, Claim, Ended, Finish
+    from turnstream.connectors.postgres.rows import (
+        Admitted,
+        Claim,
+        Ended,
+        ExpiredInterrupt,
+        Finish,
+    )
     from turnstream.connectors.postgres.signals import Signals
     from turnstream.streams.outlets import Outlets
 
@@ -112,6 +119,11 @@ class Roster:
     # -- slots -----------------------------------------------------------------------------------
 
     @property
+    def suspects(self) -> int:
+        """How many turns run here whose attempts ended with their worker, or broke, before."""
+        return sum(a.claim.attempts >= SUSPECT_ATTEMPT for a in self.running.values())
+
+    @property
     def free(self) -> int:
         """How many more turns can be claimed now."""
         if not self._claims_now():
@@ -158,6 +170,13 @@ class Roster:
             self.running[claim.thread_key] = attempt
             self.emptied.clear()
             self.counts.claimed += 1
+            if claim.attempts >= SUSPECT_ATTEMPT:
+                log.warning(
+                    "turn_suspect",
+                    turn=str(claim.turn_id),
+                    attempt=claim.attempts,
+                    parked=claim.parked,
+                )
             self._spawn(self._see_through(attempt))
 
     async def take(self, admitted: Admitted) -> None:
@@ -186,6 +205,13 @@ class Roster:
         finally:
             self._ending -= 1
 
+    async def tell_expired(self, interrupts: list[ExpiredInterrupt]) -> None:
+        """Tell readers of expired interrupts; what goes wrong is left to the next sweep."""
+        try:
+            await self._outlets.expired(interrupts, self._ledger)
+        except TurnstreamError as error:
+            log.warning("expired_left_to_sweep", interrupts=len(interrupts), error=str(error))
+
     # -- attempts --------------------------------------------------------------------------------
 
     async def _see_through(self, attempt: Attempt) -> None:
@@ -193,11 +219,16 @@ class Roster:
         finish: Finish | None = None
         try:
             finish = await attempt.run()
-        except Exception:
+        except Exception as error:
             # decided here: a mistake in one attempt ends neither the worker nor its neighbours
-            log.exception("attempt_broke", turn=str(claim.turn_id), epoch=claim.epoch)
+            log.exception(
+                "attempt_broke",
+                turn=str(claim.turn_id),
+                epoch=claim.epoch,
+                attempt=claim.attempts,
+            )
             self.counts.broken += 1
-            await self._give_back(claim)
+            await self.release(claim, f"{type(error).__name__}: {error}")
         finally:
             if finish is None:
                 self.counts.released += 1
@@ -210,8 +241,8 @@ class Roster:
             del self.running[attempt.claim.thread_key]
         if not self.running:
             self.emptied.set()
-        if self._starved:
-            self.wake.set()
+        if self._starved or attempt.claim.attempts >= SUSPECT_ATTEMPT:
+            self.wake.set()  # a slot is free: of the worker, or for a suspect
 
     async def run_finishes(self) -> None:
         """Finish attempts in batches, for ever; each batch claims its threads' next turns."""
@@ -252,17 +283,27 @@ class Roster:
         await asyncio.sleep(GIVE_BACK_S)
         await self.release(claim)
 
-    async def release(self, claim: Claim) -> None:
-        """Give an attempt's thread back and wake a peer for it."""
+    async def release(self, claim: Claim, trouble: str = "") -> None:
+        """Give an attempt's thread back and wake a peer for it.
+
+        With a `trouble` the attempt counts, and the thread waits for a while.
+        """
         try:
-            waiting = await self._ledger.release([(claim.thread_key, claim.epoch)])
+            waiting = await self._ledger.release([(claim.thread_key, claim.epoch)], trouble)
         except TurnstreamError as error:
             log.warning("release_unknown", turn=str(claim.turn_id), error=str(error))
             self.doubt()
             return
-        if waiting:
+        if waiting and not trouble:
             self.wake.set()
             await self._signals.wake_peer(self.worker)
+
+    async def excuse(self, claims: Sequence[Claim]) -> None:
+        """Count these attempts no more: they lost their threads through no fault of their turns."""
+        try:
+            await self._ledger.excuse([(c.thread_key, c.seq, c.epoch) for c in claims])
+        except TurnstreamError as error:
+            log.warning("excuse_lost", turns=len(claims), error=str(error))
 
     # -- the slow path ---------------------------------------------------------------------------
 

@@ -59,6 +59,11 @@ class Settings(BaseSettings):
     model_connect_timeout_s: float = Field(5.0, gt=0, description="to the model server")
     model_first_token_timeout_s: float = Field(60.0, gt=0, description="of an answer")
     model_token_gap_timeout_s: float = Field(30.0, gt=0, description="between two reads")
+    model_tries_max: int = Field(3, ge=1, description="of one call; the first try counts")
+    model_turn_retries_max: int = Field(6, ge=0, description="of all calls of one turn")
+    model_backoff_s: float = Field(0.5, gt=0, description="before a retry; doubles with each")
+    model_backoff_max_s: float = Field(10.0, gt=0, description="up to this")
+    model_retry_after_max_s: float = Field(60.0, ge=0, description="a Retry-After waited for")
     system_prompt: str = Field("You are a helpful assistant.", description="of the built-in agent")
     agent_steps_max: int = Field(16, ge=1, le=50, description="model calls in one turn")
     tool_timeout_s: float = Field(30.0, gt=0, description="of one call of a tool")
@@ -66,6 +71,8 @@ class Settings(BaseSettings):
 
     # worker
     turns_max: int = Field(256, ge=1, description="turns that run in one worker")
+    turn_timeout_s: float = Field(3600.0, gt=0, description="of a turn, from its first claim")
+    step_timeout_s: float = Field(600.0, gt=0, description="of one step of a turn's graph")
     open_turns_max: int = Field(100_000, ge=1, description="in the ledger; above, intake pauses")
     tick_ms: float = Field(5.0, ge=0, le=1000, description="least time between produce rounds")
     ack_stall_s: float = Field(10.0, gt=0, description="without acks: release threads, claim none")

@@ -16,10 +16,12 @@ from __future__ import annotations
 import asyncio
 import random
 import uuid
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import structlog
 
+from turnstream.connectors.postgres.rows import Admitted
 from turnstream.connectors.postgres.signals import CANCEL_CHANNEL, READY_CHANNEL
 from turnstream.schemas.errors import DatabaseUnavailableError
 from turnstream.streams.drain import hand_over
@@ -61,6 +63,7 @@ RECLAIM_EVERY_S = 1.0
 SWEEP_EVERY_S = 1.0
 SWEEP_MAX = 100
 CANCEL_EVERY_S = 2.0
+REQUEUE_EVERY_S = 1.0
 FLUSH_TIMEOUT_S = 3.0
 RETRY_S = 0.5
 
@@ -82,7 +85,8 @@ class Worker:
         signals: Signals,
         open_lease: OpenLease,
         listen: Listen,
-        attempt: Callable[[Claim, Callable[[Claim], Awaitable[None]]], Attempt],
+        attempt: Callable[[Claim, Callable[[Claim, str], Awaitable[None]]], Attempt],
+        requeue: Callable[[], Awaitable[int]],
         turns_max: int,
         ack_stall_s: float,
         drain_timeout_s: float,
@@ -102,6 +106,7 @@ class Worker:
         self._signals = signals
         self._open_lease = open_lease
         self._listen = listen
+        self._requeue = requeue
         self._ack_stall_s = ack_stall_s
         self._drain_timeout_s = drain_timeout_s
         self._intake: Intake | None = None
@@ -160,6 +165,7 @@ class Worker:
         tasks.create_task(self._reap(), name="reap")
         tasks.create_task(self._sweep(), name="sweep")
         tasks.create_task(self._look_for_cancels(), name="cancels")
+        tasks.create_task(self._requeue_letters(), name="requeue")
         taking = tasks.create_task(intake.run(), name="intake")  # 6
         log.info("worker_ready", worker=self.name, id=str(self.roster.worker))
         await self._stop.wait()  # 7
@@ -193,8 +199,11 @@ class Worker:
                 continue
             log.warning("lease_lost", worker=self.name, turns=len(self.roster.running))
             self._lost.clear()
-            for attempt in list(self.roster.running.values()):
+            attempts = list(self.roster.running.values())
+            for attempt in attempts:
                 attempt.abandon()
+            if not lease.faltered:
+                self._spawn(self.roster.excuse([attempt.claim for attempt in attempts]))
             self.roster.worker = uuid.uuid4()
 
     def _on_lease(self, state: LeaseState) -> None:
@@ -295,11 +304,25 @@ class Worker:
             if not self.may_produce() or self._stalled:
                 continue
             try:
+                expired = await self._ledger.expire(SWEEP_MAX)
+                await self.roster.take(Admitted(ended=expired.ended, cancelled=expired.cancelled))
                 ended = await self._ledger.sweep(SWEEP_MAX)
+                closed = await self._ledger.expired_interrupts(SWEEP_MAX)
             except DatabaseUnavailableError:
                 continue
             if ended:
                 await self.roster.publish_ended(ended)
+            if closed:
+                await self.roster.tell_expired(closed)
+
+    async def _requeue_letters(self) -> None:
+        """Send dead letters to their topics once more, as people decided."""
+        while True:
+            await asyncio.sleep(_jitter(REQUEUE_EVERY_S))
+            if not self.may_produce() or self._stalled:
+                continue
+            with suppress(DatabaseUnavailableError):
+                await self._requeue()
 
     async def _look_for_cancels(self) -> None:
         """Find cancels whose wake-up was lost: a turn that streams for minutes commits nothing."""

@@ -38,6 +38,7 @@ class Lease:
     untouched (`held` again) or gone: `lost`, for good; the attempts end, and a new worker id is
     needed. A restored database or a failover (a new timeline) ends the lease as well.
 
+    `faltered`: the loop has missed a beat since the last renewal, so that a loss may be its fault.
     `on_change` is called on the event loop when the thread sees the state change; the property
     tells it at any moment, also in a process that was just woken. `silent_s`: seconds since Kafka
     answered the worker; called from the lease's thread.
@@ -63,7 +64,8 @@ class Lease:
         self._on_change = on_change
         self._connection: psycopg.Connection[Any] | None = None
         self._deadline = 0.0
-        self._beat = 0.0
+        self._beat = time.monotonic()
+        self.faltered = False
         self._steady_from = 0.0
         self._lost = False
         self._told: LeaseState = "held"
@@ -80,7 +82,9 @@ class Lease:
 
     def beat(self) -> None:
         """Tell that the event loop ticks; to be called more often than `renew_every_s`."""
-        self._beat = time.monotonic()
+        now = time.monotonic()
+        self.faltered = self.faltered or now - self._beat > self._every_s
+        self._beat = now
 
     @property
     def steady_s(self) -> float:
@@ -140,6 +144,7 @@ class Lease:
                     self._drop()
                     wait_s = min(RETRY_EVERY_S, self._every_s)
             else:
+                self.faltered = True
                 wait_s = min(RETRY_EVERY_S, self._every_s)
             self._tell()
         if not self._lost:
@@ -168,6 +173,7 @@ class Lease:
             (self.worker, self._ttl_s, self._silent_s()),
         ).fetchone()
         if row and row[0]:
+            self.faltered = False
             if not unbroken:
                 self._steady_from = time.monotonic()
             self._deadline = sent + self._ttl_s

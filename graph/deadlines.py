@@ -1,0 +1,55 @@
+"""How long a turn and its steps may take: one coarse check a turn, no timer a token or a step."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from turnstream.schemas.errors import StepTimeoutError, TurnTimeoutError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection
+
+    from turnstream.schemas.errors import TurnError
+
+LOOK_AGAIN_S = 3600.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TurnLimits:
+    """Bounds of a turn.
+
+    `turn_left_s`: for the rest of the turn; `turn_timeout_s` is only for the message. A step, that
+    is one of the root graph with all that is nested in it, may take `step_timeout_s`.
+    """
+
+    turn_left_s: float = math.inf
+    turn_timeout_s: float = math.inf
+    step_timeout_s: float = math.inf
+
+
+async def overrun(
+    waiting: Collection[asyncio.Task[Any]], limits: TurnLimits, stepped_at: Callable[[], float]
+) -> TurnError | None:
+    """Wait until one of the tasks is done (None) or a bound is passed: then its error.
+
+    `stepped_at` gives the time (`time.monotonic`) when the running step began.
+    """
+    ends = time.monotonic() + limits.turn_left_s
+    while True:
+        left_s = min(ends, stepped_at() + limits.step_timeout_s) - time.monotonic()
+        done, _ = await asyncio.wait(
+            waiting,
+            timeout=min(max(left_s, 0.0), LOOK_AGAIN_S),
+            return_when=asyncio.FIRST_COMPLETED,
+        )
+        if done:
+            return None
+        now = time.monotonic()
+        if now >= ends:
+            return TurnTimeoutError(f"the turn took longer than {limits.turn_timeout_s:g} s")
+        if now >= stepped_at() + limits.step_timeout_s:
+            return StepTimeoutError(f"a step took longer than {limits.step_timeout_s:g} s")
