@@ -25,7 +25,7 @@ async def prepare(settings: Settings) -> None:
     """
     await asyncio.to_thread(migrate, settings.direct_url)
     wanted = settings.topics.all(settings.tenants, settings.partitions)
-    async with TopicAdmin(settings.kafka_bootstrap) as admin:
+    async with TopicAdmin(settings.kafka_bootstrap, replication=settings.replication) as admin:
         await admin.create(wanted)
         drifts = await admin.check(wanted)
     for drift in drifts:

@@ -35,6 +35,11 @@ class Settings(BaseSettings):
         ("default",), description="tenants with topics turns.<tenant> and turn-results.<tenant>"
     )
     partitions: int = Field(24, ge=1, le=10_000, description="partitions of each topic")
+    replication: int = Field(
+        0,
+        ge=0,
+        description="of each topic, all but one in sync; 0: one a broker that runs now, at most 3",
+    )
     consumer_group: str = Field("turnstream-workers", description="group of the workers' intake")
     schema_registry_url: str = Field("", description="Confluent API; empty: single-object encoding")
 

@@ -148,7 +148,7 @@ async def _kafka(settings: "Settings") -> str:
     from turnstream.schemas.errors import ConfigurationError
 
     wanted = settings.topics.all(settings.tenants, settings.partitions)
-    async with TopicAdmin(settings.kafka_bootstrap) as admin:
+    async with TopicAdmin(settings.kafka_bootstrap, replication=settings.replication) as admin:
         brokers = await admin.brokers()
         drifts = await admin.check(wanted)
     if drifts:

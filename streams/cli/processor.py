@@ -49,6 +49,6 @@ async def _prepare(settings: "Settings") -> "Codec":
     from turnstream.connectors.registry import open_codec
 
     await asyncio.to_thread(migrate, settings.direct_url)
-    async with TopicAdmin(settings.kafka_bootstrap) as admin:
+    async with TopicAdmin(settings.kafka_bootstrap, replication=settings.replication) as admin:
         await admin.create(settings.topics.all(settings.tenants, settings.partitions))
     return await open_codec(settings.schema_registry_url)

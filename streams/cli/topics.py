@@ -60,7 +60,7 @@ async def _look() -> "tuple[tuple[Topic, ...], dict[str, TopicState], list[Topic
 
     settings = configured("kafka_bootstrap")
     wanted = settings.topics.all(settings.tenants, settings.partitions)
-    async with TopicAdmin(settings.kafka_bootstrap) as admin:
+    async with TopicAdmin(settings.kafka_bootstrap, replication=settings.replication) as admin:
         found = await admin.describe(topic.name for topic in wanted)
         return wanted, found, await admin.check(wanted)
 
@@ -71,7 +71,7 @@ async def _create() -> "tuple[list[str], list[TopicDrift]]":
 
     settings = configured("kafka_bootstrap")
     wanted = settings.topics.all(settings.tenants, settings.partitions)
-    async with TopicAdmin(settings.kafka_bootstrap) as admin:
+    async with TopicAdmin(settings.kafka_bootstrap, replication=settings.replication) as admin:
         created = await admin.create(wanted)
         return created, await admin.check(wanted)
 

@@ -17,13 +17,12 @@ import subprocess
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
+from tests.chaos.parts.server import Launcher, Server
 from turnstream.deploy.local import machine
 from turnstream.deploy.local.part import Part
 from turnstream.schemas.errors import PartError, StackError
-
-from tests.chaos.parts.server import Launcher, Server
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -82,8 +81,8 @@ def _build(program: Path) -> None:
 class Link:
     """One listening port and where it leads; connections through it are harmed together."""
 
-    def __init__(self, proxy: Toxiproxy, name: str, port: int) -> None:
-        self._proxy, self._name, self.port = proxy, name, port
+    def __init__(self, proxy: Toxiproxy, name: str, port: int, upstream: str) -> None:
+        self._proxy, self._name, self.port, self.upstream = proxy, name, port, upstream
 
     @property
     def address(self) -> str:
@@ -123,6 +122,7 @@ class Link:
     def lead_to(self, upstream: str) -> None:
         """Lead somewhere else (`host:port`) from now on; ends the connections there are."""
         self._change(upstream=upstream)
+        self.upstream = upstream
 
     def heal(self) -> None:
         """Undo all but `lead_to`; does nothing to a link that is well."""
@@ -149,7 +149,7 @@ class Toxiproxy:
         self._folder, self._launcher, self._ports = folder, launcher, ports
         self._port = ports.take()
 
-    async def __aenter__(self) -> Toxiproxy:
+    async def __aenter__(self) -> Self:
         cache = machine.cache_folder()
         program = await self._launcher.call(toxiproxy_program, cache)
         part = Part(
@@ -171,7 +171,7 @@ class Toxiproxy:
         port = port or self._ports.take()
         body = {"name": name, "listen": f"127.0.0.1:{port}", "upstream": upstream, "enabled": True}
         self.call("POST", "/proxies", body)
-        return Link(self, name, port)
+        return Link(self, name, port, upstream)
 
     def call(self, method: str, path: str, body: object = None) -> Any:
         """Send a request to toxiproxy's API; raises `OSError` when it is refused."""

@@ -1,0 +1,127 @@
+"""Postgres that can be killed, stopped, and restored to what it was when it was last backed up.
+
+A restore is what an operator does: a base backup taken while the server ran is put in the place of
+the data, and the server recovers from it. It ends its recovery on a new timeline, so that the
+ledger sees a higher one (`sql/timeline.sql`); what was committed after the backup is gone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import time
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+import psycopg
+
+from tests.chaos.parts.server import Launcher, Server
+from turnstream.deploy.local import machine
+from turnstream.deploy.local.postgres import Binaries, data_place, find_binaries, postgres_part
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+_WRITABLE_TIMEOUT_S = 30.0
+_OPTIONS = {
+    "max_connections": "500",
+    "shared_buffers": "256MB",
+    # where recovery from a backup ends: there is no archive to go on with
+    "restore_command": "false",
+    "wal_keep_size": "0",
+    "checkpoint_timeout": "60s",
+}
+
+
+class Database:
+    """The server; `open` it."""
+
+    def __init__(self, folder: Path, launcher: Launcher, ports: machine.Ports) -> None:
+        self._folder, self._launcher = folder, launcher
+        self._port = ports.take()
+        self.backed_up_at = 0.0
+        """Of the clock `time.time`; 0 where there is no backup."""
+
+    async def start(self, options: Mapping[str, str] | None = None) -> None:
+        """Create it and wait until it serves."""
+        part = await asyncio.to_thread(
+            postgres_part,
+            folder=self._folder,
+            log=self._folder / "postgres.log",
+            cache=machine.cache_folder(),
+            env=machine.environment(),
+            port=self._port,
+            options={**_OPTIONS, **(options or {})},
+        )
+        self.url = part.url
+        self.server = Server(part, self._launcher)
+        await self.server.start()
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self._port}"
+
+    async def close(self) -> None:
+        """End it and remove its data."""
+        await self.server.kill()
+        shutil.rmtree(self._place, ignore_errors=True)
+
+    async def back_up(self) -> None:
+        """Keep a copy of what is committed now, in the place of an earlier one."""
+        shutil.rmtree(self._place / "backup", ignore_errors=True)
+        parts = urlsplit(self.url)
+        began = time.time()
+        code, said = await asyncio.to_thread(
+            self._binaries.run,
+            "pg_basebackup",
+            f"--pgdata={self._place / 'backup'}",
+            f"--host={parts.hostname}",
+            f"--port={parts.port}",
+            f"--username={parts.username}",
+            "--wal-method=fetch",
+            "--checkpoint=fast",
+            "--no-sync",
+            env={**machine.environment(), "PGPASSWORD": parts.password or ""},
+        )
+        if code:
+            raise AssertionError(f"pg_basebackup: {said}")
+        self.backed_up_at = began
+
+    async def restore(self) -> None:
+        """Kill it, put the last backup in the place of its data, and wait until it takes writes."""
+        await self.server.kill()
+        await asyncio.to_thread(self._put_back)
+        await self.server.start()
+        await asyncio.to_thread(self.wait_writable)
+
+    def _put_back(self) -> None:
+        data, lost = self._place / "data", self._place / "lost"
+        data.rename(lost)  # a backend that has not yet noticed goes on in there
+        (self._place / "backup").rename(data)
+        shutil.rmtree(lost, ignore_errors=True)
+        self.backed_up_at = 0.0
+        signal = data / "recovery.signal"
+        signal.touch(mode=0o600)
+        if account := self._binaries.account:
+            os.chown(signal, account.uid, account.gid)
+
+    def wait_writable(self) -> None:
+        """Wait until recovery has ended: before that it answers, and refuses writes."""
+        deadline = time.monotonic() + _WRITABLE_TIMEOUT_S
+        while True:
+            with psycopg.connect(self.url, autocommit=True) as connection:
+                if connection.execute("SELECT pg_is_in_recovery()").fetchone() == (False,):
+                    return
+            if time.monotonic() > deadline:
+                raise AssertionError("Postgres does not end its recovery")
+            time.sleep(0.05)
+
+    @property
+    def _place(self) -> Path:
+        return data_place(self._folder)
+
+    @property
+    def _binaries(self) -> Binaries:
+        return find_binaries(machine.cache_folder(), machine.environment())

@@ -1,0 +1,137 @@
+"""Faults of what all stages share: brokers and Postgres die, come back, and forget."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from tests.chaos.faults import fault
+
+if TYPE_CHECKING:
+    from tests.chaos.faults import Stage
+    from tests.chaos.parts.server import Server
+
+DOWN_S = 2.0
+LOST_S = (0.3, 6.0)
+"""How much of the ledger a restore loses: from the least to the most, in seconds."""
+
+
+class _OfServers:
+    scope = "servers"
+    lasts_s = DOWN_S
+
+
+class _OfKafka(_OfServers):
+    gently = False
+    all_nodes = True
+
+    async def strike(self, stage: Stage) -> None:
+        """End all nodes, or one of them."""
+        nodes = stage.servers.brokers.nodes
+        struck: list[Server] = nodes if self.all_nodes else [stage.random.choice(nodes)]
+        await asyncio.gather(*(node.stop() if self.gently else node.kill() for node in struck))
+
+    async def heal(self, stage: Stage) -> None:
+        """Start what is down, and wait until every replica is in sync again."""
+        brokers = stage.servers.brokers
+        await asyncio.gather(*(node.begin() for node in brokers.nodes))
+        await asyncio.gather(*(node.serves() for node in brokers.nodes))
+        await brokers.whole()
+
+
+@fault
+class StopKafka(_OfKafka):
+    """SIGTERM to every broker: each hands its partitions over, or says that it goes."""
+
+    name = "stop-kafka"
+    gently = True
+
+
+@fault
+class KillKafka(_OfKafka):
+    """Kill -9 of every broker."""
+
+    name = "kill-kafka"
+
+
+@fault
+class StopBroker(_OfKafka):
+    """SIGTERM to one broker of several."""
+
+    name = "stop-broker"
+    needs_brokers = True
+    gently, all_nodes = True, False
+
+
+@fault
+class KillBroker(_OfKafka):
+    """Kill -9 of one broker of several."""
+
+    name = "kill-broker"
+    needs_brokers = True
+    all_nodes = False
+
+
+@fault
+class FreezeBroker(_OfKafka):
+    """SIGSTOP of one broker of several, until the others have taken its partitions over."""
+
+    name = "freeze-broker"
+    needs_brokers = True
+    lasts_s = 6.0
+
+    async def strike(self, stage: Stage) -> None:
+        """Freeze one."""
+        stage.random.choice(stage.servers.brokers.nodes).freeze()
+
+    async def heal(self, stage: Stage) -> None:
+        """Thaw it and wait until it has caught up."""
+        for node in stage.servers.brokers.nodes:
+            node.thaw()
+        await super().heal(stage)
+
+
+class _OfPostgres(_OfServers):
+    async def heal(self, stage: Stage) -> None:
+        """Start it, if it is down."""
+        postgres = stage.servers.postgres
+        await postgres.server.start()
+        await asyncio.to_thread(postgres.wait_writable)
+
+
+@fault
+class StopPostgres(_OfPostgres):
+    """A fast shutdown: it ends every session."""
+
+    name = "stop-postgres"
+
+    async def strike(self, stage: Stage) -> None:
+        """Stop it."""
+        await stage.servers.postgres.server.stop()
+
+
+@fault
+class KillPostgres(_OfPostgres):
+    """Kill -9 of the postmaster: it comes back by recovery from a crash."""
+
+    name = "kill-postgres"
+
+    async def strike(self, stage: Stage) -> None:
+        """Kill it."""
+        await stage.servers.postgres.server.kill()
+
+
+@fault
+class RestorePostgres(_OfPostgres):
+    """Postgres comes back as it was some seconds ago, on a new timeline."""
+
+    name = "restore-postgres"
+    lasts_s = 0.0
+    loses_rows = True
+
+    async def strike(self, stage: Stage) -> None:
+        """Back it up, let the story go on, and put the backup back."""
+        postgres = stage.servers.postgres
+        await postgres.back_up()
+        await asyncio.sleep(stage.random.uniform(*LOST_S))
+        await postgres.restore()

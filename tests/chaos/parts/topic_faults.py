@@ -1,0 +1,55 @@
+"""A fault of a topic: for a moment the broker refuses every record of the log."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+
+from tests.chaos.faults import fault
+from turnstream.connectors.kafka.admin import TopicAdmin
+
+if TYPE_CHECKING:
+    from tests.chaos.faults import Stage
+
+_LIMIT = "max.message.bytes"
+_TOO_SMALL = "64"
+"""Bytes; every batch is larger by its head alone."""
+
+
+@fault
+class RefuseRecords:
+    """`max.message.bytes` of the events' topic is lowered, so that every batch is refused."""
+
+    name = "refuse-records"
+    scope = "stage"
+    lasts_s = 0.2
+
+    async def strike(self, stage: Stage) -> None:
+        """Lower it."""
+        await _alter(stage, {_LIMIT: _TOO_SMALL})
+
+    async def heal(self, stage: Stage) -> None:
+        """Set it to what it was."""
+        await _alter(stage, {})
+
+
+async def _alter(stage: Stage, changes: dict[str, str]) -> None:
+    """Set the topic's settings to those it was made with and these; a request replaces all."""
+    settings = stage.settings
+    name = settings.topics.events
+    made = next(t for t in settings.topics.all(settings.tenants, 1) if t.name == name)
+    async with TopicAdmin(settings.kafka_bootstrap) as topics:
+        _, durability = await topics._durability()
+    config: dict[str, Any] = {**durability, **made.config, **changes}
+    admin = AIOKafkaAdminClient(bootstrap_servers=settings.kafka_bootstrap)
+    await admin.start()
+    try:
+        for answer in await admin.alter_configs(
+            [ConfigResource(ConfigResourceType.TOPIC, name, configs=config)]
+        ):
+            codes = [row[0] for row in answer.resources]
+            assert codes == [0], answer
+    finally:
+        await admin.close()
