@@ -14,7 +14,7 @@ from uuid import UUID
 import msgspec
 from langgraph.graph import END, START, StateGraph
 
-from turnstream.graph import answer, model_node, state, tool_node, wire
+from turnstream.graph import answer, model_node, retries, state, tool_calls, tool_node, wire
 from turnstream.graph.catalog import GraphEntry
 from turnstream.graph.ports import TurnContext
 from turnstream.graph.state import AgentSettings, AgentState
@@ -23,7 +23,7 @@ from turnstream.schemas.errors import ConfigurationError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from turnstream.graph.ports import Emitter, ModelClient, Tool
+    from turnstream.graph.ports import Commits, Emitter, ModelClient, Tool
     from turnstream.graph.turn_input import TurnInput
 
 AGENT = "agent"
@@ -77,15 +77,21 @@ def agent_entry(
     )
 
 
-def _context(emitter: Emitter, turn: TurnInput) -> TurnContext:
+def _context(emitter: Emitter, turn: TurnInput, commits: Commits) -> TurnContext:
     given = turn.config.get("configurable")
     return TurnContext(
-        emitter, UUID(turn.turn_id), turn.thread_key, given if isinstance(given, dict) else {}
+        emitter,
+        UUID(turn.turn_id),
+        turn.thread_key,
+        commits.tool_calls,
+        given if isinstance(given, dict) else {},
+        settled=commits.settled,
     )
 
 
 def _digest(tools: Sequence[Tool], settings: AgentSettings) -> str:
     """Return what tells one build and configuration of the agent from another."""
-    sources = [inspect.getsource(module) for module in (answer, model_node, state, tool_node, wire)]
+    modules = (answer, model_node, retries, state, tool_calls, tool_node, wire)
+    sources = [inspect.getsource(module) for module in modules]
     told = msgspec.json.encode([settings, [tool.spec for tool in tools]])
     return hashlib.sha256("\n".join(sources).encode() + told).hexdigest()

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from langgraph.checkpoint.base import BaseCheckpointSaver
 
-    from turnstream.graph.ports import Emitter
+    from turnstream.graph.ports import Commits, Emitter
     from turnstream.graph.turn_input import TurnInput
 
 EXAMPLE = '{"graphs": {"name": "./file.py:graph"}}'
@@ -44,7 +44,7 @@ class GraphEntry:
     native: bool = False
     hash: str = ""
     description: str = ""
-    make_context: Callable[[Emitter, TurnInput], Any] | None = None
+    make_context: Callable[[Emitter, TurnInput, Commits], Any] | None = None
     is_last: Callable[[Any], bool] = field(init=False)
     _bound: Pregel[Any, Any, Any, Any] | None = None
 

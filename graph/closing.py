@@ -13,8 +13,10 @@ from langgraph.checkpoint.base import BaseCheckpointSaver, CheckpointTuple
 from langgraph.constants import END
 from langgraph.types import StateUpdate
 
+from turnstream.graph.tool_calls import STOPPED
+
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Collection, Iterable, Sequence
 
     from langchain_core.runnables import RunnableConfig
     from langgraph.checkpoint.base import ChannelVersions, Checkpoint, CheckpointMetadata
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from turnstream.graph.ports import SaverCall
     from turnstream.graph.said import SaidMessage
 
+NOT_FINISHED = "The call was not finished: {why}."
 _NULL_TASK = "00000000-0000-0000-0000-000000000000"
 
 
@@ -88,12 +91,14 @@ async def closing_calls(
     given: Any,
     said: Iterable[SaidMessage],
     why: str,
+    unknown: Collection[str] = (),
 ) -> tuple[SaverCall, ...]:
     """Return the saver calls of a turn's closing checkpoints.
 
     `given` is the turn's input (None for a resume); it is added if no checkpoint of this turn has
     it. `said` are the turn's assistant messages in order; those that the state lacks are added
-    under their own ids. Open tool calls are answered with an error that says `why`.
+    under their own ids. Open tool calls are answered with an error that says `why`; of those whose
+    ids are in `unknown` nobody knows whether they took effect.
     """
     buffer = CollectingSaver(saver)
     closing = graph.copy(update={"checkpointer": buffer})
@@ -101,7 +106,8 @@ async def closing_calls(
     applied = head is not None and head.metadata.get("run_id") == turn_id
     update = dict(given) if isinstance(given, dict) and not applied else {}
     if "messages" in graph.channels:
-        added = _added(head if applied or not update else None, said, turn_id=turn_id, why=why)
+        known = head if applied or not update else None
+        added = _added(known, said, turn_id=turn_id, why=why, unknown=unknown)
         if added:
             first = update.get("messages", [])
             update["messages"] = [*(first if isinstance(first, list) else [first]), *added]
@@ -118,7 +124,12 @@ async def closing_calls(
 
 
 def _added(
-    head: CheckpointTuple | None, said: Iterable[SaidMessage], *, turn_id: str, why: str
+    head: CheckpointTuple | None,
+    said: Iterable[SaidMessage],
+    *,
+    turn_id: str,
+    why: str,
+    unknown: Collection[str],
 ) -> list[BaseMessage]:
     """Return messages of finished tasks, answers to open tool calls, and what else was said."""
     stored = head.checkpoint["channel_values"].get("messages") if head is not None else None
@@ -137,7 +148,7 @@ def _added(
     answered = {m.tool_call_id for m in (*known, *added) if isinstance(m, ToolMessage)}
     added += [
         ToolMessage(
-            f"The call was not finished: {why}.",
+            (STOPPED if call_id in unknown else NOT_FINISHED).format(name=name, why=why),
             tool_call_id=call_id,
             name=name,
             status="error",

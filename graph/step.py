@@ -10,31 +10,47 @@ from typing import TYPE_CHECKING, Any
 from langgraph.config import get_config
 from langgraph.errors import GraphBubbleUp
 
+from turnstream.graph.tool_calls import place_of
 from turnstream.graph.values import to_json
 from turnstream.schemas.errors import TurnstreamError
-from turnstream.schemas.events import StepFinished, StepStarted
+from turnstream.schemas.events import StepFinished, StepStarted, TaskRetried
 from turnstream.schemas.ids import path_of_namespace
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from langgraph.runtime import Runtime
 
     from turnstream.graph.ports import Emitter, TurnContext
+    from turnstream.schemas.events import Keep
 
+ERROR_CHARS_MAX = 2000
 UPDATE_CHARS_MAX = 8 << 10
 """Of a step's update as an event carries it; a larger one is left out, the checkpoint has it."""
 
 
 @dataclass(slots=True)
 class Step:
-    """Where a node runs. `path` is its events' path; `update` what the node returns."""
+    """Where a node runs. `path` is its events' path; `update` what the node returns.
+
+    `place` is what idempotency keys say of where it stands, `started` the fields of its
+    `StepStarted`.
+    """
 
     emitter: Emitter
     turn_id: uuid.UUID
     path: str
     task_id: str
+    place: str
+    started: dict[str, Any]
     update: dict[str, Any] = field(default_factory=dict)
+
+    def again(self, keep: Sequence[Keep], attempt: int, error: Exception) -> None:
+        """Say that the node runs again in this attempt: what it said goes, but for `keep`."""
+        code = error.code if isinstance(error, TurnstreamError) else type(error).__name__
+        text = f"{code}: {error}"[:ERROR_CHARS_MAX]
+        self.emitter.emit(TaskRetried, path=self.path, keep=list(keep), attempt=attempt, error=text)
+        self.emitter.emit(StepStarted, **self.started)
 
     def id_of(self, what: str = "") -> uuid.UUID:
         """Return an id that a run after a crash gives again: task ids do not change."""
@@ -57,7 +73,14 @@ def step(runtime: Runtime[TurnContext]) -> Iterator[Step]:
         "task_id": info.task_id,
     }
     emitter.emit(StepStarted, **said)
-    here = Step(emitter, runtime.context.turn_id, path, info.task_id)
+    here = Step(
+        emitter,
+        runtime.context.turn_id,
+        path,
+        info.task_id,
+        place_of(info.checkpoint_ns, path, metadata),
+        said,
+    )
     try:
         yield here
     except GraphBubbleUp:  # an interrupt: the node runs again when it is answered

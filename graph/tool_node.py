@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import msgspec
 import structlog
 from langchain_core.messages import AIMessage, ToolMessage
 from langgraph.errors import GraphBubbleUp
@@ -14,17 +15,27 @@ from langgraph.runtime import Runtime
 from turnstream.graph.ports import Tool, ToolCallContext, TurnContext
 from turnstream.graph.state import AgentSettings, AgentState, Node, turn_settings
 from turnstream.graph.step import Step, step
+from turnstream.graph.tool_calls import TIMED_OUT, call_once, digest_of
 from turnstream.graph.values import clean, to_json
 from turnstream.schemas.errors import (
     ToolArgumentsError,
     ToolCallsError,
     ToolError,
+    ToolIndeterminateError,
     ToolTimeoutError,
     ToolUnknownError,
 )
 from turnstream.schemas.events import ToolFailed, ToolFinished, ToolProgressed, ToolStarted
+from turnstream.schemas.tool_calls import ToolCall, idempotency_key
 
 _log = structlog.get_logger(__name__)
+
+
+class Reply(msgspec.Struct, frozen=True):
+    """What a call came to, as the ledger keeps it: what the model sees; with a code, a failure."""
+
+    text: str
+    code: str = ""
 
 
 class Call(NamedTuple):
@@ -60,7 +71,7 @@ def tool_node(tools: Mapping[str, Tool], settings: AgentSettings) -> Node:
             context = runtime.context
             allowed = turn_settings(context.configurable).tools
             offered = {name: tools[name] for name in tools if allowed is None or name in allowed}
-            runs = _Runs(here, context.thread_key, offered, settings)
+            runs = _Runs(here, context, offered, settings)
             running = [
                 asyncio.create_task(runs.run(call, ordinal))
                 for ordinal, call in enumerate(calls_of(state["messages"][-1]))
@@ -85,64 +96,116 @@ class _Runs:
     """The calls of one answer."""
 
     here: Step
-    thread_key: str
+    turn: TurnContext
     tools: Mapping[str, Tool]
     settings: AgentSettings
 
     async def run(self, call: Call, ordinal: int) -> ToolMessage:
         """Run one call, say how it went, and return the message for the model."""
-        emit = self.here.emitter.emit
-        said = {"path": self.here.path, "tool_call_id": call.id, "name": call.name}
+        here, ledger = self.here, self.turn.tool_calls
+        emit = here.emitter.emit
+        said = {"path": here.path, "tool_call_id": call.id, "name": call.name}
         emit(ToolStarted, **said, args=call.raw)
-        key = str(self.here.id_of(str(ordinal)))
+        key = idempotency_key(ledger.thread_key, ledger.origin, here.place, ordinal)
         try:
-            output = await self._output(call, ordinal, key)
+            reply = await self._reply(call, ordinal, key)
         except ToolError as error:
-            message = bounded(clean(str(error)), self.settings.tool_output_chars_max)
-            emit(ToolFailed, **said, code=error.code, message=message)
-            return ToolMessage(
-                message, tool_call_id=call.id, name=call.name, id=key, status="error"
-            )
-        emit(ToolFinished, **said, output=output)
-        return ToolMessage(output, tool_call_id=call.id, name=call.name, id=key)
+            reply = self._failed(error)
+        if reply.code:
+            emit(ToolFailed, **said, code=reply.code, message=reply.text)
+        else:
+            emit(ToolFinished, **said, output=reply.text)
+        return ToolMessage(
+            reply.text,
+            tool_call_id=call.id,
+            name=call.name,
+            id=key,
+            status="error" if reply.code else "success",
+        )
 
-    async def _output(self, call: Call, ordinal: int, key: str) -> str:
-        """Return the tool's output as text; raises `ToolError`, whatever the tool raised."""
-        settings = self.settings
-        if ordinal >= settings.tool_calls_max:
-            raise ToolCallsError(f"at most {settings.tool_calls_max} tools can be called at once")
+    async def _reply(self, call: Call, ordinal: int, key: str) -> Reply:
+        """Return what the call comes to; raises `ToolError` before the tool is called."""
+        if ordinal >= self.settings.tool_calls_max:
+            raise ToolCallsError(
+                f"at most {self.settings.tool_calls_max} tools can be called at once"
+            )
         tool = self.tools.get(call.name)
         if tool is None:
             known = ", ".join(self.tools) or "none"
             raise ToolUnknownError(f"there is no tool {call.name!r}; the tools are: {known}")
         if call.error:
             raise ToolArgumentsError(f"the arguments are {call.error}")
-        arguments = tool.check(call.arguments)
-        seconds = min(tool.timeout_s, settings.tool_timeout_s)
-        turn_id = self.here.turn_id
+        arguments, effects = tool.check(call.arguments), tool.effects
+        if effects is None:
+            return await self._call(tool, arguments, call, key)
+        made = ToolCall(
+            self.here.path, ordinal, call.name, digest_of(call.name, call.arguments), key, call.id
+        )
+        kept = await call_once(
+            self.turn.tool_calls,
+            made,
+            honours_key=effects.honours_key,
+            run=lambda: self._kept(tool, arguments, call, key),
+            find=lambda: self._found(tool, arguments, key),
+            unknown=lambda why: msgspec.to_builtins(self._failed(ToolIndeterminateError(why))),
+        )
+        return msgspec.convert(kept, Reply)
+
+    async def _kept(self, tool: Tool, arguments: Any, call: Call, key: str) -> Any:
+        return msgspec.to_builtins(await self._call(tool, arguments, call, key))
+
+    async def _found(self, tool: Tool, arguments: Any, key: str) -> Any:
+        """Return the reply of a call that took effect in an earlier attempt, if the tool knows."""
+        if tool.effects is None or tool.effects.find is None:
+            return None
+        async with asyncio.timeout(self._seconds(tool)):
+            output = await tool.effects.find(arguments, key)
+        return None if output is None else msgspec.to_builtins(self._finished(output))
+
+    async def _call(self, tool: Tool, arguments: Any, call: Call, key: str) -> Reply:
+        """Call the tool; whatever it raises, but for an interrupt, is a failed reply."""
+        seconds, turn_id = self._seconds(tool), self.here.turn_id
         progress = _Progress(self.here, call.id)
-        context = ToolCallContext(turn_id, self.thread_key, call.id, key, progress)
+        context = ToolCallContext(turn_id, self.turn.thread_key, call.id, key, progress)
         deadline = asyncio.timeout(seconds)
         try:
             async with deadline:
-                output = await tool.run(arguments, context)
-        except (ToolError, GraphBubbleUp):
+                return self._finished(await tool.run(arguments, context))
+        except GraphBubbleUp:
             raise
+        except ToolError as error:
+            return self._failed(error)
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if task is None or task.cancelling():
                 raise
-            raise ToolError("the tool was cancelled") from None  # by itself: the turn goes on
-        except Exception as error:
+            return self._failed(ToolError("the tool was cancelled"))  # by itself: the turn goes on
+        except Exception as error:  # noqa: BLE001
             if deadline.expired():
-                raise ToolTimeoutError(f"the tool took longer than {seconds:g} s") from error
+                return self._failed(_late(tool, seconds))
             # here it is decided that a broken tool does not break the turn
             _log.warning("tool failed", tool=call.name, turn_id=str(turn_id), exc_info=True)
-            raise ToolError(f"the tool failed: {type(error).__name__}: {error}") from error
+            return self._failed(ToolError(f"the tool failed: {type(error).__name__}: {error}"))
         finally:
             progress.over = True
+
+    def _seconds(self, tool: Tool) -> float:
+        return min(tool.timeout_s, self.settings.tool_timeout_s)
+
+    def _finished(self, output: Any) -> Reply:
         text = output if isinstance(output, str) else to_json(output)
-        return bounded(clean(text), settings.tool_output_chars_max)
+        return Reply(bounded(clean(text), self.settings.tool_output_chars_max))
+
+    def _failed(self, error: ToolError) -> Reply:
+        text = bounded(clean(str(error)), self.settings.tool_output_chars_max)
+        return Reply(text, error.code)
+
+
+def _late(tool: Tool, seconds: float) -> ToolError:
+    """Say that a call was given up: a thread goes on, and a request may have been sent."""
+    if tool.effects is None:
+        return ToolTimeoutError(f"the tool took longer than {seconds:g} s")
+    return ToolIndeterminateError(TIMED_OUT.format(name=tool.spec.name, seconds=seconds))
 
 
 class _Progress:

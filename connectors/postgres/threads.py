@@ -67,6 +67,7 @@ ON CONFLICT (thread_key) DO UPDATE
  WHERE thread_info.deleted_at IS NOT NULL OR NOT thread_info.metadata @> $2
 """
 _DELETE = """
+WITH calls AS (DELETE FROM tool_calls WHERE thread_key = $1)
 INSERT INTO thread_info (thread_key, deleted_at) VALUES ($1, now())
 ON CONFLICT (thread_key) DO UPDATE
    SET deleted_at = now(), metadata = '{}' WHERE thread_info.deleted_at IS NULL

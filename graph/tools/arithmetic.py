@@ -133,4 +133,4 @@ def arithmetic_tool() -> FunctionTool[CalculateArguments]:
         value = calculate_number(arguments.expression)
         return str(value) if isinstance(value, int) else format(value, ".15g")
 
-    return FunctionTool(calculate, CalculateArguments, timeout_s=5.0)
+    return FunctionTool(calculate, CalculateArguments, timeout_s=5.0, effects=None)

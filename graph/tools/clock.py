@@ -43,4 +43,4 @@ def current_time_tool(
             "weekday": local.strftime("%A"),
         }
 
-    return FunctionTool(current_time, CurrentTimeArguments, timeout_s=5.0)
+    return FunctionTool(current_time, CurrentTimeArguments, timeout_s=5.0, effects=None)

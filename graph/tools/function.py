@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from turnstream.graph.tool_calls import Effects
 from turnstream.schemas.chat import ToolSpec
 from turnstream.schemas.errors import ToolArgumentsError
 
@@ -23,7 +24,8 @@ class FunctionTool(Generic[A]):
     """Implements `turnstream.graph.ports.Tool`.
 
     A plain function runs in a thread, which nobody can stop: after its time-out it goes on unseen.
-    The description is the function's docstring unless given.
+    The description is the function's docstring unless given. `effects` is what it does outside;
+    None if it only reads or computes, so that it may be called any number of times.
     """
 
     def __init__(
@@ -34,10 +36,12 @@ class FunctionTool(Generic[A]):
         name: str = "",
         description: str = "",
         timeout_s: float = 30.0,
+        effects: Effects | None = Effects(),  # noqa: B008  frozen
     ) -> None:
         self._function = function
         self._arguments = arguments
         self.timeout_s = timeout_s
+        self.effects = effects
         self.spec = ToolSpec(
             name=name or function.__name__,
             description=description or inspect.getdoc(function) or "",

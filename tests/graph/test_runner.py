@@ -756,7 +756,7 @@ async def test_a_native_graph_is_given_its_context(thread: Thread) -> None:
         return {"messages": [AIMessage("direct", id="m")]}
 
     graph = entry(
-        chain(MessagesState, node=node), native=True, make_context=lambda emitter, turn: emitter
+        chain(MessagesState, node=node), native=True, make_context=lambda emitter, *_: emitter
     )
     ended = await thread.run(graph, start(thread.new_turn()))
     assert ended.outcome is not None

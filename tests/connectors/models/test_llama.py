@@ -10,7 +10,7 @@ import aiohttp
 import pytest
 from langchain_core.messages import HumanMessage
 
-from turnstream.connectors.memory import MemoryEmitter
+from turnstream.connectors.memory import MemoryEmitter, MemoryToolCalls
 from turnstream.connectors.models.openai import OpenAIModel
 from turnstream.deploy.local import LocalStack
 from turnstream.graph.agent import build_agent
@@ -95,7 +95,7 @@ async def test_the_agent_answers(url):
         graph = build_agent(model, (), AgentSettings(params={"max_tokens": 24})).compile()
         state = await graph.ainvoke(
             {"messages": [HumanMessage("What is the capital of France?")]},
-            context=TurnContext(emitter, turn, "default/t"),
+            context=TurnContext(emitter, turn, "default/t", MemoryToolCalls()),
         )
     text = state["messages"][-1].content
     said = "".join(e.text for e in emitter.events if isinstance(e, TokensEmitted))

@@ -1,0 +1,122 @@
+"""The tool ledger's side of one attempt: calls with effects, recorded before they run.
+
+Writes the table `tool_calls` through the functions of `sql/tool_calls.sql`, each in a transaction
+that compares the thread's epoch, like every one of the attempt's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+from psycopg.rows import tuple_row
+
+from turnstream.schemas.errors import DatabaseUnavailableError, FencedError, UnstorableStateError
+from turnstream.schemas.tool_calls import Known, ToolCall
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import AbstractAsyncContextManager
+    from uuid import UUID
+
+    from langgraph.checkpoint.serde.base import SerializerProtocol
+    from psycopg import AsyncConnection
+
+    from turnstream.connectors.postgres.commits import Session
+
+_START = "SELECT * FROM start_tool(%s, %s, %s, %s, %s, %s, %s)"
+_END = "SELECT * FROM end_tool(%s, %s, %s, %s, %s, %s, %s, %s)"
+
+
+class LedgerToolCalls:
+    """Implements `turnstream.graph.ports.ToolCalls` for one attempt, whose `session` it ends.
+
+    `FencedError` and `DatabaseUnavailableError` end the attempt, as with its commits: whether a
+    call was recorded is then found out by the next owner.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        connection: Callable[[], AbstractAsyncContextManager[AsyncConnection[Any]]],
+        serde: SerializerProtocol,
+        *,
+        origin: UUID,
+    ) -> None:
+        self.thread_key = session.thread_key
+        self.origin = origin
+        self._session = session
+        self._connection = connection
+        self._serde = serde
+        self.open: dict[tuple[str, int], ToolCall] = {}
+
+    async def start(self, call: ToolCall) -> Known:
+        """Record the start; everything that waits to be committed is committed before.
+
+        Else a crash could lose the message that asks for the call, and with it the call's path.
+        """
+        session = self._session
+        await session.flush()
+        if session.stopped:
+            raise asyncio.CancelledError
+        row = await self._row(_START, call, call.name, call.digest)
+        found, kind, result, cancel = row
+        if found == "cancelled":
+            if session.on_cancel is not None:
+                session.on_cancel(cancel)
+            raise asyncio.CancelledError
+        if found == "done":
+            return Known("done", self._serde.loads_typed((kind, result)))
+        return Known(found)
+
+    async def finish(self, call: ToolCall, result: Any) -> None:
+        """Record the result. It goes on if the caller is cancelled meanwhile."""
+        try:
+            kind, data = self._serde.dumps_typed(result)
+        except (TypeError, ValueError) as error:
+            said = f"the result of {call.name} cannot be stored: {error}"
+            raise UnstorableStateError(said) from error
+        await self._end(call, "done", kind, data)
+
+    async def ask(self, call: ToolCall) -> None:
+        """Record that the call stopped with a question: it is called again with the answer."""
+        await self._end(call, "asked", None, None)
+
+    async def _end(self, call: ToolCall, state: str, kind: str | None, data: bytes | None) -> None:
+        # in a task of its own: a cancelled caller's result is worth as much
+        ending = asyncio.create_task(self._row(_END, call, state, kind, data))
+        ending.add_done_callback(_look_at)
+        (cancel,) = await asyncio.shield(ending)
+        if cancel is not None and self._session.on_cancel is not None:
+            self._session.on_cancel(cancel)
+
+    async def _row(self, sql: str, call: ToolCall, *rest: Any) -> tuple[Any, ...]:
+        session = self._session
+        session.check()
+        values = (self.thread_key, session.epoch, self.origin, call.path, call.ordinal, *rest)
+        session.statements += 1
+        try:
+            async with (
+                self._connection() as connection,
+                connection.cursor(binary=True, row_factory=tuple_row) as cursor,
+            ):
+                await cursor.execute(sql, values)
+                row = await cursor.fetchone()
+        except (psycopg.OperationalError, psycopg.InterfaceError, OSError) as error:
+            session.lose(
+                DatabaseUnavailableError(f"whether a tool call was recorded is unknown: {error}")
+            )
+            raise session.lost or error from error
+        except psycopg.Error as error:
+            raise UnstorableStateError(f"Postgres refused a tool call: {error}") from error
+        if row is None:
+            session.lose(FencedError())
+            raise FencedError
+        return row
+
+
+def _look_at(task: asyncio.Task[Any]) -> None:
+    """Take note of the task's error, for a caller that was cancelled meanwhile."""
+    if not task.cancelled():
+        task.exception()
