@@ -78,7 +78,11 @@ class TurnResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
-    """A record that could not be taken: its raw bytes, why, when (µs since 1970) and from where."""
+    """A record that could not be taken: its raw bytes, why, when (µs since 1970) and from where.
+
+    `letter_id` names the record that was refused first, also after it was requeued (with an edit or
+    without) and refused again; `requeues` says how often that has happened.
+    """
 
     code: str
     message: str
@@ -89,6 +93,8 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
     at: int
     key: bytes = b""
     value: bytes = b""
+    letter_id: str = ""
+    requeues: int = 0
 
 
 class UsageTotal(msgspec.Struct, frozen=True, kw_only=True):

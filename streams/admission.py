@@ -11,6 +11,7 @@ import json
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Protocol
+from uuid import UUID
 
 import msgspec
 
@@ -31,10 +32,14 @@ from turnstream.schemas.ids import (
 from turnstream.schemas.transcript import clean_text
 
 if TYPE_CHECKING:
-    from collections.abc import Container
-    from uuid import UUID
+    from collections.abc import Container, Sequence
 
     from turnstream.connectors.avro import Codec
+
+LETTER_HEADER, REQUEUES_HEADER = "letter", "requeues"
+"""Of a record that stood in `dead-letters` before: what it is known by, and how often it did."""
+
+REQUEUES_MAX = 1_000_000
 
 LABEL_CHARS_MAX = 500
 """Of actor, correlation id, idempotency key, graph: they go into every result or index."""
@@ -50,6 +55,7 @@ class Record(Protocol):
     offset: int
     key: bytes | None
     value: bytes | None
+    headers: Sequence[tuple[str, bytes]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,6 +200,20 @@ def _check_key(key: bytes | None, expected: str, thread_id: str) -> None:
         )
 
 
+def letter_of(record: Record, topic_id: str) -> tuple[UUID, int]:
+    """Return what a record is known by as a dead letter, and how often it was requeued.
+
+    It is the turn id that a record without one has. One that was requeued says in its headers what
+    it was known by before, so that requeued twice by a crash it is one turn, and one letter.
+    """
+    given = dict(record.headers)
+    try:
+        requeues = min(max(0, int(given[REQUEUES_HEADER])), REQUEUES_MAX)
+        return UUID(given[LETTER_HEADER].decode()), requeues
+    except (KeyError, ValueError):
+        return turn_id_of_record(topic_id, record.partition, record.offset), 0
+
+
 def _turn_id(command: Command, topic_id: str, record: Record) -> UUID:
     if command.turn_id:
         return parse_turn_id(command.turn_id)
@@ -201,7 +221,7 @@ def _turn_id(command: Command, topic_id: str, record: Record) -> UUID:
         raise InvalidRequestError("a cancel names its turn", code="missing_field", field="turn_id")
     if command.idempotency_key:
         return turn_id_of_key(command.tenant, command.idempotency_key)
-    return turn_id_of_record(topic_id, record.partition, record.offset)
+    return letter_of(record, topic_id)[0]
 
 
 def _answers(command: ResumeTurn) -> tuple[str, ...]:

@@ -22,11 +22,13 @@ from turnstream.connectors.kafka.commands import KafkaCommands
 from turnstream.connectors.kafka.inbox import Inbox
 from turnstream.connectors.kafka.producers import pump_producer
 from turnstream.connectors.kafka.pump import Pump
+from turnstream.connectors.kafka.scan import LogScan
 from turnstream.connectors.kafka.tail import Tail, TailOptions
 from turnstream.connectors.models.openai import ModelLimits, OpenAIModel
 from turnstream.connectors.models.routes import RoutedModel
 from turnstream.connectors.postgres.lease import Lease
 from turnstream.connectors.postgres.ledger import Ledger
+from turnstream.connectors.postgres.letters import Letters
 from turnstream.connectors.postgres.places import Incarnations, LedgerPlaces
 from turnstream.connectors.postgres.pools import ledger_pool, saver_pool
 from turnstream.connectors.postgres.saver import FencedSaver
@@ -41,6 +43,7 @@ from turnstream.graph.tools import built_in_tools
 from turnstream.schemas.errors import ConfigurationError
 from turnstream.streams.admission import Rules
 from turnstream.streams.attempt import Bench, TurnAttempt
+from turnstream.streams.dead_letters import DeadLetters
 from turnstream.streams.edge.context import EdgeContext
 from turnstream.streams.edge.directory import LedgerDirectory
 from turnstream.streams.edge.fanout import SocketLimits, Sockets
@@ -58,8 +61,12 @@ from turnstream.streams.metrics import WorkerMetrics, watch_worker
 from turnstream.streams.outlets import Outlets
 from turnstream.streams.worker import Worker
 
+REQUEUES_AT_ONCE_MAX = 50
+
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+
+    import asyncpg
 
     from turnstream.graph.ports import ModelClient
     from turnstream.streams.edge.feed import Directory
@@ -119,11 +126,45 @@ async def open_edge(
             catalog=catalog,
             saver=saver,
             threads=threads,
+            letters=_dead_letters(settings, pool, codec, catalog),
             tail=tail,
             rate=RequestRate(settings.edge_requests_per_s_max),
             ready=Readiness(tail, ledger, sockets, auth).checks,
         )
         yield Edge(context, tail, EdgeServer(context, settings))
+
+
+@asynccontextmanager
+async def open_dead_letters(settings: Settings) -> AsyncIterator[DeadLetters]:
+    """Open the dead letters, to look at and to decide about."""
+    codec = await open_codec(settings.schema_registry_url)
+    async with ledger_pool(
+        settings.database_url.get_secret_value(),
+        size_max=2,
+        statement_timeout_s=settings.statement_timeout_s,
+    ) as pool:
+        yield _dead_letters(settings, pool, codec, Catalog())
+
+
+def _dead_letters(
+    settings: Settings, pool: asyncpg.Pool, wire: Codec, graphs: Catalog
+) -> DeadLetters:
+    topics = settings.topics
+    rules = Rules(
+        wire=wire,
+        store=Codec(),
+        graphs=graphs,
+        partitions=settings.partitions,
+        text_chars_max=settings.text_chars_max,
+    )
+    return DeadLetters(
+        lambda: LogScan(settings.kafka_bootstrap),
+        topics.dead_letters,
+        Letters(pool),
+        rules,
+        tenant_of=topics.tenant_of,
+        inputs=topics.inputs(settings.tenants),
+    )
 
 
 class _NoModel:
@@ -223,15 +264,16 @@ async def open_worker(
         if catalog is None:
             catalog = worker_catalog(settings, await stack.enter_async_context(_model(settings)))
         ledger, signals, metrics = Ledger(pool), Signals(pool), WorkerMetrics()
+        letters = Letters(pool)
         pump = Pump(
-            pump_producer(settings.kafka_bootstrap, outputs, client_id=f"pump-{name}"),
+            pump_producer(settings.kafka_bootstrap, (*outputs, *inputs), client_id=f"pump-{name}"),
             tick_s=settings.tick_ms / 1000,
             gate=lambda: worker.may_produce(),  # noqa: PLW0108  it is made further down
         )
         outlets = Outlets(
             pump,
             topics,
-            {topic: found[topic].partitions for topic in outputs},
+            {topic: found[topic].partitions for topic in (*outputs, *inputs)},
             wire=wire,
             store=store,
         )
@@ -261,6 +303,7 @@ async def open_worker(
             ),
             listen=lambda listeners, on_connect: listen(direct, listeners, on_connect=on_connect),
             attempt=lambda claim, release: TurnAttempt(claim, bench, release),
+            requeue=lambda: outlets.requeue(letters, REQUEUES_AT_ONCE_MAX),
             turns_max=settings.turns_max,
             ack_stall_s=settings.ack_stall_s,
             drain_timeout_s=settings.drain_timeout_s,

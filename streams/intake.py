@@ -270,7 +270,9 @@ class Intake:
         self.dead_letters += len(refused)
         await asyncio.gather(
             *(
-                self._outlets.dead_letter(record, tenant or "", code, message)
+                self._outlets.dead_letter(
+                    record, tenant or "", code, message, self._topic_ids[record.topic]
+                )
                 for record, code, message in refused
             )
         )

@@ -17,6 +17,7 @@ from turnstream.schemas.commands import Command
 from turnstream.schemas.errors import ProduceRefusedError, TurnstreamError
 from turnstream.schemas.results import DeadLetter
 from turnstream.schemas.topics import EVENT_BYTES_MAX
+from turnstream.streams.admission import LETTER_HEADER, REQUEUES_HEADER, letter_of
 from turnstream.streams.outcomes import ended_of, result_of
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from turnstream.connectors.avro import Codec
     from turnstream.connectors.kafka.pump import Pump
     from turnstream.connectors.postgres.ledger import Ledger
+    from turnstream.connectors.postgres.letters import Due, Letters
     from turnstream.connectors.postgres.rows import Claim, Ended
     from turnstream.schemas.results import Outcome
     from turnstream.schemas.topics import Topics
@@ -114,9 +116,12 @@ class Outlets:
         )
         return offset
 
-    async def dead_letter(self, record: Record, tenant: str, code: str, message: str) -> None:
+    async def dead_letter(
+        self, record: Record, tenant: str, code: str, message: str, topic_id: str
+    ) -> None:
         """Publish a record that could not be taken, with its raw bytes."""
         value = record.value or b""
+        letter, requeues = letter_of(record, topic_id)
         letter = DeadLetter(
             code=code,
             message=message[:2000],
@@ -127,6 +132,8 @@ class Outlets:
             at=time.time_ns() // 1000,
             key=record.key or b"",
             value=value[:LETTER_VALUE_BYTES_MAX],
+            letter_id=str(letter),
+            requeues=requeues,
         )
         key = record.key or b""
         log.warning(
@@ -151,6 +158,31 @@ class Outlets:
                 await asyncio.sleep(1.0)
             else:
                 return
+
+    async def requeue(self, letters: Letters, limit: int) -> int:
+        """Send what people decided to requeue, on the input topics that exist here; how many.
+
+        A crash before the note, or a note that is lost, sends it again: it says which letter it is,
+        so that it is one turn all the same (`admission.letter_of`).
+        """
+        due = await letters.due(list(self._partitions), limit)
+        await asyncio.gather(*(self._requeue(one, letters) for one in due))
+        return len(due)
+
+    async def _requeue(self, due: Due, letters: Letters) -> None:
+        topic, letter, requeues = due.key
+        to = TopicPartition(topic, min(due.partition, self._partitions[topic] - 1))
+        headers = [
+            (LETTER_HEADER, str(letter).encode()),
+            (REQUEUES_HEADER, str(requeues + 1).encode()),
+        ]
+        try:
+            offset = await self._pump.deliver(to, due.record_key, due.value, headers=headers)
+            await letters.sent(due.key, to.partition, offset)
+        except TurnstreamError as error:
+            log.warning("requeue_later", letter=str(letter), topic=topic, error=str(error))
+        else:
+            log.info("letter_requeued", letter=str(letter), topic=topic, partition=to.partition)
 
     def _to(self, topic: str, key: bytes) -> TopicPartition:
         return TopicPartition(topic, partition_of(key, self._partitions[topic]))

@@ -56,13 +56,11 @@ JUDGE_AFTER_S = 1.5
 after an outage of Postgres they need time to come back, as it did itself."""
 
 PROBE_EVERY_S = 1.0
-HEARD_WITHIN_S = 4.0
-"""A peer whose last answer is no older hears Kafka: a probe and a renewal lie in between."""
-
 RECLAIM_EVERY_S = 1.0
 SWEEP_EVERY_S = 1.0
 SWEEP_MAX = 100
 CANCEL_EVERY_S = 2.0
+REQUEUE_EVERY_S = 1.0
 REQUEUE_EVERY_S = 1.0
 FLUSH_TIMEOUT_S = 3.0
 RETRY_S = 0.5
@@ -86,6 +84,7 @@ class Worker:
         open_lease: OpenLease,
         listen: Listen,
         attempt: Callable[[Claim, Callable[[Claim, str], Awaitable[None]]], Attempt],
+        requeue: Callable[[], Awaitable[int]],
         requeue: Callable[[], Awaitable[int]],
         turns_max: int,
         ack_stall_s: float,
@@ -166,6 +165,7 @@ class Worker:
         tasks.create_task(self._sweep(), name="sweep")
         tasks.create_task(self._look_for_cancels(), name="cancels")
         tasks.create_task(self._requeue_letters(), name="requeue")
+        tasks.create_task(self._requeue_letters(), name="requeue")
         taking = tasks.create_task(intake.run(), name="intake")  # 6
         log.info("worker_ready", worker=self.name, id=str(self.roster.worker))
         await self._stop.wait()  # 7
@@ -241,7 +241,10 @@ class Worker:
             if not self._stalled or not self.roster.running:
                 continue
             try:
-                if not await self._ledger.peer_hears(self.roster.worker, HEARD_WITHIN_S):
+                # an outage ends all answers at about the same time; whose are much newer than
+                # ours hears on, though a probe and a renewal may lie in between
+                within_s = self._pump.silent_s() / 2
+                if not await self._ledger.peer_hears(self.roster.worker, within_s):
                     continue
             except DatabaseUnavailableError:
                 continue
@@ -314,6 +317,15 @@ class Worker:
                 await self.roster.publish_ended(ended)
             if closed:
                 await self.roster.tell_expired(closed)
+
+    async def _requeue_letters(self) -> None:
+        """Send dead letters to their topics once more, as people decided."""
+        while True:
+            await asyncio.sleep(_jitter(REQUEUE_EVERY_S))
+            if not self.may_produce() or self._stalled:
+                continue
+            with suppress(DatabaseUnavailableError):
+                await self._requeue()
 
     async def _requeue_letters(self) -> None:
         """Send dead letters to their topics once more, as people decided."""

@@ -14,6 +14,7 @@ from turnstream.schemas.errors import TurnstreamError
 from turnstream.streams.cli import (
     chat,
     config,
+    dead_letters,
     demo,
     edge,
     processor,
@@ -36,6 +37,7 @@ app.command("chat")(chat.chat)
 app.command("demo")(demo.demo)
 app.command("worker")(worker.worker)
 app.add_typer(topics.app, name="topics")
+app.add_typer(dead_letters.app, name="dead-letters")
 app.add_typer(replay.app, name="replay")
 app.add_typer(config.app, name="config")
 app.add_typer(processor.app, name="processor")

@@ -54,7 +54,8 @@ class TailView(Protocol):
 
 @dataclass(slots=True, kw_only=True)
 class EdgeContext:
-    """The edge's parts. `ledger`, `catalog`, `saver` and `threads` serve the REST routes.
+    """The edge's parts. `ledger`, `catalog`, `saver`, `threads` and `letters` serve the REST
+    routes.
 
     `exists(key)` says whether a thread is known (in the ledger, or made by `POST /threads`);
     `graph_of(assistant_id)` names the graph to run, None for an unknown assistant.
@@ -72,6 +73,7 @@ class EdgeContext:
     catalog: Any = None
     saver: Any = None
     threads: Any = None
+    letters: Any = None
     tail: TailView | None = None
     ready: Callable[[], Awaitable[dict[str, str]]]
     rate: RequestRate | None = None

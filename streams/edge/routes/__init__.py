@@ -43,6 +43,7 @@ join_stream; runs delete; crons; store. They answer 404 or 405.
 from turnstream.streams.edge.routes import (
     assistants,
     chat,
+    dead_letters,
     info,
     runs,
     socket,
@@ -57,5 +58,6 @@ ROUTERS = (
     runs.router,
     stateless.router,
     chat.router,
+    dead_letters.router,
     socket.router,
 )

@@ -1,0 +1,274 @@
+"""`turnstream dead-letters`: list, show, requeue, drop. Needs Kafka and Postgres."""
+
+import asyncio
+import getpass
+import json
+import sys
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import typer
+
+if TYPE_CHECKING:
+    from turnstream.streams.dead_letters import DeadLetters, Letter, LetterPage, Place, Wanted
+
+T = TypeVar("T")
+
+app = typer.Typer(
+    help="List, show, requeue and drop records that could not be taken.", no_args_is_help=True
+)
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Which = Annotated[list[str], typer.Argument(help="partition-offset, as `list` shows it.")]
+Note = Annotated[str, typer.Option(help="Why, for whoever looks later.")]
+Budget = Annotated[float, typer.Option("--timeout", help="Seconds to read for.", min=0.1)]
+
+
+@app.command("list")
+def list_letters(
+    *,
+    tenant: Annotated[str, typer.Option(help="Of this tenant's topic.")] = "",
+    code: Annotated[str, typer.Option(help="Refused with this code.")] = "",
+    topic: Annotated[str, typer.Option(help="From this input topic.")] = "",
+    state: Annotated[
+        str, typer.Option(help="open, requeue_due, requeued, dropped or all.")
+    ] = "open",
+    partition: Annotated[int, typer.Option(help="Of the dead-letters topic; -1: all.")] = -1,
+    first: Annotated[int, typer.Option("--from", help="First offset.")] = 0,
+    end: Annotated[int, typer.Option("--to", help="Offset after the last; -1: the end.")] = -1,
+    limit: Annotated[int, typer.Option(help="Letters on a page.", min=1, max=500)] = 50,
+    start: Annotated[str, typer.Option("--after", help="Where the page before ended.")] = "",
+    budget_s: Budget = 60.0,
+    as_json: AsJson = False,
+) -> None:
+    """List letters in order of partition and offset, those first that nobody has decided on.
+
+    A page that ends early (its limit, its time) says where the next one begins. Exit code 3: the
+    time was over.
+    """
+    from turnstream.streams.dead_letters import Wanted, parse_place
+
+    wanted = Wanted(
+        tenant=tenant or None,
+        code=code,
+        topic=topic,
+        state="" if state == "all" else state,
+        partition=None if partition < 0 else partition,
+        first=first,
+        end=None if end < 0 else end,
+    )
+    place = parse_place(start) if start else None
+    page = asyncio.run(_page(wanted, place, limit, budget_s))
+    if as_json:
+        typer.echo(json.dumps(_page_json(page), indent=2, ensure_ascii=False))
+    else:
+        _print_page(page)
+    if page.cut:
+        raise typer.Exit(3)
+
+
+@app.command()
+def show(
+    letter: Annotated[str, typer.Argument(help="partition-offset, as `list` shows it.")],
+    *,
+    raw: Annotated[bool, typer.Option("--raw", help="Print the record's bytes alone.")] = False,
+    budget_s: Budget = 20.0,
+    as_json: AsJson = False,
+) -> None:
+    """Show a letter: what its bytes are, whether they would be taken now, and what became of it."""
+    from turnstream.streams.dead_letters import parse_place
+    from turnstream.streams.letter_reading import shown_json
+
+    place = parse_place(letter)
+
+    async def look(letters: "DeadLetters") -> "tuple[Letter, dict[str, Any]]":
+        found = await letters.get(place, budget_s=budget_s)
+        reading = letters.read(found.record)
+        return found, shown_json(found, reading, await letters.history(found))
+
+    found, shown = asyncio.run(_with(look))
+    if raw:
+        sys.stdout.buffer.write(found.record.value)
+    elif as_json:
+        typer.echo(json.dumps(shown, indent=2, ensure_ascii=False))
+    else:
+        _print_letter(shown)
+
+
+@app.command()
+def requeue(
+    letters: Which,
+    *,
+    value: Annotated[
+        str, typer.Option(help="File with the bytes to send instead; - is standard input.")
+    ] = "",
+    key: Annotated[str | None, typer.Option(help="Key to send instead; empty: none.")] = None,
+    note: Note = "",
+    force: Annotated[bool, typer.Option(help="Also what would be refused again.")] = False,
+    wait_s: Annotated[float, typer.Option("--wait", help="Seconds for a worker to send it.")] = 10,
+    as_json: AsJson = False,
+) -> None:
+    """Send letters to their topics once more, as they are or edited.
+
+    The decision is durable before this ends; a worker carries it out, once. Exit code 1: somebody
+    has decided already, or it would be refused again. Exit code 3: no worker has sent it yet.
+    """
+    if value and len(letters) > 1:
+        raise typer.BadParameter("an edit is of one letter")
+    data = _bytes_of(value) if value else None
+
+    async def decide(service: "DeadLetters", letter: "Letter") -> "Letter":
+        found = await service.requeue(
+            letter,
+            actor=_actor(),
+            note=note,
+            key=None if key is None else key.encode(),
+            value=data,
+            force=force,
+        )
+        return await service.sent(found, timeout_s=wait_s)
+
+    done = _decide(letters, decide, as_json=as_json)
+    if any(letter.state == "requeue_due" for letter in done):
+        typer.echo("decided; a worker of its topic will send it", err=True)
+        raise typer.Exit(3)
+
+
+@app.command()
+def drop(letters: Which, *, note: Note = "", as_json: AsJson = False) -> None:
+    """Decide that nothing is to be done about letters; their bytes stay until the topic forgets."""
+
+    async def decide(service: "DeadLetters", letter: "Letter") -> "Letter":
+        return await service.drop(letter, actor=_actor(), note=note)
+
+    _decide(letters, decide, as_json=as_json)
+
+
+def _decide(
+    texts: list[str],
+    decide: "Callable[[DeadLetters, Letter], Awaitable[Letter]]",
+    *,
+    as_json: bool,
+) -> "list[Letter]":
+    from turnstream.streams.dead_letters import parse_place
+    from turnstream.streams.letter_reading import letter_json
+
+    places = [parse_place(text) for text in texts]
+    done: list[Letter] = []
+
+    async def each(service: "DeadLetters") -> None:
+        for place in places:
+            letter = await decide(service, await service.get(place))
+            done.append(letter)
+            if not as_json:
+                typer.echo(f"{place}  {letter.state}")
+
+    try:
+        asyncio.run(_with(each))
+    finally:
+        if as_json:
+            rows = [letter_json(letter) for letter in done]
+            typer.echo(json.dumps(rows, indent=2, ensure_ascii=False))
+    return done
+
+
+async def _with(do: "Callable[[DeadLetters], Awaitable[T]]") -> T:
+    from turnstream.streams.app import open_dead_letters
+    from turnstream.streams.cli.configured import configured
+
+    async with open_dead_letters(configured("kafka_bootstrap", "database_url")) as letters:
+        return await do(letters)
+
+
+async def _page(
+    wanted: "Wanted", start: "Place | None", limit: int, budget_s: float
+) -> "LetterPage":
+    with _progress() as tell:
+        return await _with(
+            lambda letters: letters.page(
+                wanted, start=start, limit=limit, budget_s=budget_s, on_progress=tell
+            )
+        )
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[int, int], None]]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
+    err = Console(stderr=True)
+    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
+        task = progress.add_task("letters read", total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)
+
+
+def _actor() -> str:
+    return f"cli:{getpass.getuser()}"
+
+
+def _bytes_of(file: str) -> bytes:
+    if file == "-":
+        return sys.stdin.buffer.read()
+    from pathlib import Path
+
+    try:
+        return Path(file).read_bytes()
+    except OSError as error:
+        raise typer.BadParameter(f"{file}: {error.strerror}") from error
+
+
+def _page_json(page: "LetterPage") -> dict[str, Any]:
+    from turnstream.streams.letter_reading import letter_json
+
+    return {
+        "letters": [letter_json(letter) for letter in page.letters],
+        "after": None if page.following is None else str(page.following),
+        "cut": page.cut,
+        "unreadable": page.unreadable,
+    }
+
+
+def _print_page(page: "LetterPage") -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for title in ("letter", "state", "code", "from", "bytes", "why"):
+        table.add_column(title, overflow="fold")
+    for letter in page.letters:
+        record = letter.record
+        table.add_row(
+            str(letter.place),
+            letter.state,
+            record.code,
+            f"{record.topic}[{record.partition}]@{record.offset}",
+            str(len(record.value)),
+            record.message[:80],
+        )
+    Console().print(table)
+    if page.unreadable:
+        typer.echo(f"{page.unreadable} records are no letters", err=True)
+    if page.following is not None:
+        why = "the time is over" if page.cut else "more"
+        typer.echo(f"{why}: --after {page.following}", err=True)
+
+
+def _print_letter(shown: dict[str, Any]) -> None:
+    reading = shown["reading"]
+    typer.echo(f"letter   {shown['letter']} ({shown['state']}), requeued {shown['requeues']} times")
+    typer.echo(f"from     {shown['topic']}[{shown['partition']}]@{shown['offset']}, {shown['at']}")
+    typer.echo(f"refused  {shown['code']}: {shown['message']}")
+    typer.echo(f"key      {shown.get('key', shown.get('key_base64'))}")
+    typer.echo(f"bytes    {shown['size']}: {reading['form']} {reading['type']}".rstrip())
+    for name, value in reading["fields"].items():
+        typer.echo(f"         {name}: {json.dumps(value, ensure_ascii=False)[:300]}")
+    now = f"{reading['code']}: {reading['message']}" if reading["code"] else "it would be taken"
+    typer.echo(f"now      {now}")
+    for one in shown["history"]:
+        sent = f", sent to [{one['sent_partition']}]@{one['sent_offset']}" * bool(one["sent_at"])
+        edited = " (edited)" * one["edited"]
+        typer.echo(
+            f"decided  {one['at']} {one['actor']}: {one['what']}{edited}{sent} {one['note']}"
+        )

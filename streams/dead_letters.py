@@ -1,0 +1,394 @@
+"""Dead letters: find them, read them, and decide: requeue, with an edit or without, or drop.
+
+Reads the dead-letters topic; a decision goes to Postgres and nowhere else. Workers carry requeues
+out (`Outlets.requeue`), so that whoever decided may die right after, and two who decide at once
+have decided once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+from turnstream.connectors.postgres.letters import Decision, LetterKey
+from turnstream.schemas.errors import (
+    ConflictError,
+    InvalidRequestError,
+    KafkaUnavailableError,
+    NotFoundError,
+    RecordTooLargeError,
+    TooManyRequestsError,
+    UndecodableError,
+)
+from turnstream.schemas.results import DeadLetter
+from turnstream.schemas.topics import COMMAND_BYTES_MAX
+from turnstream.streams.letter_reading import Reading, read_letter
+from turnstream.streams.outlets import LETTER_VALUE_BYTES_MAX
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Container, Iterable, Sequence
+
+    from turnstream.connectors.kafka.scan import RawRecord, Span
+    from turnstream.connectors.postgres.letters import Letters
+    from turnstream.streams.admission import Rules
+    from turnstream.streams.replay_log import Log, OnProgress
+
+    OpenLog = Callable[[], AbstractAsyncContextManager[Log]]
+
+PAGE_MAX = 500
+BUDGET_S = 20.0
+"""Of one look into the topic, when nothing else is asked for; a scan that is cut goes on later."""
+
+READERS_MAX = 4
+"""Looks into the topic at the same time; each is a Kafka consumer of its own."""
+
+SENT_POLL_S = 0.1
+_RECORD_ROOM = 1024  # what a record has beside its value and key, headers included
+NO_PROGRESS: OnProgress = lambda _done, _total: None  # noqa: E731
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Place:
+    """Where a letter lies in its topic; written `partition-offset`."""
+
+    partition: int
+    offset: int
+
+    def __str__(self) -> str:
+        """Return how people write it."""
+        return f"{self.partition}-{self.offset}"
+
+
+def parse_place(text: str) -> Place:
+    """Return the place; raises `InvalidRequestError` (`invalid_letter`)."""
+    partition, bar, offset = text.partition("-")
+    if not (bar and partition.isdecimal() and offset.isdecimal() and len(text) <= 40):  # noqa: PLR2004
+        raise InvalidRequestError(
+            f"{text[:60]!r} is no letter: partition-offset, as in 3-17",
+            code="invalid_letter",
+            field="letter",
+        )
+    return Place(int(partition), int(offset))
+
+
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """A letter at its place, and what was decided of it."""
+
+    place: Place
+    record: DeadLetter
+    decision: Decision | None = None
+
+    @property
+    def key(self) -> LetterKey:
+        """Return what a decision about it is kept under."""
+        return LetterKey(self.record.topic, UUID(self.record.letter_id), self.record.requeues)
+
+    @property
+    def state(self) -> str:
+        """Return `open`, `dropped`, `requeued`, or `requeue_due` until a worker has sent it."""
+        if self.decision is None:
+            return "open"
+        if self.decision.what == "drop":
+            return "dropped"
+        return "requeued" if self.decision.sent_at is not None else "requeue_due"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """Which letters; an empty field wants all. `first` and `end` are offsets, `end` is left out."""
+
+    tenant: str | None = None
+    code: str = ""
+    topic: str = ""
+    state: str = ""
+    partition: int | None = None
+    first: int = 0
+    end: int | None = None
+
+    def takes(self, record: DeadLetter) -> bool:
+        """Tell whether a letter is wanted, as far as the letter itself says."""
+        return (
+            (self.tenant is None or record.tenant == self.tenant)
+            and self.code in ("", record.code)
+            and self.topic in ("", record.topic)
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LetterPage:
+    """Letters in order of their places. `following`: where to go on, None at the end.
+
+    `cut`: the time was over before the page was full. `unreadable`: records that are no letters.
+    """
+
+    letters: Sequence[Letter]
+    following: Place | None
+    cut: bool = False
+    unreadable: int = 0
+
+
+class DeadLetters:
+    """The dead-letters topic and the decisions.
+
+    `open_log` opens a reader of Kafka; `rules` judge a record as an intake would, with `tenant_of`
+    its topic's tenant. `inputs`: the topics that letters can go back to.
+    """
+
+    def __init__(
+        self,
+        open_log: OpenLog,
+        topic: str,
+        letters: Letters,
+        rules: Rules,
+        *,
+        tenant_of: Callable[[str], str | None],
+        inputs: Container[str],
+    ) -> None:
+        self._open_log = open_log
+        self._topic = topic
+        self._letters = letters
+        self._rules = rules
+        self._tenant_of = tenant_of
+        self._inputs = inputs
+        self._readers = 0
+
+    # -- look ------------------------------------------------------------------------------------
+
+    async def page(
+        self,
+        wanted: Wanted,
+        *,
+        start: Place | None = None,
+        limit: int = 50,
+        budget_s: float = BUDGET_S,
+        on_progress: OnProgress = NO_PROGRESS,
+    ) -> LetterPage:
+        """Return letters from `start` on, at most `limit`; what is cut by time says where to go on.
+
+        Raises `KafkaUnavailableError` where not even one record could be read in that time.
+        """
+        scan = _Scan(self, wanted, start, limit, on_progress)
+        try:
+            async with asyncio.timeout(budget_s), self._reader() as log:
+                await scan.run(log)
+        except TimeoutError:
+            if not scan.done:
+                raise KafkaUnavailableError(
+                    f"no dead letter could be read in {budget_s:g} s"
+                ) from None
+            return scan.page(cut=True)
+        return scan.page()
+
+    async def get(self, place: Place, *, budget_s: float = BUDGET_S) -> Letter:
+        """Return one letter; raises `NotFoundError` (`letter_not_found`)."""
+        try:
+            async with asyncio.timeout(budget_s), self._reader() as log:
+                raw = await log.record(self._topic, place.partition, place.offset)
+        except TimeoutError:
+            raise KafkaUnavailableError(f"no answer in {budget_s:g} s") from None
+        record = self.letter_in(raw) if raw is not None else None
+        if record is None:
+            raise NotFoundError(f"there is no letter {place}", code="letter_not_found")
+        (letter,) = await self.decided([Letter(place, record)])
+        return letter
+
+    def read(self, record: DeadLetter) -> Reading:
+        """Say what the bytes are, and whether they would be taken now."""
+        return read_letter(
+            record, record.key, record.value, self._rules, self._tenant_of(record.topic)
+        )
+
+    async def history(self, letter: Letter) -> list[Decision]:
+        """Return what was decided of it and of what it was before, the oldest first."""
+        return await self._letters.history(letter.key.topic, letter.key.letter)
+
+    def letter_in(self, raw: RawRecord) -> DeadLetter | None:
+        """Return the letter, None for a record that is none."""
+        try:
+            record = self._rules.wire.decode(raw.value)
+        except UndecodableError:
+            return None
+        return record if isinstance(record, DeadLetter) and record.letter_id else None
+
+    async def decided(self, letters: Sequence[Letter]) -> list[Letter]:
+        """Return the letters with what was decided of them."""
+        known = await self._letters.of([letter.key for letter in letters])
+        return [replace(letter, decision=known.get(letter.key)) for letter in letters]
+
+    @asynccontextmanager
+    async def _reader(self) -> AsyncIterator[Log]:
+        if self._readers >= READERS_MAX:
+            raise TooManyRequestsError("too many looks at the dead letters", code="letters_busy")
+        self._readers += 1
+        try:
+            async with self._open_log() as log:
+                yield log
+        finally:
+            self._readers -= 1
+
+    # -- decide ----------------------------------------------------------------------------------
+
+    async def requeue(
+        self,
+        letter: Letter,
+        *,
+        actor: str,
+        note: str = "",
+        key: bytes | None = None,
+        value: bytes | None = None,
+        force: bool = False,
+    ) -> Letter:
+        """Decide that the record goes to its topic once more, with these bytes where there are any.
+
+        Raises `ConflictError` (`letter_decided`) where somebody has decided, and
+        `InvalidRequestError` (`letter_refused`) for bytes that would be refused again, unless
+        `force`.
+        """
+        record = letter.record
+        if record.topic not in self._inputs:
+            raise ConflictError(
+                f"{record.topic} is no input topic here", code="letter_topic_unknown"
+            )
+        if value is None and len(record.value) >= LETTER_VALUE_BYTES_MAX:
+            raise InvalidRequestError(
+                "the letter holds only the beginning of the record", code="letter_cut"
+            )
+        edited = key is not None or value is not None
+        record_key = record.key if key is None else key
+        data = record.value if value is None else value
+        if len(record_key) + len(data) > COMMAND_BYTES_MAX - _RECORD_ROOM:
+            raise RecordTooLargeError("the record is larger than its topic allows")
+        if not force:
+            self._check(record, record_key, data, edited=edited)
+        decision = _decision(letter, "requeue", actor, note, edited=edited)
+        return await self._decide(letter, decision, (record_key, data))
+
+    async def drop(self, letter: Letter, *, actor: str, note: str = "") -> Letter:
+        """Decide that nothing is to be done; the letter stays until its topic forgets it."""
+        return await self._decide(letter, _decision(letter, "drop", actor, note), None)
+
+    async def sent(self, letter: Letter, *, timeout_s: float) -> Letter:
+        """Wait until a worker has sent a requeued letter, or the time is over; return it."""
+        until = asyncio.get_running_loop().time() + timeout_s
+        while True:
+            (letter,) = await self.decided([letter])
+            if letter.state != "requeue_due" or asyncio.get_running_loop().time() > until:
+                return letter
+            await asyncio.sleep(SENT_POLL_S)
+
+    def _check(self, record: DeadLetter, key: bytes, value: bytes, *, edited: bool) -> None:
+        code, message = record.code, record.message
+        if edited or code != "turn_id_reused":  # which the ledger says, not the record
+            reading = read_letter(record, key, value, self._rules, self._tenant_of(record.topic))
+            code, message = reading.code, reading.message
+        if code:
+            raise InvalidRequestError(
+                f"it would be refused again: {code}: {message}", code="letter_refused"
+            )
+
+    async def _decide(
+        self, letter: Letter, decision: Decision, record: tuple[bytes, bytes] | None
+    ) -> Letter:
+        first = letter.decision is None and await self._letters.decide(decision, record)
+        (letter,) = await self.decided([letter])
+        if not first and letter.decision is not None:
+            before = letter.decision
+            raise ConflictError(
+                f"{before.actor} has decided at {before.decided_at}: {before.what}",
+                code="letter_decided",
+            )
+        return letter
+
+
+class _Scan:
+    """One reading of the topic, a partition after the other."""
+
+    def __init__(
+        self,
+        of: DeadLetters,
+        wanted: Wanted,
+        start: Place | None,
+        limit: int,
+        on_progress: OnProgress,
+    ) -> None:
+        self._of, self._wanted, self._start, self._limit = of, wanted, start, limit
+        self._on_progress = on_progress
+        self._found: list[Letter] = []
+        self._at: Place | None = start
+        self._unreadable = 0
+        self.done = 0
+
+    def page(self, *, cut: bool = False) -> LetterPage:
+        return LetterPage(
+            letters=self._found, following=self._at, cut=cut, unreadable=self._unreadable
+        )
+
+    async def run(self, log: Log) -> None:
+        topic = self._of._topic  # noqa: SLF001  its other half
+        spans = list(self._spans(await log.spans(topic)))
+        total = sum(span.end - span.first for span in spans)
+        self.done = 1 if not total else 0
+        for span in spans:
+            async with aclosing(log.read(topic, [span])) as batches:
+                async for batch in batches:
+                    if await self._take(batch):
+                        return
+                    self.done += len(batch)
+                    self._on_progress(self.done, total)
+        self._at = None
+
+    def _spans(self, spans: Iterable[Span]) -> Iterable[Span]:
+        wanted, start = self._wanted, self._start or Place(0, 0)
+        for span in spans:
+            if span.partition < start.partition:
+                continue
+            if wanted.partition is not None and span.partition != wanted.partition:
+                continue
+            first = max(span.first, wanted.first)
+            if span.partition == start.partition:
+                first = max(first, start.offset)
+            end = span.end if wanted.end is None else min(span.end, wanted.end)
+            if first < end:
+                yield replace(span, first=first, end=end)
+
+    async def _take(self, batch: Sequence[RawRecord]) -> bool:
+        """Add what is wanted of a batch; tell whether the page is full."""
+        letters = []
+        for raw in batch:
+            record = self._of.letter_in(raw)
+            if record is None:
+                self._unreadable += 1
+            elif self._wanted.takes(record):
+                letters.append(Letter(Place(raw.partition, raw.offset), record))
+        for letter in await self._of.decided(letters):
+            if self._wanted.state in ("", letter.state):
+                self._found.append(letter)
+                if len(self._found) >= self._limit:
+                    self._at = Place(letter.place.partition, letter.place.offset + 1)
+                    return True
+        if batch:
+            self._at = Place(batch[-1].partition, batch[-1].offset + 1)
+        return False
+
+
+def _decision(
+    letter: Letter, what: str, actor: str, note: str, *, edited: bool = False
+) -> Decision:
+    record = letter.record
+    return Decision(
+        key=letter.key,
+        what="requeue" if what == "requeue" else "drop",
+        tenant=record.tenant,
+        actor=actor,
+        note=note,
+        code=record.code,
+        message=record.message,
+        place=str(letter.place),
+        partition=record.partition,
+        src_off=record.offset,
+        edited=edited,
+    )
