@@ -61,7 +61,6 @@ SWEEP_EVERY_S = 1.0
 SWEEP_MAX = 100
 CANCEL_EVERY_S = 2.0
 REQUEUE_EVERY_S = 1.0
-REQUEUE_EVERY_S = 1.0
 FLUSH_TIMEOUT_S = 3.0
 RETRY_S = 0.5
 
@@ -84,7 +83,6 @@ class Worker:
         open_lease: OpenLease,
         listen: Listen,
         attempt: Callable[[Claim, Callable[[Claim, str], Awaitable[None]]], Attempt],
-        requeue: Callable[[], Awaitable[int]],
         requeue: Callable[[], Awaitable[int]],
         turns_max: int,
         ack_stall_s: float,
@@ -164,7 +162,6 @@ class Worker:
         tasks.create_task(self._reap(), name="reap")
         tasks.create_task(self._sweep(), name="sweep")
         tasks.create_task(self._look_for_cancels(), name="cancels")
-        tasks.create_task(self._requeue_letters(), name="requeue")
         tasks.create_task(self._requeue_letters(), name="requeue")
         taking = tasks.create_task(intake.run(), name="intake")  # 6
         log.info("worker_ready", worker=self.name, id=str(self.roster.worker))
@@ -317,15 +314,6 @@ class Worker:
                 await self.roster.publish_ended(ended)
             if closed:
                 await self.roster.tell_expired(closed)
-
-    async def _requeue_letters(self) -> None:
-        """Send dead letters to their topics once more, as people decided."""
-        while True:
-            await asyncio.sleep(_jitter(REQUEUE_EVERY_S))
-            if not self.may_produce() or self._stalled:
-                continue
-            with suppress(DatabaseUnavailableError):
-                await self._requeue()
 
     async def _requeue_letters(self) -> None:
         """Send dead letters to their topics once more, as people decided."""
