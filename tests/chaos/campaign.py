@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING
 
 from tests.chaos.faults import FAULTS
 from tests.chaos.invariants import Broken, broken_in
+from tests.chaos.leaks import left_ended, left_running
 from tests.chaos.play import play
 from tests.chaos.recovery import measure
+from tests.chaos.shrink import shortest
 from turnstream.schemas.fold import Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
+    from collections.abc import AsyncIterator, Iterator
 
     from tests.chaos.play import Hit, Played
     from tests.chaos.stage import RealStage
@@ -49,6 +51,7 @@ class Tally:
     broken: Counter[int] = field(default_factory=Counter)
     failed: list[Failed] = field(default_factory=list)
     run_s: list[float] = field(default_factory=list)
+    leaks: list[str] = field(default_factory=list)
 
     def take(self, played: Played, broken: list[Broken]) -> None:
         """Count one run."""
@@ -113,12 +116,35 @@ async def play_and_check(stage: RealStage, story: Story) -> tuple[Played, list[B
     return played, broken_in(played)
 
 
+async def shorten(stage: RealStage, tally: Tally, *, until: float) -> None:
+    """Find the shortest story of what failed, one after the other, as far as the time goes."""
+
+    async def breaks(story: Story) -> bool:
+        return bool((await play_and_check(stage, story))[1])
+
+    for failed in tally.failed:
+        if time.monotonic() > until:
+            return
+        failed.shortest = await shortest(failed.story, breaks, until=until)
+        again = failed.shortest.told() if failed.shortest else "it broke nothing when played again"
+        print(f"  {failed.story.seed}, shortest: {again}", flush=True)
+
+
+async def check_leaks(stages: list[RealStage], tally: Tally) -> None:
+    """Invariant 8, on every stage; then all its processes have ended."""
+    for stage in stages:
+        await stage.whole()
+        for one in [*await left_running(stage), *await left_ended(stage)]:
+            tally.broken[one.invariant] += 1
+            tally.leaks.append(one.what)
+            print(f"  invariant {one.invariant} is broken: {one.what}", flush=True)
+
+
 async def run_campaign(
     stages: list[RealStage],
     stories: Iterator[Story],
     *,
     until: float = float("inf"),
-    tell: Callable[[str], None] = print,
 ) -> Tally:
     """Play stories until there are no more or the time (monotonic) has come."""
     tally, turns = Tally(), Turns()
@@ -131,13 +157,17 @@ async def run_campaign(
                 played, broken = await play_and_check(stage, story)
             tally.take(played, broken)
             for one in broken:
-                tell(f"  {story.seed}: invariant {one.invariant} is broken: {one.what[:600]}")
+                _tell(f"  {story.seed}: invariant {one.invariant} is broken: {one.what[:600]}")
             if broken:
-                tell(f"  {story.seed}: {story.told()}")
+                _tell(f"  {story.seed}: {story.told()}")
             elif tally.runs % 10 == 0:
-                tell(f"  {tally.runs} runs, {len(tally.hits)} hits, {len(tally.failed)} failed")
+                _tell(f"  {tally.runs} runs, {len(tally.hits)} hits, {len(tally.failed)} failed")
 
     async with asyncio.TaskGroup() as playing:
         for stage in stages:
             playing.create_task(play_on(stage))
     return tally
+
+
+def _tell(line: str) -> None:
+    print(line, flush=True)

@@ -140,8 +140,8 @@ class Stage(Protocol):
     def arm(self, point: str, thread: str, action: str, count: int = 1) -> None:
         """Let the next worker that is at a point on a thread for the `count`-th time do `action`.
 
-        Points are those of `points.py`; actions `kill`, `freeze`, `block:<seconds>` (of the event
-        loop), `refuse` (the next record to the broker is one that it refuses).
+        Points are those of `points.py`; actions `kill`, `freeze`, `term`, `block:<seconds>` (of the
+        event loop).
         """
         ...
 

@@ -1,19 +1,154 @@
-"""Bugs that can be planted into worker and edge processes, one for each invariant.
+"""Bugs that can be planted, one for each invariant and some of the model's guards.
 
-The campaign has to fail with each of them (`python -m tests.chaos --planted NAME`).
+`python -m tests.chaos --planted NAME` has to fail: so the campaign is seen to look. Each is put
+into the worker and edge processes (or, for the campaign's own fold, into this one) by replacing one
+function; `breaks` says which invariant it is meant for, `faults` what brings it out.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-PLANTS: dict[str, Callable[[str], None]] = {}
+
+@dataclass(frozen=True, slots=True)
+class Plant:
+    """One bug: where it goes (`worker`, `edge`, `campaign`), and SQL for the stage's database."""
+
+    breaks: int
+    where: str = ""
+    put: Callable[[], None] | None = None
+    sql: tuple[tuple[str, str], ...] = ()
+    faults: tuple[str, ...] = ()
 
 
-def plant(name: str, kind: str) -> None:
-    """Put the bug of this name into this process, a `worker` or an `edge`; nothing for ""."""
-    if name:
-        PLANTS[name](kind)
+def plant(name: str, where: str) -> None:
+    """Put the bug of this name into this process; nothing for ""."""
+    if name and PLANTS[name].where == where and (put := PLANTS[name].put) is not None:
+        put()
+
+
+def _lose_commands() -> None:
+    """The intake moves its position past every third command."""
+    from turnstream.connectors.postgres.ledger import Ledger
+
+    admit, count = Ledger.admit, 0
+
+    async def losing(self: Any, *given: Any, **more: Any) -> Any:
+        nonlocal count
+        kept = []
+        for command in given[4]:
+            count += 1
+            if count % 3:
+                kept.append(command)
+        return await admit(self, *given[:4], kept, **more)
+
+    Ledger.admit = losing
+
+
+def _say_twice() -> None:
+    """An edge says some tokens to its clients twice."""
+    from turnstream.streams.edge.simple import SimpleProjection
+
+    apply, count = SimpleProjection.apply, 0
+
+    def doubling(self: Any, change: Any) -> Any:
+        nonlocal count
+        events = apply(self, change)
+        count += 1
+        return events + [event for event in events if event[0] == "token" and not count % 20]
+
+    SimpleProjection.apply = doubling
+
+
+def _keep_all() -> None:
+    """An edge's fold takes nothing back when an attempt begins."""
+    from turnstream.schemas import fold
+
+    fold.is_kept = lambda *_: True
+
+
+def _skip_n() -> None:
+    """A worker gives out an `n` and hands no record over for it."""
+    from turnstream.streams.emitter import TurnEmitter
+
+    say, count = TurnEmitter._say, 0
+
+    def skipping(self: Any, *given: Any, **more: Any) -> None:
+        nonlocal count
+        count += 1
+        self._n += not count % 25
+        say(self, *given, **more)
+
+    TurnEmitter._say = skipping
+
+
+def _act_again() -> None:
+    """The tool acts twice in one call, as a retry without a record of it would."""
+    from turnstream.graph.tools.function import FunctionTool
+
+    run, count = FunctionTool.run, 0
+
+    async def repeating(self: Any, *given: Any) -> Any:
+        nonlocal count
+        count += 1
+        if not count % 3:
+            await run(self, *given)
+        return await run(self, *given)
+
+    FunctionTool.run = repeating
+
+
+def _no_fence() -> None:
+    """The saver's statements do not compare the epoch."""
+    from turnstream.connectors.postgres import statements
+
+    for name in ("_FENCE", "_FENCED"):
+        text = getattr(statements, name)
+        setattr(statements, name, text.replace("AND epoch = %(epoch)b", "AND %(epoch)b > 0"))
+
+
+def _forget_keep() -> None:
+    """The campaign's own reader folds without `keep`."""
+    from turnstream.schemas import fold
+
+    fold.is_kept = lambda *_: False
+
+
+def _leave_tasks() -> None:
+    """Every attempt leaves a task behind."""
+    from turnstream.streams.attempt import TurnAttempt
+
+    run, left = TurnAttempt.run, []
+
+    async def leaving(self: Any) -> Any:
+        left.append(asyncio.create_task(TurnAttempt_left_behind()))
+        return await run(self)
+
+    TurnAttempt.run = leaving
+
+
+async def TurnAttempt_left_behind() -> None:  # noqa: N802  its name is what the check looks for
+    """Wait for ever."""
+    await asyncio.Event().wait()
+
+
+PLANTS: dict[str, Plant] = {
+    "lost-commands": Plant(1, "worker", _lose_commands),
+    "doubled-tokens": Plant(2, "edge", _say_twice),
+    "no-rewind": Plant(2, "edge", _keep_all, faults=("kill@token", "kill@nested")),
+    "skipped-n": Plant(3, "worker", _skip_n),
+    "newest-first": Plant(
+        4,
+        sql=(("ORDER BY seq LIMIT 1", "ORDER BY seq DESC LIMIT 1"),),
+        faults=("kill@fenced",),
+    ),
+    "tools-again": Plant(5, "worker", _act_again),
+    "no-fence": Plant(6, "worker", _no_fence, faults=("freeze@token",)),
+    "no-keep": Plant(7, "campaign", _forget_keep, faults=("kill@writes", "kill@nested")),
+    "left-tasks": Plant(8, "worker", _leave_tasks),
+}

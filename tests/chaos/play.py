@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 END_S = 60.0
 """For a story's turns to end, every fault healed; one that takes longer has broken invariant 1."""
 CLIENTS_END_S = 10.0
+PARKS_AFTER = 3
+"""Blows that may fall on one turn before it is parked as the one that kills its workers."""
 FROZEN_S = 4.3
 """Longer than a lease (3 s) and its renewal."""
 LOOK_EVERY_S = 0.03
@@ -81,6 +83,8 @@ class Played:
     troubles: list[str] = field(default_factory=list)
     """What went wrong in the playing itself: a turn that never ended, a client that failed."""
     took_s: float = 0.0
+    loses_rows: bool = False
+    """The database was put back: what it forgot may be admitted, run and told again."""
 
 
 class Player:
@@ -93,6 +97,10 @@ class Player:
         nonce = next(_names)
         self.threads = [f"{stage.name}-{nonce}-{i}" for i in range(count)]
         self.played = Played(story, self.threads)
+        kinds = [FAULTS[blow.fault] for blow in story.blows if not blow.point]
+        self.played.loses_rows = any(getattr(kind, "loses_rows", False) for kind in kinds)
+        fails = any(getattr(kind, "may_fail", False) for kind in kinds)
+        self._harmed_ends = {"failed"} if fails or len(story.blows) >= PARKS_AFTER else set()
         self._followers: list[asyncio.Task[None]] = []
         self._healing: list[tuple[Any, float]] = []
 
@@ -180,8 +188,10 @@ class Player:
 
     async def _start(self, turn: Turn, index: int, thread: str) -> str:
         turn_id = str(uuid.uuid5(uuid.NAMESPACE_OID, f"{thread}/{index}"))
-        if turn.by != "kafka":
+        if turn.by in ("websocket", "sse"):
             return await self._start_by_sdk(turn, thread)
+        if turn.by.startswith("watch-"):
+            await self._watch_by_sdk(turn, thread, turn_id)
         if turn.cancel_s is not None and turn.cancel_s < 0:
             await self.stage.send(thread, {"type": "CancelTurn", "turn_id": turn_id})
         ends = {"completed"} if turn.kind not in ("approval", "questions") else {"interrupted"}
@@ -199,7 +209,7 @@ class Player:
             turn_id=turn_id,
             thread=thread,
             kind=kind,
-            may_end=frozenset(ends),
+            may_end=frozenset(ends | self._harmed_ends),
             at=time.time(),
             text=expected,
         )
@@ -219,11 +229,21 @@ class Player:
                 turn_id=sdk.run_id,
                 thread=thread,
                 kind=turn.kind,
-                may_end=frozenset({"completed"}),
+                may_end=frozenset({"completed"} | self._harmed_ends),
                 at=time.time(),
                 text=expected_of(turn),
             )
         return sdk.run_id
+
+    async def _watch_by_sdk(self, turn: Turn, thread: str, turn_id: str) -> None:
+        sdk = Sdk(self.stage.url, thread, _graph(turn), turn.by.removeprefix("watch-"))
+        sdk.run_id = turn_id
+        self.played.sdks.append(sdk)
+        task = asyncio.create_task(sdk.follow())
+        self._followers.append(task)
+        await self.stage.until(
+            lambda: sdk.subscribed.is_set() or task.done(), "the SDK's subscription", 30.0
+        )
 
     async def _cancel(self, after_s: float, thread: str, turn_id: str) -> None:
         await asyncio.sleep(after_s)

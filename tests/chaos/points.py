@@ -6,8 +6,7 @@ these places, so that production code knows nothing of it. A point is armed by a
 time that any worker's process is there. Whoever takes the file away (a rename, so one process) does
 it and leaves it under `hit/`, with its own name behind; the file's time is that of the blow.
 
-Actions: `kill` (-9), `freeze` (SIGSTOP), `term` (SIGTERM), `block:S` (the event loop, S seconds),
-`refuse` (the turn's next record goes to the broker in a batch that it refuses).
+Actions: `kill` (-9), `freeze` (SIGSTOP), `term` (SIGTERM), `block:S` (the event loop, S seconds).
 """
 
 from __future__ import annotations
@@ -18,16 +17,13 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from turnstream.connectors.postgres.commits import Session
 from turnstream.connectors.postgres.ledger import Ledger
 from turnstream.connectors.postgres.rows import Admitted
 from turnstream.streams.attempt import TurnAttempt
 from turnstream.streams.emitter import TurnEmitter
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 POINTS = {
     "admitted": "after admission, in the intake's process",
@@ -45,11 +41,10 @@ POINTS = {
 
 @dataclass(slots=True)
 class _Here:
-    """This process: where points are armed, its name, and how it makes the broker refuse."""
+    """This process: where points are armed, its name, and how often it was at each."""
 
     folder: Path = Path()
     name: str = ""
-    refuse: Callable[[], None] | None = None
     seen: Counter[str] = field(default_factory=Counter)
 
 
@@ -93,13 +88,6 @@ def _act(action: str) -> None:
         os.kill(os.getpid(), signals[what])
     elif what == "block":
         time.sleep(float(seconds))
-    elif what == "refuse" and _here.refuse is not None:
-        _here.refuse()
-
-
-def on_refuse(action: Callable[[], None]) -> None:
-    """Say how this process makes the broker refuse a record."""
-    _here.refuse = action
 
 
 def _watch_ledger() -> None:

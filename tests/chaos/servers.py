@@ -36,6 +36,17 @@ class PlainServers:
         """Return the one address."""
         return self.database
 
+    def model_for(self, stage: str, url: str) -> str:
+        """Return the address itself."""
+        return url
+
+    def edge_for(self, stage: str, url: str) -> str:
+        """Return the address itself."""
+        return url
+
+    def release(self, process: str) -> None:
+        """Take nothing back."""
+
 
 @contextmanager
 def local_servers(folder: Path) -> Iterator[PlainServers]:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import time
+from collections import Counter
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,9 @@ import psycopg
 from aiokafka import AIOKafkaProducer
 from pydantic import SecretStr
 
+from tests.chaos.leaks import sockets_of, tasks_of
 from tests.chaos.log import LogReader
+from tests.chaos.planted import PLANTS
 from tests.chaos.processes import Process, free_port
 from tests.chaos.tools import EFFECTS
 from turnstream.connectors.kafka.admin import TopicAdmin
@@ -42,6 +45,12 @@ SELECT w.name FROM threads t JOIN workers w ON w.worker = t.owner
  WHERE t.thread_key = ANY ($1) ORDER BY t.thread_key
 """
 
+_FUNCTIONS = """
+SELECT pg_get_functiondef(p.oid) AS text FROM pg_proc p
+ WHERE p.pronamespace = 'public'::regnamespace AND p.prokind = 'f'
+   AND position($1 in p.prosrc) > 0
+"""
+
 
 class RealStage:
     """Implements `faults.Stage`; `stage` makes and ends one."""
@@ -52,8 +61,9 @@ class RealStage:
         self.model = ScriptedServer()
         self.threads: Sequence[str] = ()
         self.planted = ""
-        self.dead: list[Process] = []
         self.workers_wanted = WORKERS
+        self.tending = True
+        self.fresh: dict[str, tuple[Counter[str], int]] = {}
         self.own_groups = not servers.session_ms
         self._template = template
         self._processes: list[Process] = []
@@ -140,6 +150,7 @@ class RealStage:
         stack.push_async_callback(self.db.close)
         await self.db.execute(EFFECTS)
         await self.db.execute((HERE / "witness.sql").read_text())
+        await self._plant()
         await stack.enter_async_context(self.model)
         self.producer = AIOKafkaProducer(bootstrap_servers=servers.kafka, acks="all")
         await self.producer.start()
@@ -148,15 +159,27 @@ class RealStage:
             LogReader(servers.kafka, self.topics, TENANT, PARTITIONS)
         )
         self.http = await stack.enter_async_context(aiohttp.ClientSession())
-        for folder in ("armed", "hit"):
+        for folder in ("armed", "hit", "tmp"):
             (self.folder / folder).mkdir(parents=True)
         self.edge_port = free_port()
-        self.url = f"http://127.0.0.1:{self.edge_port}"
+        self.url = servers.edge_for(self.name, f"http://127.0.0.1:{self.edge_port}")
+        self.model_url = servers.model_for(self.name, self.model.url)
         stack.push_async_callback(self._end_processes)
         for loop in (self.log.run(), self._tend()):
             task = asyncio.create_task(loop)
             stack.push_async_callback(_end, task)
         await self.whole()
+        for process in (self.workers[0], self.edges[0]):
+            self.fresh[process.kind] = await tasks_of(process), sockets_of(process)
+
+    async def _plant(self) -> None:
+        """Replace text in the ledger's functions, where a planted bug asks for it."""
+        plant = PLANTS.get(self.planted)
+        for before, after in plant.sql if plant is not None else ():
+            found = await self.db.fetch(_FUNCTIONS, before)
+            assert found, f"no function holds {before!r}"
+            for row in found:
+                await self.db.execute(row["text"].replace(before, after))
 
     async def whole(self) -> None:
         """Wait until all workers and the edge are ready."""
@@ -184,12 +207,12 @@ class RealStage:
         while True:
             for process in [p for p in self._processes if not p.alive]:
                 self._processes.remove(process)
-                self.dead.append(process)
+                self.servers.release(f"{self.name}/{process.name}")
                 await self._template.reap(process)
             missing = self.workers_wanted - len(self.workers)
             for _ in range(missing):
                 await self._start("worker", free_port())
-            if not any(p.kind == "edge" for p in self._processes):
+            if self.tending and not any(p.kind == "edge" for p in self._processes):
                 await self._start("edge", self.edge_port)
             await asyncio.sleep(TEND_EVERY_S)
 
@@ -208,7 +231,7 @@ class RealStage:
             "DATABASE_URL": self._url(servers.database_for(f"{self.name}/{name}"), name),
             "TOPIC_PREFIX": prefix,
             "CONSUMER_GROUP": group,
-            "MODEL_URL": self.model.url,
+            "MODEL_URL": self.model_url,
             "MODEL_NAME": "scripted",
             "PARTITIONS": str(PARTITIONS),
             "LANGGRAPH_JSON": str(HERE / "graphs" / "langgraph.json"),
@@ -223,7 +246,8 @@ class RealStage:
             "CHAOS_FOLDER": str(self.folder),
             "CHAOS_SESSION_MS": str(servers.session_ms),
             "CHAOS_PLANTED": self.planted,
-            "SCRIPTED_URL": self.model.url,
+            "SCRIPTED_URL": self.model_url,
+            "TMPDIR": str(self.folder / "tmp"),
         }
 
     def _url(self, server: str, name: str) -> str:
@@ -289,7 +313,7 @@ class RealStage:
 
 @contextlib.asynccontextmanager
 async def stage(
-    name: str, folder: Path, servers: Any, template: Template, *, planted: str = ""
+    name: str, folder: Path, servers: Any, template: Template, planted: str = ""
 ) -> AsyncIterator[RealStage]:
     """Open a stage."""
     made = RealStage(name, folder, servers, template)

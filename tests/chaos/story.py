@@ -26,6 +26,9 @@ POINTS_OF: dict[str, tuple[str, ...]] = {
 """Kinds of turns, and the points that a worker passes with one; what is listed twice is rarer hit
 otherwise, and so drawn more often."""
 
+SPARES_EDGES = frozenset({"kill-worker", "kill-idle", "kill-workers"})
+"""Faults without a point that leave the edge and its links alone."""
+
 ANSWERS = ("once", "twice", "stale", "foreign", "superseded")
 """How the questions of a turn are answered: `twice` the same command comes again, `stale` another
 answer comes after the first, `foreign` one to a question of nobody comes before it, `superseded`
@@ -37,7 +40,8 @@ class Turn:
     """One turn: on which thread, what it does, how long after the one before it is sent.
 
     `cancel_s`: cancelled so long after it was sent, below 0 just before; None: not.
-    `by`: who sends it, a plain producer (`kafka`) or the stock SDK (`websocket`, `sse`).
+    `by`: who sends it, a plain producer (`kafka`) or the stock SDK (`websocket`, `sse`);
+    `watch-…`: a producer, and the SDK only watches.
     """
 
     thread: int
@@ -133,9 +137,12 @@ class Teller:
         random = Random(seed)
         turns = self._turns(random)
         blows = self._blows(random, turns)
-        if any(blow.fault.endswith("edge") for blow in blows):
+        if not all(blow.point or blow.fault in SPARES_EDGES for blow in blows):
             # a client that starts a turn by an edge that dies cannot know what became of it
-            turns = tuple(replace(turn, by="kafka") for turn in turns)
+            turns = tuple(
+                replace(turn, by=f"watch-{turn.by}") if turn.by in ("websocket", "sse") else turn
+                for turn in turns
+            )
         return Story(seed=seed, turns=turns, blows=blows)
 
     def _turns(self, random: Random) -> tuple[Turn, ...]:
@@ -159,7 +166,7 @@ class Teller:
             )
         alone = [t for t in range(threads) if sum(turn.thread == t for turn in turns) == 1]
         return tuple(
-            replace(turn, by=random.choice(("kafka", "websocket", "sse")))
+            replace(turn, by=random.choice(("kafka", "kafka", "websocket", "sse")))
             if turn.thread in alone and turn.cancel_s is None and "tion" not in turn.kind
             and turn.kind != "approval"
             else turn

@@ -7,6 +7,7 @@ that a bug may be planted (`planted.py`). SIGUSR1 makes one write its tasks besi
 """
 
 import asyncio
+import ctypes
 import gc
 import json
 import os
@@ -29,6 +30,8 @@ from turnstream.graph.tools import built_in_tools
 from turnstream.streams import app
 from turnstream.streams.process import log_as_json, on_stop_signal, settle_memory
 from turnstream.streams.settings import load_settings
+
+_PR_SET_PDEATHSIG = 1
 
 
 async def work(name: str) -> None:
@@ -67,7 +70,8 @@ def _tell_tasks() -> None:
 
 
 def become(asked: dict[str, Any]) -> None:
-    """Turn this fork into a worker or an edge that writes to its log."""
+    """Turn this fork into a worker or an edge that writes to its log and ends with its template."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     log = os.open(asked["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     nothing = os.open(os.devnull, os.O_RDONLY)
     for source, target in ((nothing, 0), (log, 1), (log, 2)):
