@@ -20,6 +20,7 @@ from pydantic import SecretStr
 
 from tests.chaos.leaks import sockets_of, tasks_of
 from tests.chaos.log import LogReader
+from tests.chaos.patience import PatientPool
 from tests.chaos.planted import PLANTS
 from tests.chaos.processes import Process, free_port
 from tests.chaos.tools import EFFECTS
@@ -146,7 +147,8 @@ class RealStage:
         self.topics = self.settings.topics
         async with TopicAdmin(servers.kafka) as admin:
             await admin.create(self.topics.all(self.settings.tenants, PARTITIONS))
-        self.db = await asyncpg.create_pool(self.settings.direct_url, min_size=1, max_size=4)
+        pool = await asyncpg.create_pool(self.settings.direct_url, min_size=1, max_size=4)
+        self.db = PatientPool(pool)
         stack.push_async_callback(self.db.close)
         await self.db.execute(EFFECTS)
         await self.db.execute((HERE / "witness.sql").read_text())
