@@ -51,6 +51,10 @@ lint: setup ## formatting, lint, types, import rules
 bench: setup ## print the tables "token path" and "turns"
 	@$(BIN)/python -m tests.bench
 
+.PHONY: chaos
+chaos: setup ## the fault campaign; ARGS="--runs 50 --seed 2" and others: ARGS=--help
+	@$(BIN)/python -m tests.chaos --runs 1000 --report tests/chaos/reports/campaign $(ARGS)
+
 .PHONY: build
 build: setup ## the wheel and the source archive, in dist/
 	@$(BIN)/python -m build
