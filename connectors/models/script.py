@@ -21,12 +21,12 @@ message stand above them. A message without any is echoed.
 | `split=N` | cut the stream's bytes into pieces of N, sent apart |
 | `reasoning_field=NAME` | where reasoning stands: `reasoning_content` (default) or `reasoning` |
 | `error=N` | answer with this HTTP status; `error=context`: as vLLM when the context is too long |
-| `error_times=N` | only the first N times that this message comes |
 | `retry_after=F` | with a Retry-After header |
 | `error_after=N` | an error object after N tokens |
 | `stall_after=N` | say nothing more after N tokens |
 | `cut_after=N` | close the connection after N tokens |
 | `hangup=1` | close the connection instead of an answer |
+| `error_times=N` | all of these faults only the first N times that this message comes |
 """
 
 from __future__ import annotations
@@ -63,6 +63,16 @@ class Script:
     stall_after: int = -1
     cut_after: int = -1
     hangup: bool = False
+
+    @property
+    def fails(self) -> bool:
+        """Whether the answer is to go wrong."""
+        late = self.error_after, self.stall_after, self.cut_after
+        return self.hangup or bool(self.error) or max(late) >= 0
+
+    def without_faults(self) -> Script:
+        """Return the script of a server that is well again."""
+        return replace(self, hangup=False, error="", error_after=-1, stall_after=-1, cut_after=-1)
 
 
 _KINDS: dict[str, type[Any]] = {f.name: type(f.default) for f in fields(Script)}

@@ -229,14 +229,15 @@ class Connection(asyncio.Protocol):
         server, request = self.server, self._request
         server.requests.append(request)
         server.served += 1
-        script = self._script = script_of(request)
+        script = script_of(request)
+        if script.fails and 0 <= script.error_times <= server.failures[text_key(request)]:
+            script = script.without_faults()
+        self._script = script
+        server.failures[text_key(request)] += script.fails
         fault = fault_in_history(request.messages)
-        failed = server.failures[text_key(request)]
-        if script.hangup and (script.error_times < 0 or failed < script.error_times):
-            server.failures[text_key(request)] += 1
+        if script.hangup:
             self._transport.abort()
-        elif script.error and (script.error_times < 0 or failed < script.error_times):
-            server.failures[text_key(request)] += 1
+        elif script.error:
             self._fail(script)
         elif fault:
             self._refuse(400, fault)
