@@ -163,6 +163,10 @@ class Commits(Protocol):
         """Tell whether an earlier attempt, or turn of the chain, finished this task."""
         ...
 
+    def stored(self, message_id: str) -> bool:
+        """Tell whether an earlier attempt, or turn of the chain, said this in a nested graph."""
+        ...
+
     async def settled(self, path: str) -> Sequence[Keep]:
         """Wait for commits already sent under `path`; return the keep entries at or under it."""
         ...

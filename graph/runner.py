@@ -224,7 +224,11 @@ class _Attempt:
         commits, ends = self.commits, TaskEnds()
         record_with(commits.tool_calls)
         translator = Translator(
-            self.said, finished=commits.finished, step_of=commits.step_of, ended=ends.ended
+            self.said,
+            finished=commits.finished,
+            stored=commits.stored,
+            step_of=commits.step_of,
+            ended=ends.ended,
         )
         commits.gate = ends.wait
         commits.resolve = translator.path_of

@@ -51,8 +51,11 @@ class Translator:
     """One attempt's translation.
 
     `finished` tells whether an earlier attempt finished a task: LangGraph announces such a task
-    again, with no end, and it must not be published again. `step_of` gives the step that the graph
-    in a namespace is at. `ended` is called with the id of each task whose last item was seen.
+    again, with no end, and it must not be published again. `stored` tells whether a message was
+    said in a nested graph before: a graph whose last step an earlier attempt finished hands all its
+    messages to the one around it, and LangGraph takes them for new. `step_of` gives the step that
+    the graph in a namespace is at. `ended` is called with the id of each task whose last item was
+    seen.
     """
 
     def __init__(
@@ -61,11 +64,13 @@ class Translator:
         *,
         finished: Callable[[str], bool],
         step_of: Callable[[str], int],
+        stored: Callable[[str], bool] = lambda _: False,
         ended: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._emitter = emitter
         self._finished = finished
         self._step_of = step_of
+        self._stored = stored
         self._ended = ended
         self._messages = Messages(emitter)
         self._running: dict[Namespace, dict[str, tuple[str, int]]] = {}
@@ -170,6 +175,8 @@ class Translator:
             self._messages.chunk(path, message, str(meta.get("ls_model_name") or ""))
         elif isinstance(message, ToolMessage) and message.tool_call_id in self.tool_paths:
             return  # its tool has said so itself
+        elif self._stored(message.id or ""):
+            return
         elif isinstance(message, (AIMessage, BaseMessage)) and message.type != "remove":
             self._messages.whole(path, message, str(meta.get("ls_model_name") or ""))
 

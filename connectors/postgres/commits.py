@@ -145,6 +145,7 @@ class Session:
     _turnstile: asyncio.Lock = field(default_factory=asyncio.Lock)
     _finished: set[str] = field(default_factory=set)
     _steps: dict[str, int] = field(default_factory=dict)
+    _stored: set[str] = field(default_factory=set)
 
     @contextmanager
     def bound(self) -> Iterator[Session]:
@@ -178,10 +179,13 @@ class Session:
         """Tell whether something waits to be committed, in one namespace or at all."""
         return any(ns is None or item.ns == ns for item in self._queue)
 
-    def seen(self, ns: str, step: int, task_ids: Iterable[str]) -> None:
-        """Note a loaded checkpoint's step, and the tasks that it holds ordinary writes of."""
+    def seen(
+        self, ns: str, step: int, task_ids: Iterable[str], messages: Iterable[str] = ()
+    ) -> None:
+        """Note a loaded checkpoint's step, the tasks that it holds ordinary writes of, messages."""
         self._steps[ns] = step
         self._finished.update(task_ids)
+        self._stored.update(messages)
 
     async def put(self, item: Item, *, parent: str, step: int, source: str, last: bool) -> None:
         """Commit a checkpoint, with its step's writes, or hold it back.
@@ -251,6 +255,10 @@ class Session:
     def finished(self, task_id: str) -> bool:
         """Tell whether a loaded checkpoint holds this task's writes: it is not run again."""
         return task_id in self._finished
+
+    def stored(self, message_id: str) -> bool:
+        """Tell whether a nested graph's loaded checkpoint holds this message: it was said."""
+        return message_id in self._stored
 
     def step_of(self, namespace: str) -> int:
         """Return the step of a namespace's last checkpoint, -1 without one."""

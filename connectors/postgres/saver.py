@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 import psycopg
+from langchain_core.messages import BaseMessage
 from langgraph.checkpoint.base import (
     WRITES_IDX_MAP,
     get_serializable_checkpoint_metadata,
@@ -40,7 +41,7 @@ from turnstream.schemas.errors import CancelAheadError, DatabaseUnavailableError
 from turnstream.schemas.transcript import clean_text
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable, Sequence
+    from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
     from uuid import UUID
 
     from langchain_core.runnables import RunnableConfig
@@ -214,14 +215,16 @@ class FencedSaver(AsyncPostgresSaver):
             return None
         loaded = await self._load(config)
         if session is not None and loaded is not None:
+            ns = configurable.get("checkpoint_ns", "")
             session.seen(
-                configurable.get("checkpoint_ns", ""),
+                ns,
                 loaded.metadata.get("step", -1),
                 (
                     task_id
                     for task_id, channel, _ in loaded.pending_writes or ()
                     if task_id != NULL_TASK_ID and channel not in UNFINISHED_CHANNELS
                 ),
+                _messages_in(loaded) if ns else (),
             )
         return loaded
 
@@ -394,6 +397,16 @@ class FencedSaver(AsyncPostgresSaver):
                 if (ahead := await cursor.fetchone()) is not None:
                     raise CancelAheadError(ahead[0])
             return row
+
+
+def _messages_in(loaded: CheckpointTuple) -> Iterator[str]:
+    """Yield the ids of the messages that a checkpoint holds, and its tasks' writes."""
+    values = [*loaded.checkpoint["channel_values"].values()]
+    values += [value for _, _, value in loaded.pending_writes or ()]
+    for value in values:
+        for one in value if isinstance(value, list) else (value,):
+            if isinstance(one, BaseMessage) and one.id:
+                yield one.id
 
 
 def _fits_inline(value: object) -> bool:

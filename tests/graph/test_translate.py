@@ -27,12 +27,13 @@ from turnstream.schemas.transcript import text_sha256
 
 
 class Desk:
-    def __init__(self, finished: tuple[str, ...] = ()) -> None:
+    def __init__(self, finished: tuple[str, ...] = (), stored: tuple[str, ...] = ()) -> None:
         self.log = MemoryEmitter()
         self.ended: list[str] = []
         self.translator = Translator(
             self.log,
             finished=lambda task: task in finished,
+            stored=lambda message: message in stored,
             step_of=lambda _: 0,
             ended=self.ended.append,
         )
@@ -234,3 +235,12 @@ def test_other_modes_are_skipped() -> None:
     desk.item("updates", {"node": {}})
     desk.item("checkpoints", {})
     assert desk.log.events == []
+
+
+def test_what_a_nested_graph_said_before_a_crash_is_not_said_again_by_the_one_around_it() -> None:
+    """With no inner step left to run, LangGraph hands its messages out as new ones."""
+    desk = Desk(stored=("before",))
+    desk.begin("t1")
+    desk.message(AIMessage("said before", id="before"))
+    desk.message(AIMessage("new", id="after"))
+    assert [event.message_id for event in desk.all(MessageStarted)] == ["after"]
