@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from tests.chaos.parts.links import Link, Toxiproxy
+    from tests.chaos.parts.links import Link, RelayProcess
     from turnstream.deploy.local.part import Part
 
 _HEAP_MIB = 256
@@ -102,12 +102,12 @@ class Brokers:
                 )
         return False
 
-    def lanes(self, proxy: Toxiproxy) -> list[list[Link]]:
+    def lanes(self, relay: RelayProcess) -> list[list[Link]]:
         """Make the links of all lanes: for each lane one to each node."""
         names = self._nodes[0].listeners
         return [
             [
-                proxy.link(f"{name}-{node.number}", f"127.0.0.1:{bound}", told)
+                relay.link(f"{name}-{node.number}", f"127.0.0.1:{bound}", told)
                 for node in self._nodes
                 for bound, told in [node.listeners[name]]
             ]

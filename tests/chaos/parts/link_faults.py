@@ -68,7 +68,7 @@ class LinkFault:
         if self.how == "delay":
             link.delay(DELAY_S, JITTER_S)
         elif self.how == "deaf":
-            link.swallow(up=False)
+            link.swallow("down")
         else:
             {"end": link.end, "cut": link.cut, "stall": link.stall}[self.how]()
 

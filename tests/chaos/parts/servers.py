@@ -1,6 +1,6 @@
 """Servers with more to harm: one or three brokers, a Postgres, and a link for every connection.
 
-`open_servers` starts Kafka, Postgres and toxiproxy. Each process of a stage gets addresses of its
+`open_servers` starts Kafka, Postgres and a relay. Each process of a stage gets addresses of its
 own, so that any of its links can be cut alone:
 
     worker or edge ── lane ──▶ each broker          `kafka_for`
@@ -19,7 +19,7 @@ from urllib.parse import urlsplit, urlunsplit
 from tests.chaos.faults import FAULTS
 from tests.chaos.parts.brokers import Brokers
 from tests.chaos.parts.database import Database
-from tests.chaos.parts.links import Link, Toxiproxy
+from tests.chaos.parts.links import Link, RelayProcess
 from tests.chaos.parts.server import Launcher
 from tests.chaos.servers import KAFKA_OPTIONS
 from turnstream.deploy.local import machine
@@ -49,7 +49,7 @@ class LinkedServers:
 
     brokers: Brokers
     postgres: Database
-    proxy: Toxiproxy
+    relay: RelayProcess
     lanes: list[Lane]
     """The longest unused first."""
     session_ms: int = SESSION_MS
@@ -91,14 +91,14 @@ class LinkedServers:
         """Return the stage's model server's URL through a link of the stage."""
         parts = urlsplit(url)
         if stage not in self.models:
-            self.models[stage] = self.proxy.link(f"model-{stage}", parts.netloc)
+            self.models[stage] = self.relay.link(f"model-{stage}", parts.netloc)
         return urlunsplit(parts._replace(netloc=self.models[stage].address))
 
     def edge_for(self, stage: str, url: str) -> str:
         """Return the edge's URL through a link of the stage, for its clients."""
         parts = urlsplit(url)
         if stage not in self.edges:
-            self.edges[stage] = self.proxy.link(f"edge-{stage}", parts.netloc)
+            self.edges[stage] = self.relay.link(f"edge-{stage}", parts.netloc)
         return urlunsplit(parts._replace(netloc=self.edges[stage].address))
 
     def lane(self, process: str) -> Lane:
@@ -130,7 +130,7 @@ async def open_servers(folder: Path, *, brokers: int = 1) -> AsyncIterator[Linke
     lanes = _ONE_BROKER_LANES if brokers < _SEVERAL else _SEVERAL_BROKERS_LANES
     async with AsyncExitStack() as stack:
         stack.callback(launcher.close)
-        proxy = await stack.enter_async_context(Toxiproxy(folder, launcher, ports))
+        relay = await stack.enter_async_context(RelayProcess(folder, launcher, ports))
         kafka = Brokers(folder, launcher, ports, nodes=brokers, lanes=lanes, options=KAFKA_OPTIONS)
         stack.push_async_callback(kafka.stop)
         postgres = Database(folder, launcher, ports)
@@ -140,9 +140,9 @@ async def open_servers(folder: Path, *, brokers: int = 1) -> AsyncIterator[Linke
         yield LinkedServers(
             kafka,
             postgres,
-            proxy,
+            relay,
             [
-                Lane(links, proxy.link(f"postgres-{number}", postgres.address))
-                for number, links in enumerate(kafka.lanes(proxy))
+                Lane(links, relay.link(f"postgres-{number}", postgres.address))
+                for number, links in enumerate(kafka.lanes(relay))
             ],
         )

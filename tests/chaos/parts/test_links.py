@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.chaos.parts.links import Toxiproxy
+from tests.chaos.parts.links import RelayProcess
 from tests.chaos.parts.server import Launcher
 from turnstream.deploy.local import machine
 
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-async def proxy(tmp_path: Path) -> AsyncIterator[Toxiproxy]:
+async def relay(tmp_path: Path) -> AsyncIterator[RelayProcess]:
     launcher = Launcher()
-    async with Toxiproxy(tmp_path, launcher, machine.Ports()) as running:
+    async with RelayProcess(tmp_path, launcher, machine.Ports()) as running:
         yield running
     launcher.close()
 
@@ -54,11 +54,12 @@ async def silent(streams: tuple) -> None:
         await hear(streams, 0.2)
 
 
-@pytest.mark.timeout(600)  # the first run on a machine builds toxiproxy
-async def test_a_link_cuts_stalls_delays_swallows_ends_and_heals(proxy: Toxiproxy) -> None:
+async def test_a_link_cuts_stalls_delays_swallows_ends_resets_and_heals(
+    relay: RelayProcess,
+) -> None:
     async with echo() as server:
-        link = proxy.link("one", server)
-        other = proxy.link("two", server)
+        link = relay.link("one", server)
+        other = relay.link("two", server)
 
         async def connect(through=link):
             opened.append(await asyncio.open_connection("127.0.0.1", through.port))
@@ -91,7 +92,7 @@ async def test_a_link_cuts_stalls_delays_swallows_ends_and_heals(proxy: Toxiprox
         assert time.monotonic() - began > 0.55, "0.3 s each way"
         link.heal()
 
-        link.swallow(up=False)
+        link.swallow("down")
         await say(first, b"e")
         await silent(first)
         link.heal()
@@ -102,6 +103,12 @@ async def test_a_link_cuts_stalls_delays_swallows_ends_and_heals(proxy: Toxiprox
         assert await hear(first) == b"f"
         link.end()
         assert await hear(first) == b""
+        first = await connect()
+        await say(first, b"f")
+        assert await hear(first) == b"f"
+        link.reset()
+        with pytest.raises(ConnectionResetError):
+            await hear(first)
         first = await connect()
         await say(first, b"g")
         assert await hear(first) == b"g"
@@ -115,3 +122,62 @@ async def test_a_link_cuts_stalls_delays_swallows_ends_and_heals(proxy: Toxiprox
             writer.close()
             with contextlib.suppress(ConnectionError):
                 await writer.wait_closed()
+
+
+async def test_what_was_held_back_goes_on_when_its_reader_or_its_writer_has_gone(
+    relay: RelayProcess,
+) -> None:
+    heard = bytearray()
+
+    async def take(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(1 << 16):
+            heard.extend(data)
+        writer.close()
+
+    async with await asyncio.start_server(take, "127.0.0.1", 0) as server:
+        link = relay.link("one", f"127.0.0.1:{server.sockets[0].getsockname()[1]}")
+        _, writer = await asyncio.open_connection("127.0.0.1", link.port)
+        writer.write(b"a" * 1000)
+        await writer.drain()
+        async with asyncio.timeout(5):
+            while len(heard) < 1000:
+                await asyncio.sleep(0.01)
+        link.stall()
+        writer.write(b"b" * 100_000)
+        await writer.drain()
+        writer.close()
+        await writer.wait_closed()
+        link.heal()
+        async with asyncio.timeout(5):
+            while len(heard) < 101_000:
+                await asyncio.sleep(0.01)
+
+    async with echo() as echoing:
+        link = relay.link("two", echoing)
+        held = await asyncio.open_connection("127.0.0.1", link.port)
+        link.stall("down")
+        await say(held, b"c" * 10_000)
+        held[1].transport.abort()
+        link.heal()
+        again = await asyncio.open_connection("127.0.0.1", link.port)
+        await say(again, b"d")
+        assert await hear(again) == b"d"
+        again[1].close()
+
+
+async def test_a_stalled_link_holds_back_no_more_than_its_bound(relay: RelayProcess) -> None:
+    """As behind a full window, the sender waits; nothing of it is lost."""
+    async with echo() as echoing:
+        link = relay.link("one", echoing)
+        streams = await asyncio.open_connection("127.0.0.1", link.port)
+        link.stall("up")
+        sent = 32 << 20
+        streams[1].write(b"x" * sent)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(streams[1].drain(), 0.5)
+        link.heal()
+        got = 0
+        async with asyncio.timeout(20):
+            while got < sent:
+                got += len(await streams[0].read(1 << 20))
+        streams[1].close()
