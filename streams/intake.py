@@ -133,6 +133,7 @@ class Intake:
                     *(self._partition(tp, records) for tp, records in batches.items())
                 )
             await self._inbox.commit()
+        await self._inbox.leave()  # others take commands in while turns still run here
 
     async def _place(self) -> None:
         waiting = list(self._inbox.unplaced())

@@ -166,10 +166,15 @@ class Worker:
         taking = tasks.create_task(intake.run(), name="intake")  # 6
         log.info("worker_ready", worker=self.name, id=str(self.roster.worker))
         await self._stop.wait()  # 7
+        self._spawn(self._stop_taking())
         await hand_over(intake, self.roster, budget_s=self._drain_timeout_s)
         await taking
         await self._flush()
         raise _StoppedError
+
+    async def _stop_taking(self) -> None:
+        with suppress(DatabaseUnavailableError):
+            await self._ledger.stop_taking(self.roster.worker)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         if self._tasks is None:

@@ -28,6 +28,7 @@ log = structlog.get_logger(__name__)
 RECORDS_MAX = 500
 FETCH_WAIT_MS = 250
 COMMIT_EVERY_S = 5.0
+LEAVE_TIMEOUT_S = 3.0
 SESSION_TIMEOUT_MS = 6_000  # a broker's default minimum: so long wait a killed worker's partitions
 
 
@@ -77,6 +78,14 @@ class Inbox:
         at: TracebackType | None,
     ) -> None:
         await self._consumer.stop()
+
+    async def leave(self) -> None:
+        """Read nothing more and let the group give the partitions to others."""
+        try:
+            async with asyncio.timeout(LEAVE_TIMEOUT_S):
+                await self._consumer.stop()
+        except (KafkaError, TimeoutError) as error:
+            log.warning("group_not_left", error=repr(error))  # it finds out by the session's time
 
     def unplaced(self) -> frozenset[TopicPartition]:
         """Return the partitions that wait for `place`."""

@@ -76,6 +76,7 @@ _CANCELS = """
 SELECT thread_key, epoch, cancel FROM threads
  WHERE thread_key = ANY ($1) AND cancel IS NOT NULL
 """
+_STOP_TAKING = "UPDATE workers SET taking = false WHERE worker = $1"
 _PEER_HEARS = "SELECT peer_hears($1, $2)"
 _UNCLOSED = "SELECT sum(unclosed)::bigint FROM tally"
 
@@ -214,6 +215,10 @@ class Ledger:
         while (freed := await self._value("SELECT reap()")) is not None:
             total += freed
         return total
+
+    async def stop_taking(self, worker: UUID) -> None:
+        """Note that a worker claims nothing more, so that nobody wakes it for what waits."""
+        await self._value(_STOP_TAKING, worker)
 
     async def peer_hears(self, worker: UUID, within_s: float) -> bool:
         """Tell whether another live worker had an answer from Kafka in the last seconds."""

@@ -26,7 +26,7 @@ Listeners = Mapping[str, Callable[[str], None]]
 
 _PEER = """
 SELECT pg_notify($1, worker::text) FROM workers
- WHERE worker <> $2 AND lease_until > clock_timestamp() ORDER BY random() LIMIT 1
+ WHERE worker <> $2 AND lease_until > clock_timestamp() AND taking ORDER BY random() LIMIT 1
 """
 _FAILURES = (
     OSError,

@@ -54,8 +54,7 @@ class TailView(Protocol):
 
 @dataclass(slots=True, kw_only=True)
 class EdgeContext:
-    """The edge's parts. `ledger`, `catalog`, `saver`, `threads` and `letters` serve the REST
-    routes.
+    """The edge's parts; `ledger`, `catalog`, `saver`, `threads`, `letters` serve the REST routes.
 
     `exists(key)` says whether a thread is known (in the ledger, or made by `POST /threads`);
     `graph_of(assistant_id)` names the graph to run, None for an unknown assistant.

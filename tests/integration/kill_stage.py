@@ -78,6 +78,9 @@ class Process:
         """Kill -9; nothing happens to one that is dead."""
         os.kill(self.pid, signal.SIGKILL)
 
+    def send(self, how: signal.Signals) -> None:
+        os.kill(self.pid, how)
+
     def freeze(self) -> None:
         os.kill(self.pid, signal.SIGSTOP)
 
@@ -160,11 +163,13 @@ class Stage:
         self._forks = forks
         await edge.ready()
 
-    def worker(self, name: str, group: str) -> Process:
+    def worker(self, name: str, group: str, **environment: str) -> Process:
         """Start a worker; `await ready()` before it counts."""
         port = _free_port()
         env = self._environment(
-            WORKER_HEALTH_PORT=str(port), CONSUMER_GROUP=f"{self.settings.topic_prefix}{group}"
+            WORKER_HEALTH_PORT=str(port),
+            CONSUMER_GROUP=f"{self.settings.topic_prefix}{group}",
+            **environment,
         )
         log = self.folder / f"{name}.log"
         asked = {"name": name, "log": str(log), "env": env}

@@ -1,0 +1,74 @@
+"""One worker's way to Kafka is cut: its threads go to a peer that hears Kafka, or stay with it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING, Any
+
+from aiokafka.errors import KafkaConnectionError
+
+from turnstream.schemas.events import AttemptStarted, TokensEmitted, TurnCompleted
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+def speaks(scene: Any, thread: str, turn: str) -> bool:
+    view = scene.view(thread, turn)
+    return view is not None and any(isinstance(item, TokensEmitted) for item in view.items)
+
+
+@contextlib.contextmanager
+def cut_off(worker: Any) -> Iterator[None]:
+    """Let this worker's producer reach nobody: its requests hang, then fail."""
+    client = worker._pump._producer._client
+    send, healed = client.send, asyncio.Event()
+
+    async def hang(*_: Any, **__: Any) -> Any:
+        await healed.wait()
+        raise KafkaConnectionError("cut")
+
+    client.send = hang
+    try:
+        yield
+    finally:
+        client.send = send
+        healed.set()
+
+
+async def test_it_leaves_its_threads_to_a_peer_that_hears_kafka(scene: Any) -> None:
+    async with scene.worker(ack_stall_s=1.0) as cut:
+        turns = {f"t{i}": await scene.start(f"t{i}", "tokens=120 rate=30") for i in range(6)}
+        await scene.until(lambda: all(speaks(scene, *turn) for turn in turns.items()))
+        async with scene.worker(ack_stall_s=1.0) as peer:
+            with cut_off(cut):
+                await scene.until(lambda: len(peer.roster.running) == len(turns), 20)
+                assert not cut.roster.running
+                assert cut.not_ready() == "Kafka does not acknowledge"
+                for thread, turn in turns.items():
+                    view = await scene.done(thread, turn)
+                    assert isinstance(view.terminal, TurnCompleted)
+                    assert (view.attempts, view.gaps) == (2, 0)
+            # what it had on its way lands now, void; and it takes turns again
+            await scene.until(lambda: not cut.not_ready())
+            peer.roster.close()
+            late = await scene.start("late", "tokens=3")
+            assert isinstance((await scene.done("late", late)).terminal, TurnCompleted)
+    starts = [r for _, _, r in scene.log if isinstance(r, AttemptStarted)]
+    assert {r.turn_id for r in starts if r.worker == starts[0].worker} >= {late}
+    results = [r for r in scene.results if r.turn_id in turns.values()]
+    assert {r.attempts for r in results} == {1}, "a release does not count as an attempt"
+
+
+async def test_it_keeps_its_turns_where_no_peer_hears_kafka(scene: Any) -> None:
+    async with scene.worker(ack_stall_s=0.5) as cut:
+        turn = await scene.start("t1", "tokens=60 rate=30")
+        await scene.until(lambda: speaks(scene, "t1", turn))
+        with cut_off(cut):
+            await scene.until(lambda: cut._pump.stalled_s() > 4)
+            assert cut.not_ready() == "Kafka does not acknowledge"
+            assert len(cut.roster.running) == 1
+        view = await scene.done("t1", turn)
+        assert isinstance(view.terminal, TurnCompleted)
+        assert (view.attempts, view.gaps) == (1, 0)
