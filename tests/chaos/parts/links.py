@@ -1,6 +1,6 @@
 """Links: TCP connections that can be cut, ended, reset, stalled, delayed, and made half open.
 
-They lead through one process of ours (`relay.py`). toxiproxy is the better known tool and was tried:
+They lead through one process of ours (`relay.py`). toxiproxy, the known tool, was tried first:
 where it holds data back for a reader that has died meanwhile, which is what this campaign does all
 the time, its 2.12 does not come back from the call that lets them go (over 5 s, with the proxy's
 lock held), and it needs a Go toolchain. The price of our own is that bytes pass through Python.
