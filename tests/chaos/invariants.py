@@ -13,9 +13,10 @@
 from __future__ import annotations
 
 import json
-from collections import Counter, defaultdict
+from collections import Counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from tests.chaos.graphs.counting import KINDS
 from tests.chaos.second_fold import digest_of_fold, digest_of_records
 from turnstream.schemas.events import AttemptStarted, MessageFinished, TurnEnded
 from turnstream.schemas.fold import TIMELINE_BITS, Verdict
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from tests.chaos.log import ThreadLog
     from tests.chaos.play import Played
     from turnstream.schemas.fold import TurnView
+    from turnstream.schemas.transcript import Tool
 
 TITLES = {
     1: "every admitted turn ends, once; what was accepted is admitted or in dead letters",
@@ -261,20 +263,25 @@ def _orders(played: Played) -> Iterator[Broken]:
 
 
 def _effects(played: Played) -> Iterator[Broken]:
-    marks = Counter((e["turn_id"], e["what"]) for e in played.effects)
-    for (turn_id, what), count in marks.items():
+    acted = Counter((e["turn_id"], e["tool"], e["what"]) for e in played.effects)
+    for (turn_id, tool, what), count in acted.items():
         if count > 1:
-            yield Broken(5, f"{turn_id}: the tool acted {count} times for {what!r}")
-    outputs: dict[str, list[str]] = defaultdict(list)
+            yield Broken(5, f"{turn_id}: {tool} acted {count} times for {what!r}")
     for log in played.logs.values():
         for turn_id, view in log.fold.turns.items():
-            for tool in transcript(view).tools:
-                if tool.name == "mark" and tool.state == "finished":
-                    outputs[turn_id].append(tool.output.partition(":")[0])
-    for turn_id, told in outputs.items():
-        for what in told:
-            if not marks[turn_id, what]:
-                yield Broken(5, f"{turn_id}: {what!r} is told and never happened")
+            for call in transcript(view).tools:
+                if call.name in KINDS:
+                    yield from _told(turn_id, call, acted[turn_id, call.name, call.name])
+
+
+def _told(turn_id: str, call: Tool, count: int) -> Iterator[Broken]:
+    """What the transcript says of a call has to be what happened."""
+    if call.state == "finished" and not count:
+        yield Broken(5, f"{turn_id}: {call.name} is told and never happened")
+    if call.state == "failed" and call.code != "tool_indeterminate" and count:
+        yield Broken(5, f"{turn_id}: {call.name} acted, and is told as {call.code}")
+    if call.state == "failed" and KINDS[call.name].honours_key:
+        yield Broken(5, f"{turn_id}: {call.name} honours its key, and is told as {call.code}")
 
 
 # -- 6, 7 ----------------------------------------------------------------------------------------

@@ -30,7 +30,16 @@ PARKS_AFTER = 3
 FROZEN_S = 4.3
 """Longer than a lease (3 s) and its renewal."""
 LOOK_EVERY_S = 0.03
-GRAPHS = {"say": "agent", "tool": "agent", "tools": "agent"}
+GRAPHS = dict.fromkeys(("say", "tool", "charge", "tools"), "agent")
+CALLS = {
+    "tool": ("mark",),
+    "charge": ("charge",),
+    "tools": ("charge", "mark", "post"),
+    "effects": ("charge", "mark"),
+    "effects_nested": ("charge", "post"),
+    "talker": ("look_up",),
+}
+"""The tools that each kind of turn calls, all at once."""
 _TURNS = "SELECT * FROM turns WHERE thread_key = ANY ($1) ORDER BY seq"
 _names = itertools.count()
 
@@ -411,21 +420,13 @@ def _graph(turn: Turn) -> str:
 
 def asked_of(turn: Turn) -> str:
     """Return the user's message, which tells the scripted model what to do."""
-    text = f'rate=200 text="{expected_of(turn)}"'
-    match turn.kind:
-        case "tool":
-            return f'tool=mark({{"what":"one"}}) {text}'
-        case "tools":
-            return f'tool=mark({{"what":"one"}}) tool=mark({{"what":"two"}}) {text}'
-        case "talker":
-            return f'tool=look_up({{"what":"rain"}}) {text}'
-        case _:
-            return text
+    calls = [f'tool={name}({{"what":"{name}"}})' for name in CALLS.get(turn.kind, ())]
+    return " ".join([*calls, "rate=200", f'text="{expected_of(turn)}"'])
 
 
 def expected_of(turn: Turn) -> str:
     """Return what a completed turn's last message has to be, "" where a graph speaks for itself."""
-    if turn.kind not in ("say", "tool", "tools", "talker"):
+    if turn.kind != "say" and turn.kind not in CALLS:
         return ""
     return " ".join(f"{turn.kind}{i}" for i in range(turn.words))
 

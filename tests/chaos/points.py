@@ -30,6 +30,7 @@ POINTS = {
     "claimed": "after the claim, before the fence was said",
     "fenced": "after the fence came into the log",
     "token": "in the middle of a message's tokens",
+    "tool-begun": "in a tool, before its effect",
     "tool": "in a tool, its effect done and its result not given back",
     "writes": "after the writes of one task of a step were committed",
     "step": "after a step of the root graph was committed",

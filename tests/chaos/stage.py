@@ -18,12 +18,12 @@ import psycopg
 from aiokafka import AIOKafkaProducer
 from pydantic import SecretStr
 
+from tests.chaos.graphs.counting import EFFECTS
 from tests.chaos.leaks import sockets_of, tasks_of
 from tests.chaos.log import LogReader
 from tests.chaos.patience import PatientPool
 from tests.chaos.planted import PLANTS
 from tests.chaos.processes import Process, free_port
-from tests.chaos.tools import EFFECTS
 from turnstream.connectors.kafka.admin import TopicAdmin
 from turnstream.connectors.models.scripted import ScriptedServer
 from turnstream.connectors.postgres.migrate import migrate
@@ -248,6 +248,7 @@ class RealStage:
             "CHAOS_FOLDER": str(self.folder),
             "CHAOS_SESSION_MS": str(servers.session_ms),
             "CHAOS_PLANTED": self.planted,
+            "COUNTING_DATABASE": self._url(servers.database, name),
             "SCRIPTED_URL": self.model_url,
             "TMPDIR": str(self.folder / "tmp"),
         }

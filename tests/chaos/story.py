@@ -13,10 +13,14 @@ if TYPE_CHECKING:
 THREADS_MAX = 3
 TURNS_MAX = 5
 _ALWAYS = ("admitted", "claimed", "fenced", "token", "outcome", "terminal")
+_TOOL = ("tool-begun", "tool", "tool")
 POINTS_OF: dict[str, tuple[str, ...]] = {
     "say": _ALWAYS,
-    "tool": (*_ALWAYS, "tool", "tool", "step"),
-    "tools": (*_ALWAYS, "tool", "tool", "step"),
+    "tool": (*_ALWAYS, *_TOOL, "step"),
+    "charge": (*_ALWAYS, *_TOOL, "step"),
+    "tools": (*_ALWAYS, *_TOOL, *_TOOL, "step"),
+    "effects": (*_ALWAYS, *_TOOL, "writes", "step"),
+    "effects_nested": (*_ALWAYS, *_TOOL, "nested"),
     "talker": (*_ALWAYS, "step"),
     "branches": (*_ALWAYS, "writes", "writes", "writes", "step"),
     "nested": (*_ALWAYS, "nested", "nested", "nested", "step"),
@@ -25,6 +29,9 @@ POINTS_OF: dict[str, tuple[str, ...]] = {
 }
 """Kinds of turns, and the points that a worker passes with one; what is listed twice is rarer hit
 otherwise, and so drawn more often."""
+
+WEIGHTS = dict.fromkeys(POINTS_OF, 2) | {"say": 3, "branches": 3, "nested": 3, "questions": 1}
+"""How often each kind is drawn."""
 
 SPARES_EDGES = frozenset({"kill-worker", "kill-idle", "kill-workers"})
 """Faults without a point that leave the edge and its links alone."""
@@ -150,7 +157,7 @@ class Teller:
         kinds = list(POINTS_OF)
         turns = []
         for _ in range(count):
-            kind = random.choices(kinds, (3, 3, 2, 2, 3, 3, 2, 1))[0]
+            kind = random.choices(kinds, list(WEIGHTS.values()))[0]
             cancel: float | None = None
             if kind in ("say", "tool") and random.random() < 0.2:
                 cancel = random.choice((-1.0, 0.0, random.uniform(0.05, 0.5)))
@@ -191,7 +198,7 @@ class Teller:
 
     def _at_point(self, random: Random, action: str, point: str, index: int) -> Blow:
         count = random.randint(1, 12) if point == "token" else 1
-        if point == "tool":
+        if point.startswith("tool"):
             count = random.choice((1, 1, 2))
         return Blow(fault=action + point, turn=index, count=count)
 

@@ -21,7 +21,7 @@ import langchain_openai  # noqa: F401  what the graphs will import
 import langgraph.prebuilt  # noqa: F401
 import uvloop
 
-from tests.chaos import planted, points, tools
+from tests.chaos import planted, points
 from turnstream.connectors.kafka import inbox
 from turnstream.connectors.postgres import pools
 from turnstream.graph.agent import agent_entry
@@ -31,6 +31,9 @@ from turnstream.streams import app
 from turnstream.streams.process import log_as_json, on_stop_signal, settle_memory
 from turnstream.streams.settings import load_settings
 
+sys.path.insert(0, str(Path(__file__).with_name("graphs")))
+import counting
+
 _PR_SET_PDEATHSIG = 1
 
 
@@ -39,9 +42,10 @@ async def work(name: str) -> None:
     settings = load_settings()
     log_as_json(settings.log_level)
     _tell_tasks()
-    async with app._model(settings) as model, tools.opened(settings.direct_url) as counting:
+    counting.strikes.append(_strike)
+    async with app._model(settings) as model:
         catalog = Catalog()
-        catalog.add(agent_entry(model, [*built_in_tools(), *counting]))
+        catalog.add(agent_entry(model, [*built_in_tools(), *counting.agent_tools()]))
         catalog.load(settings.langgraph_json)
         async with app.open_worker(settings, name=name, catalog=catalog) as worker:
             on_stop_signal(worker.stop)
@@ -57,6 +61,11 @@ async def serve() -> None:
     async with app.open_edge(settings) as edge:
         settle_memory()
         await edge.run_until_signal()
+
+
+async def _strike(place: str, thread_key: str) -> None:
+    """Let a tool's places be points like any other."""
+    points.reach({"begun": "tool-begun", "acted": "tool"}[place], thread_key)
 
 
 def _tell_tasks() -> None:
