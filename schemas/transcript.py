@@ -16,6 +16,7 @@ from turnstream.schemas.events import (
     ToolFinished,
     ToolProgressed,
     ToolStarted,
+    TurnCancelled,
 )
 
 if TYPE_CHECKING:
@@ -103,9 +104,16 @@ class Transcript:
         return [entry for entry in self.entries if isinstance(entry, Tool)]
 
 
+def rolled_back(view: TurnView) -> bool:
+    """Tell whether the turn was taken back as a whole: readers show nothing of it."""
+    return isinstance(view.terminal, TurnCancelled) and view.terminal.cause == "rollback"
+
+
 def transcript(view: TurnView) -> Transcript:
-    """Return what the turn shows."""
+    """Return what the turn shows: nothing if it was rolled back."""
     shown = Transcript()
+    if rolled_back(view):
+        return shown
     messages: dict[str, Message] = {}
     tools: dict[str, Tool] = {}
     for item in view.items:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
 from turnstream.schemas.events import (
     Event,
+    InputResolved,
     TurnCancelled,
     TurnCompleted,
     TurnEnded,
@@ -14,10 +16,12 @@ from turnstream.schemas.events import (
     TurnRejected,
 )
 from turnstream.schemas.fold import TIMELINE_BITS
-from turnstream.schemas.ids import event_id, result_id
+from turnstream.schemas.ids import event_id, result_id, split_thread_key
 from turnstream.schemas.results import TurnResult
 
 if TYPE_CHECKING:
+    from uuid import UUID
+
     from turnstream.connectors.postgres.rows import Claim, Ended
     from turnstream.schemas.commands import Command
     from turnstream.schemas.results import Outcome
@@ -73,6 +77,25 @@ def ended_of(ended: Ended, actor: str, traceparent: str, at: int) -> TurnEnded:
     )
 
 
+def resolved_of(
+    thread_key: str, turn_id: UUID, interrupt_id: str, rev: int, actor: str
+) -> InputResolved:
+    """Return what readers are told of an interrupt that is not open any more."""
+    tenant, thread_id = split_thread_key(thread_key)
+    return InputResolved(
+        event_id=event_id(interrupt_id, 0, rev),
+        tenant=tenant,
+        thread_id=thread_id,
+        turn_id=str(turn_id),
+        epoch=0,
+        n=0,
+        at=time.time_ns() // 1000,
+        actor=actor,
+        interrupt_id=interrupt_id,
+        rev=rev,
+    )
+
+
 def result_of(turn: Claim | Ended, command: Command, outcome: Outcome) -> TurnResult:
     """Return the turn's one result: it follows from turn and outcome, so repeats are equal."""
     turn_id = str(turn.turn_id)
@@ -95,4 +118,5 @@ def result_of(turn: Claim | Ended, command: Command, outcome: Outcome) -> TurnRe
         at=outcome.at or command.at,
         actor=command.actor,
         traceparent=command.traceparent,
+        lost_usage=outcome.lost_usage,
     )

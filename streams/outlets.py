@@ -18,7 +18,7 @@ from turnstream.schemas.errors import ProduceRefusedError, TurnstreamError
 from turnstream.schemas.results import DeadLetter
 from turnstream.schemas.topics import EVENT_BYTES_MAX
 from turnstream.streams.admission import LETTER_HEADER, REQUEUES_HEADER, letter_of
-from turnstream.streams.outcomes import ended_of, result_of
+from turnstream.streams.outcomes import ended_of, resolved_of, result_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from turnstream.connectors.kafka.pump import Pump
     from turnstream.connectors.postgres.ledger import Ledger
     from turnstream.connectors.postgres.letters import Due, Letters
-    from turnstream.connectors.postgres.rows import Claim, Ended
+    from turnstream.connectors.postgres.rows import Claim, Ended, ExpiredInterrupt
     from turnstream.schemas.results import Outcome
     from turnstream.schemas.topics import Topics
     from turnstream.streams.admission import Record
@@ -92,6 +92,21 @@ class Outlets:
                 for turn, offset in zip(mine, offsets, strict=True)
             ]
             await ledger.close_ended(closed, timeline)
+
+    async def expired(self, interrupts: Sequence[ExpiredInterrupt], ledger: Ledger) -> None:
+        """Tell readers of interrupts that nobody answered in time; then the ledger that we did."""
+        await asyncio.gather(*map(self._expired, interrupts))
+        await ledger.interrupts_told(interrupts)
+
+    async def _expired(self, one: ExpiredInterrupt) -> None:
+        record = resolved_of(one.thread_key, one.turn_id, one.interrupt_id, one.rev, "expired")
+        await self._pump.deliver(
+            TopicPartition(self._topics.events, one.partition),
+            one.thread_key.encode(),
+            self._wire.encode(record),
+            headers=[("type", b"InputResolved")],
+        )
+        log.info("interrupt_expired", thread=one.thread_key, interrupt=one.interrupt_id)
 
     async def _end(self, turn: Ended) -> int:
         command = self.command_of(turn.body)
