@@ -287,9 +287,9 @@ class Tail:
     def _took(self, number: int, raw: bytes) -> None:
         """Put fetched bytes into the ring and tell the followers, without an await between."""
         end = next_offset(raw)
-        if end is None:
-            return
         position = self._positions[number]
+        if end is None or end <= position:  # what a former leader still had, come too late
+            return
         keys: set[bytes] = set()
         sinks = self._sinks
         told: list[tuple[Callable[[int, int, bytes], None], int, bytes]] = []
@@ -320,6 +320,10 @@ class Tail:
         await self._check_topic()
         first, end = await self.bounds(number)
         position = self._positions[number]
+        if first <= position <= end:  # a former leader, frozen meanwhile, does not know its end
+            self._client.force_metadata_update()
+            await asyncio.sleep(_PAUSE_S)
+            return
         # behind the log's start: retention was faster; past its end: an unclean election cut it
         start = first if position < first else end
         _log.error("log moved away", partition=number, position=position, first=first, end=end)

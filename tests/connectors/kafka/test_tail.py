@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 import pytest
 from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.errors import OffsetOutOfRangeError
 
 from turnstream.connectors.kafka.admin import TopicAdmin
 from turnstream.connectors.kafka.tail import Tail, TailOptions, TopicChangedError
@@ -86,6 +87,26 @@ async def test_followers_are_told_of_their_key_only(kafka, topic, producer):
         await put(producer, topic, b"a", b"later")
         await reach(tail, 0, 11)
         assert len(told) == 5
+
+
+async def test_a_former_leader_that_answers_late_turns_nothing_back(kafka, topic, producer):
+    """A broker that was frozen sends what the next leader's answers already held, and errors."""
+    async with tailing(kafka, topic) as tail:
+        told, lost = [], []
+        tail.follow(b"a", lambda *record: told.append(record))
+        tail.lost = lost.append
+        await put(producer, topic, b"a", b"0")
+        await reach(tail, 0, 1)
+        late = tail._ring._partitions[0].pieces[-1].raw
+        await put(producer, topic, b"a", b"1")
+        await reach(tail, 0, 2)
+        tail._took(0, late)
+        await tail._refused(0, OffsetOutOfRangeError)
+        assert (tail.end(0), lost) == (2, [])
+        await put(producer, topic, b"a", b"2")
+        await reach(tail, 0, 3)
+        assert told == [(0, number, b"%d" % number) for number in range(3)]
+        assert tail.held(0, b"a", 0) == [(number, b"%d" % number) for number in range(3)]
 
 
 async def test_it_is_ready_when_it_has_what_stood_at_the_start(kafka, topic, producer):
