@@ -169,9 +169,16 @@ class Feed:
             except TimeoutError:
                 return None
 
-    def watch(self, key: str, since: Cursor | None = None, from_turn: str = "") -> Watch:
+    def watch(
+        self,
+        key: str,
+        since: Cursor | None = None,
+        from_turn: str = "",
+        *,
+        whole_turn: bool = False,
+    ) -> Watch:
         """Return a watch on a thread; see `Watch`."""
-        return Watch(self, key, since, from_turn)
+        return Watch(self, key, since, from_turn, whole_turn=whole_turn)
 
     async def catch_up(
         self,
@@ -179,13 +186,16 @@ class Feed:
         tap: Callable[[Step | None], None],
         since: Cursor | None = None,
         from_turn: str = "",
+        *,
+        whole_turn: bool = False,
     ) -> AsyncGenerator[Reset | list[Step], None]:
         """Yield what a newcomer has missed, then attach `tap` and end, without an await between.
 
         With `since`: every step from its record on (that record too: it may have been cut between
-        two protocol events), or first a `Reset` and then as without. With `from_turn`: every step
-        from that turn's start. With neither: the steps of the turn that is alive (running, or with
-        an open question), and nothing of older ones.
+        two protocol events), or first a `Reset` and then as without; with `whole_turn` too, from
+        the start of the turn that the cursor lies in, for who has nothing of what came before.
+        With `from_turn`: every step from that turn's start. With neither: the steps of the turn
+        that is alive (running, or with an open question), and nothing of older ones.
 
         Waits while the log is not ready: clients of an edge that went come to the new one while it
         starts, and a cursor is not void because nothing has been read yet.
@@ -210,7 +220,9 @@ class Feed:
             return
         if start is None:
             start = thread.first_seen if thread.first_seen is not None else 0
-        after = _next_offset(since) if since is not None and sift is None else -1
+        after = -1
+        if since is not None and sift is None and not whole_turn:
+            after = _next_offset(since)
         reader = Reader(self.log.incarnation, self.decoder, begins=start)
         replay = self._replay(partition, thread.raw_key, reader, sift)
         async with aclosing(replay):

@@ -27,11 +27,14 @@ class Watch:
     from ring or log, unnoticed but for the time.
     """
 
-    def __init__(self, feed: Feed, key: str, since: Cursor | None, from_turn: str) -> None:
+    def __init__(
+        self, feed: Feed, key: str, since: Cursor | None, from_turn: str, *, whole_turn: bool
+    ) -> None:
         self._feed = feed
         self._key = key
         self._since = since
         self._from_turn = from_turn
+        self._whole_turn = whole_turn
         self._hold = feed.hold(key)
         self._thread: Thread | None = None
         self._queue: deque[Step] = deque()
@@ -58,11 +61,11 @@ class Watch:
         thread = self._thread
         if thread is None:
             raise RuntimeError("enter the watch before reading it")
-        since, from_turn = self._since, self._from_turn
+        since, from_turn, whole_turn = self._since, self._from_turn, self._whole_turn
         while True:
             self._behind = False
             last = -1
-            missed = self._feed.catch_up(thread, self._tap, since, from_turn)
+            missed = self._feed.catch_up(thread, self._tap, since, from_turn, whole_turn=whole_turn)
             async with aclosing(missed):
                 async for item in missed:
                     if isinstance(item, Reset):
@@ -82,7 +85,7 @@ class Watch:
                 else:
                     self._wake.clear()
                     await self._wake.wait()
-            since, from_turn = Cursor(self._feed.incarnation, last), ""
+            since, from_turn, whole_turn = Cursor(self._feed.incarnation, last), "", False
 
     def _tap(self, step: Step | None) -> None:
         if step is None or len(self._queue) >= self._feed.watch_steps_max:

@@ -129,7 +129,8 @@ async def plain_events(
     feed = rest.edge.feed
     projection = SimpleProjection()
     last = -1
-    async with feed.watch(key, since=after) as watch:
+    # the projection has to see what was before the cursor: a message that ends after it is whole
+    async with feed.watch(key, since=after, whole_turn=True) as watch:
         async for step in watch:
             if isinstance(step, Reset):
                 projection, after = SimpleProjection(), None

@@ -69,7 +69,8 @@ async def test_a_stream_and_its_resume(http: aiohttp.ClientSession) -> None:
         assert response.status == 200
     seen: list[tuple[str, Any, int]] = []
     async with http.get("/chat/stream", params={"thread_id": "s"}) as stream:
-        said = {"text": 'tool=current_time({"zone":"Asia/Seoul"}) tokens=6', "thread_id": "s"}
+        text = 'tool=current_time({"zone":"Asia/Seoul"}) tokens=8 rate=60'
+        said = {"text": text, "thread_id": "s"}
         async with http.post("/chat", json=said) as response:
             answer = await response.json()
         async for event in sse(stream):
@@ -83,14 +84,17 @@ async def test_a_stream_and_its_resume(http: aiohttp.ClientSession) -> None:
     assert "".join(data["text"] for name, data, _ in seen if name == "token") == answer["text"]
     assert seen[-1][1]["text"] == answer["text"]
     assert all(data["run_id"] == answer["run_id"] for _, data, _ in seen)
-    middle = seen[len(seen) // 2][2]
-    rest: list[tuple[str, Any, int]] = []
-    async with http.get("/chat/stream", params={"thread_id": "s", "since": str(middle)}) as stream:
-        async for event in sse(stream):
-            rest.append(event)
-            if event[0] == "end":
-                break
-    assert rest == [event for event in seen if event[2] > middle]
+    in_tools, in_message = seen[2][2], seen[len(seen) - 5][2]
+    assert seen[-5][0] == seen[-4][0] == "token"
+    for middle in (in_tools, in_message):
+        rest: list[tuple[str, Any, int]] = []
+        asked = {"thread_id": "s", "since": str(middle)}
+        async with http.get("/chat/stream", params=asked) as stream:
+            async for event in sse(stream):
+                rest.append(event)
+                if event[0] == "end":
+                    break
+        assert rest == [event for event in seen if event[2] > middle]
 
 
 async def test_the_socket(http: aiohttp.ClientSession) -> None:
