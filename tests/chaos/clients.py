@@ -40,6 +40,8 @@ class Plain:
         self.problems: list[str] = []
         self.drops = 0
         self.resets = 0
+        self.blind = False
+        """It was cut off before it had any cursor: what came meanwhile it cannot know of."""
         self.subscribed = asyncio.Event()
         self._url, self._thread, self._transport = url, thread, transport
         self._cursor: int | None = None
@@ -53,6 +55,7 @@ class Plain:
                     async for event in listen(http):
                         self._take(event)
                 self.drops += 1
+                self.blind = self.blind or (self._cursor is None and self.subscribed.is_set())
                 await asyncio.sleep(CONNECT_PAUSE_S)
 
     async def _socket(self, http: aiohttp.ClientSession) -> AsyncIterator[dict[str, Any]]:
@@ -62,6 +65,8 @@ class Plain:
                 ask["since"] = self._cursor
             await socket.send_json(ask)
             async for frame in socket:
+                if frame.type is not aiohttp.WSMsgType.TEXT:
+                    return  # the peer does not answer pings
                 event = frame.json()
                 if event["type"] == "ok":
                     self.subscribed.set()
@@ -152,6 +157,8 @@ class Sdk:
         self.tools: dict[str, str] = {}
         self.status = ""
         self.run_id = ""
+        self.gave_up = ""
+        """What a request of the SDK's own failed with, while an edge was harmed."""
         self.final: Any = None
         self.subscribed = asyncio.Event()
         self._url, self._thread, self._graph, self._transport = url, thread, graph, transport
@@ -195,11 +202,13 @@ class Sdk:
         # one that is said again comes under another public id
         message_id = message.message_id.partition("~")[0]
         try:
-            self.messages[message_id].append(str(await message.text))
+            text = str(await message.text)
         except RuntimeError as error:
             if "taken back" not in str(error):
                 raise
             self.taken_back.add(message_id)
+        else:
+            self.messages[message_id].append(text)
 
     async def _calls(self, calls: Any, reading: asyncio.TaskGroup) -> None:
         async for call in calls:
@@ -207,7 +216,9 @@ class Sdk:
 
     async def _output(self, call: Any) -> None:
         try:
-            self.tools[call.tool_call_id] = await call.output
+            output = await call.output
         except RuntimeError as error:
             if "taken back" not in str(error):
                 raise
+        else:
+            self.tools[call.tool_call_id] = output

@@ -106,6 +106,8 @@ def _texts(played: Played) -> Iterator[Broken]:
         for client in played.plain[thread]:
             yield from _plain_shows(client, turn_id, view)
     for sdk in played.sdks:
+        if sdk.gave_up:
+            continue
         thread_log = next(
             (log for log in played.logs.values() if sdk.run_id in log.fold.turns), None
         )
@@ -155,7 +157,7 @@ def _plain_shows(client: Plain, turn_id: str, view: TurnView) -> Iterator[Broken
     messages, tools = _shown_in(view)
     shown = client.turns[turn_id]
     if len(shown.ends) != 1:
-        if not client.resets or shown.ends:
+        if not (client.resets or client.blind) or shown.ends:
             yield Broken(2, f"{client.name}: {turn_id} ended {len(shown.ends)} times")
         return
     if _digest(shown.messages | shown.saying) != _digest(messages):
@@ -180,10 +182,21 @@ def _sdk_shows(sdk: Sdk, log: ThreadLog) -> Iterator[Broken]:
         texts = sdk.messages.get(message_id, [])
         if not texts or texts[-1] != text or (len(texts) > 1 and message_id not in unfinished):
             yield Broken(2, f"{sdk.name}: {sdk.run_id} {message_id} shows {texts}, not {text!r}")
-    extra = set(sdk.messages) - set(messages) - unfinished
-    if extra:
-        yield Broken(2, f"{sdk.name}: {sdk.run_id} shows {extra}, which the log does not")
+    for message_id in set(sdk.messages) - set(messages) - unfinished:
+        told = [
+            (type(e.record).__name__, e.record.epoch, e.record.n, e.change.verdict.value)
+            for e in log.of(sdk.run_id)
+            if getattr(e.record, "message_id", "") == message_id or e.change.dropped
+        ]
+        yield Broken(
+            2,
+            f"{sdk.name}: {sdk.run_id} {message_id} shows {sdk.messages[message_id]}, which the log"
+            f" does not: {told}",
+        )
+    nested = {call.tool_call_id for call in transcript(view).tools if "|" in call.path}
     for call, output in tools.items():
+        if call in nested:
+            continue  # the SDK shows those of a nested graph at its own handle alone
         if sdk.tools.get(call) != output:
             yield Broken(
                 2, f"{sdk.name}: tool {call} shows {sdk.tools.get(call)!r}, not {output!r}"

@@ -44,7 +44,7 @@ async def left_running(stage: RealStage) -> list[Broken]:
     for what, query in _LEFT.items():
         with contextlib.suppress(AssertionError):
             await stage.until(lambda query=query: _none(stage, query), what, SETTLE_S)
-        if count := await stage.db.fetchval(query):
+        if count := (await stage.ask(query))[0][0]:
             found.append(Broken(8, f"{stage.name}: {count} {what}"))
     for process in (*stage.workers, *stage.edges):
         found += await _of_process(stage, process)
@@ -68,7 +68,7 @@ async def left_ended(stage: RealStage) -> list[Broken]:
     for what, query in counted.items():
         with contextlib.suppress(AssertionError):
             await stage.until(lambda query=query: _none(stage, query), what, SETTLE_S)
-        if count := await stage.db.fetchval(query):
+        if count := (await stage.ask(query))[0][0]:
             found.append(Broken(8, f"{stage.name}: {count} {what} are left"))
     files = [path.name for path in (stage.folder / "tmp").iterdir()]
     if files:
@@ -77,7 +77,7 @@ async def left_ended(stage: RealStage) -> list[Broken]:
 
 
 async def _none(stage: RealStage, query: str) -> bool:
-    return not await stage.db.fetchval(query)
+    return not (await stage.ask(query))[0][0]
 
 
 async def _of_process(stage: RealStage, process: Process) -> list[Broken]:

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import TYPE_CHECKING, Any
 
+import httpx
+
 from tests.chaos.clients import Plain, Sdk
 from tests.chaos.faults import FAULTS, NothingToStrikeError
 from tests.chaos.stage import TENANT
@@ -111,6 +113,7 @@ class Player:
         fails = any(getattr(kind, "may_fail", False) for kind in kinds)
         self._harmed_ends = {"failed"} if fails or len(story.blows) >= PARKS_AFTER else set()
         self._followers: list[asyncio.Task[None]] = []
+        self._sdks: list[tuple[asyncio.Task[None], Sdk]] = []
         self._healing: list[tuple[Any, float]] = []
 
     async def play(self) -> Played:
@@ -167,9 +170,19 @@ class Player:
             await asyncio.sleep(LOOK_EVERY_S)
         for task in self._followers:
             if task.done() and not task.cancelled() and task.exception() is not None:
-                self.played.troubles.append(f"a client failed: {task.exception()!r}")
+                self._failed(task)
             task.cancel()
         await asyncio.gather(*self._followers, return_exceptions=True)
+
+    def _failed(self, task: asyncio.Task[None]) -> None:
+        """Note a client's failure; the SDK asks but once for a state, and an edge may be gone."""
+        error = task.exception()
+        sdk = next((s for t, s in self._sdks if t is task), None)
+        edges = any("edge" in b.fault or b.fault == "roll" for b in self.story.blows)
+        if sdk is not None and edges and _is_transport(error):
+            sdk.gave_up = repr(error)
+        else:
+            self.played.troubles.append(f"a client failed: {error!r}")
 
     def _all_seen(self) -> bool:
         played = self.played
@@ -232,6 +245,7 @@ class Player:
         said = {"messages": [{"role": "user", "content": asked_of(turn)}]}
         task = asyncio.create_task(sdk.follow({"input": said}))
         self._followers.append(task)
+        self._sdks.append((task, sdk))
         await self.stage.until(lambda: sdk.run_id or task.done(), "the SDK's start", 30.0)
         if sdk.run_id:
             self.played.sent[sdk.run_id] = Sent(
@@ -250,6 +264,7 @@ class Player:
         self.played.sdks.append(sdk)
         task = asyncio.create_task(sdk.follow())
         self._followers.append(task)
+        self._sdks.append((task, sdk))
         await self.stage.until(
             lambda: sdk.subscribed.is_set() or task.done(), "the SDK's subscription", 30.0
         )
@@ -352,7 +367,7 @@ class Player:
     async def _over(self) -> bool:
         played, log = self.played, self.stage.log
         keys = [f"{TENANT}/{thread}" for thread in self.threads]
-        played.rows = await self.stage.db.fetch(_TURNS, keys)
+        played.rows = await self.stage.ask(_TURNS, keys)
         if any(row["closed_at"] is None for row in played.rows):
             return False
         admitted = {str(row["turn_id"]) for row in played.rows}
@@ -396,10 +411,10 @@ class Player:
         keys = [f"{TENANT}/{thread}" for thread in self.threads]
         played.logs = {thread: stage.log.threads[thread] for thread in self.threads}
         played.results = {t: stage.log.results[t] for t in map(_turn_id, played.rows)}
-        played.effects = await stage.db.fetch(
+        played.effects = await stage.ask(
             "SELECT * FROM chaos_effects WHERE thread_key = ANY ($1)", keys
         )
-        played.stale_writes = await stage.db.fetch(
+        played.stale_writes = await stage.ask(
             "SELECT * FROM chaos_stale_writes WHERE thread_key = ANY ($1)", keys
         )
         for thread in played.plain:
@@ -408,6 +423,12 @@ class Player:
                     lambda thread=thread: stage.state_of(thread), "the state", 10.0
                 )
         stage.log.forget(self.threads, [_turn_id(row) for row in played.rows])
+
+
+def _is_transport(error: BaseException | None) -> bool:
+    if isinstance(error, BaseExceptionGroup):
+        return all(_is_transport(one) for one in error.exceptions)
+    return isinstance(error, httpx.TransportError)
 
 
 def _turn_id(row: Any) -> str:

@@ -39,6 +39,8 @@ PARTITIONS = 4
 TENANT = "default"
 WORKERS = 3
 TEND_EVERY_S = 0.1
+DATABASE_AWAY_S = 30.0
+"""How long the campaign itself waits for a database that a fault has stopped."""
 _migrating = asyncio.Lock()  # alembic is not made for threads
 
 _BUSY = """
@@ -46,6 +48,15 @@ SELECT w.name FROM threads t JOIN workers w ON w.worker = t.owner
  WHERE t.thread_key = ANY ($1) ORDER BY t.thread_key
 """
 
+_AWAY = (
+    OSError,
+    TimeoutError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.OperatorInterventionError,
+    asyncpg.CannotConnectNowError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+)
 _FUNCTIONS = """
 SELECT pg_get_functiondef(p.oid) AS text FROM pg_proc p
  WHERE p.pronamespace = 'public'::regnamespace AND p.prokind = 'f'
@@ -86,10 +97,21 @@ class RealStage:
     def _running(self, kind: str) -> list[Process]:
         return [p for p in self._processes if p.kind == kind and p.alive and not p.meant_to_end]
 
+    async def ask(self, query: str, *values: Any) -> list[asyncpg.Record]:
+        """Ask the database, again while it is away."""
+        deadline = time.monotonic() + DATABASE_AWAY_S
+        while True:
+            try:
+                return await self.db.fetch(query, *values)
+            except _AWAY:
+                if time.monotonic() > deadline:
+                    raise
+                await asyncio.sleep(0.1)
+
     async def busy_worker(self) -> Process | None:
         """The worker that owns a thread of this story, None if none does."""
         keys = [f"{TENANT}/{thread}" for thread in self.threads]
-        names = [row["name"] for row in await self.db.fetch(_BUSY, keys)]
+        names = [row["name"] for row in await self.ask(_BUSY, keys)]
         busy = [worker for worker in self.workers if worker.name in names]
         return self.random.choice(busy) if busy else None
 
@@ -147,7 +169,7 @@ class RealStage:
         self.topics = self.settings.topics
         async with TopicAdmin(servers.kafka) as admin:
             await admin.create(self.topics.all(self.settings.tenants, PARTITIONS))
-        pool = await asyncpg.create_pool(self.settings.direct_url, min_size=1, max_size=4)
+        pool = await asyncpg.create_pool(self.settings.direct_url, min_size=0, max_size=4)
         self.db = PatientPool(pool)
         stack.push_async_callback(self.db.close)
         await self.db.execute(EFFECTS)

@@ -36,6 +36,9 @@ WEIGHTS = dict.fromkeys(POINTS_OF, 2) | {"say": 3, "branches": 3, "nested": 3, "
 SPARES_EDGES = frozenset({"kill-worker", "kill-idle", "kill-workers"})
 """Faults without a point that leave the edge and its links alone."""
 
+AT_POINTS = 16.0
+"""How often a blow falls at a point, beside the weights of those that fall at a time."""
+
 ANSWERS = ("once", "twice", "stale", "foreign", "superseded")
 """How the questions of a turn are answered: `twice` the same command comes again, `stale` another
 answer comes after the first, `foreign` one to a question of nobody comes before it, `superseded`
@@ -185,7 +188,7 @@ class Teller:
         others = dict(self._others)
         for _ in range(random.choice((1, 1, 1, 2, 2, 3))):
             heavy = sum(others.values())
-            if others and (not self._actions or random.random() < heavy / (heavy + 10)):
+            if others and (not self._actions or random.random() < heavy / (heavy + AT_POINTS)):
                 name = random.choices(list(others), list(others.values()))[0]
                 names.append(Blow(fault=name, at_s=round(random.uniform(0.05, 1.0), 3)))
                 continue
