@@ -34,6 +34,7 @@ from turnstream.streams.settings import Settings
 from turnstream.streams.worker import Worker
 
 PARTITIONS = 4
+WORKER = ("-m", "turnstream.streams.cli", "worker", "--no-create", "--name")
 
 
 class Process:
@@ -206,7 +207,9 @@ class Scene:
                 async with asyncio.timeout(40):
                     await running
 
-    def process(self, name: str, **environment: str) -> Process:
+    def process(
+        self, name: str, *, program: tuple[str, ...] = WORKER, **environment: str
+    ) -> Process:
         """A worker as a process; `await ready()` before it counts."""
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
@@ -231,15 +234,7 @@ class Scene:
         }
         with log.open("wb") as out:
             started = subprocess.Popen(
-                [
-                    sys.executable,
-                    "-m",
-                    "turnstream.streams.cli",
-                    "worker",
-                    "--no-create",
-                    "--name",
-                    name,
-                ],
+                [sys.executable, *program, name],
                 env={**os.environ, **bytecode, **{f"TURNSTREAM_{k}": v for k, v in given.items()}},
                 stdout=out,
                 stderr=out,

@@ -8,7 +8,7 @@ once at most, and if the transcript says `tool_indeterminate` of the call, then 
 
 The table (`EFFECTS`) is in the database that COUNTING_DATABASE names. Each of `strikes` is awaited
 with (place, thread_key) when a tool has `begun` and when it has `acted`: a worker can be struck
-there. With COUNTING_PLAIN=1 the tools are plain functions, which run in threads that no cancel stops.
+there. With COUNTING_PLAIN=1 the tools are plain functions, in threads that no cancel stops.
 `agent_tools()` are the tools of the built-in agent; `effects.py` has the same for LangGraph's own
 tool node.
 """
