@@ -207,6 +207,8 @@ def _states(played: Played) -> Iterator[Broken]:
     """The thread's stored state ends with the text of its last completed turn."""
     for thread, state in played.states.items():
         rows = [row for row in played.rows if row["thread_key"].endswith(f"/{thread}")]
+        if any(row["front"] for row in rows):
+            continue  # they did not run in the order in which they were admitted
         done = [(row, json.loads(row["outcome"])) for row in rows if row["outcome"]]
         ran = [outcome for row, outcome in done if outcome["status"] != "rejected"]
         if not ran or ran[-1]["status"] != "completed" or not ran[-1].get("text"):

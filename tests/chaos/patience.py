@@ -15,6 +15,7 @@ _PAUSE_S = 0.05
 _GONE = (
     OSError,
     asyncpg.InterfaceError,
+    asyncpg.InternalClientError,  # a connection that ends in the middle of a message
     asyncpg.PostgresConnectionError,
     asyncpg.OperatorInterventionError,  # it shuts down, or starts, or ended us
     asyncpg.ReadOnlySQLTransactionError,  # it is still in recovery

@@ -217,10 +217,12 @@ class Player:
         if turn.cancel_s is not None and turn.cancel_s < 0:
             await self.stage.send(thread, {"type": "CancelTurn", "turn_id": turn_id})
         ends = {"completed"} if turn.kind not in ("approval", "questions") else {"interrupted"}
-        if turn.cancel_s is not None:
-            ends.add("cancelled")
-        text = asked_of(turn)
-        await self._send(turn_id, thread, turn.kind, ends, expected_of(turn), text=text)
+        fields: dict[str, Any] = {"text": asked_of(turn), "on_busy": turn.on_busy}
+        if turn.expires_s is not None:
+            fields["expires_at"] = int((time.time() + turn.expires_s) * 1_000_000)
+        await self._send(
+            turn_id, thread, turn.kind, ends | _ends_of(turn), expected_of(turn), **fields
+        )
         return turn_id
 
     async def _send(
@@ -231,13 +233,19 @@ class Player:
             turn_id=turn_id,
             thread=thread,
             kind=kind,
-            may_end=frozenset(ends | self._harmed_ends),
+            may_end=frozenset(ends | self._harmed_ends | self._ends_by_others(thread)),
             at=time.time(),
             text=expected,
         )
         command = {"turn_id": turn_id, "graph": graph, **fields}
         sent.place = await self.stage.send(thread, command)
         self.played.sent.setdefault(turn_id, sent)
+
+    def _ends_by_others(self, thread: str) -> set[str]:
+        """How a turn may end because of another on its thread."""
+        index = self.threads.index(thread)
+        policies = {turn.on_busy for turn in self.story.turns if turn.thread == index}
+        return {"cancelled"} if policies & {"interrupt", "rollback"} else set()
 
     async def _start_by_sdk(self, turn: Turn, thread: str) -> str:
         sdk = Sdk(self.stage.url, thread, _graph(turn), turn.by)
@@ -429,6 +437,18 @@ def _is_transport(error: BaseException | None) -> bool:
     if isinstance(error, BaseExceptionGroup):
         return all(_is_transport(one) for one in error.exceptions)
     return isinstance(error, httpx.TransportError)
+
+
+def _ends_of(turn: Turn) -> set[str]:
+    """How a turn may end besides the way in which its graph does."""
+    ends = set()
+    if turn.cancel_s is not None:
+        ends.add("cancelled")
+    if turn.expires_s is not None:
+        ends |= {"failed", "cancelled"}
+    if turn.on_busy == "reject":
+        ends.add("rejected")
+    return ends
 
 
 def _turn_id(row: Any) -> str:

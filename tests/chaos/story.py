@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, replace
 from random import Random
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -39,6 +39,10 @@ SPARES_EDGES = frozenset({"kill-worker", "kill-idle", "kill-workers"})
 AT_POINTS = 16.0
 """How often a blow falls at a point, beside the weights of those that fall at a time."""
 
+POLICIES = ("enqueue", "reject", "interrupt", "rollback")
+EXPIRES = 0.05
+"""The share of turns that expire."""
+
 ANSWERS = ("once", "twice", "stale", "foreign", "superseded")
 """How the questions of a turn are answered: `twice` the same command comes again, `stale` another
 answer comes after the first, `foreign` one to a question of nobody comes before it, `superseded`
@@ -49,7 +53,8 @@ there is none and a new turn starts instead."""
 class Turn:
     """One turn: on which thread, what it does, how long after the one before it is sent.
 
-    `cancel_s`: cancelled so long after it was sent, below 0 just before; None: not.
+    `cancel_s`: cancelled so long after it was sent, below 0 just before; None: not. `expires_s`:
+    it expires so long after it was sent.
     `by`: who sends it, a plain producer (`kafka`) or the stock SDK (`websocket`, `sse`);
     `watch-…`: a producer, and the SDK only watches.
     """
@@ -61,6 +66,8 @@ class Turn:
     by: str = "kafka"
     cancel_s: float | None = None
     answer: str = "once"
+    on_busy: str = "enqueue"
+    expires_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,16 +179,16 @@ class Teller:
                     wait_s=random.choice((0.0, 0.0, random.uniform(0.0, 0.3))),
                     cancel_s=cancel,
                     answer=random.choice(ANSWERS),
+                    on_busy=random.choices(POLICIES, (12, 1, 1, 1))[0],
+                    expires_s=random.uniform(0.0, 1.0) if random.random() < EXPIRES else None,
                 )
             )
         alone = [t for t in range(threads) if sum(turn.thread == t for turn in turns) == 1]
-        return tuple(
-            replace(turn, by=random.choice(("kafka", "kafka", "websocket", "sse")))
-            if turn.thread in alone and turn.cancel_s is None and "tion" not in turn.kind
-            and turn.kind != "approval"
-            else turn
-            for turn in turns
-        )  # fmt: skip
+        for index, turn in enumerate(turns):
+            if turn.thread in alone and _ends_by_itself(turn):
+                by = random.choice(("kafka", "kafka", "websocket", "sse"))
+                turns[index] = replace(turn, by=by)
+        return tuple(turns)
 
     def _blows(self, random: Random, turns: Sequence[Turn]) -> tuple[Blow, ...]:
         names: list[Blow] = []
@@ -209,6 +216,9 @@ class Teller:
         return not self._faults or any(name.startswith(fault) for fault in self._faults)
 
 
-def parts_of(story: Story) -> list[dict[str, Any]]:
-    """Return the story's parts as plain data, for a report."""
-    return [asdict(part) for part in (*story.turns, *story.blows)]
+def _ends_by_itself(turn: Turn) -> bool:
+    return (
+        turn.cancel_s is None
+        and turn.expires_s is None
+        and turn.kind not in ("approval", "questions")
+    )
