@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-import asyncpg
-
+from turnstream.connectors.postgres.pools import FAILURES
 from turnstream.schemas.errors import DatabaseUnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from uuid import UUID
+
+    import asyncpg
 
 SEND_AGAIN_S = 10.0
 """After which a requeue that nobody noted as sent is sent again."""
@@ -163,5 +164,5 @@ def _decision(row: asyncpg.Record) -> Decision:
 def _wrapped() -> Iterator[None]:
     try:
         yield
-    except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+    except FAILURES as error:
         raise DatabaseUnavailableError(f"decisions cannot be reached: {error!r}") from error

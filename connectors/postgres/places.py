@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 from uuid import UUID
 
-import asyncpg
-
+from turnstream.connectors.postgres.pools import FAILURES
 from turnstream.schemas.errors import DatabaseUnavailableError
 from turnstream.schemas.ids import split_thread_key
 
 if TYPE_CHECKING:
+    import asyncpg
+
     from turnstream.connectors.postgres.ledger import Ledger
     from turnstream.connectors.postgres.rows import ThreadRow, TurnRow
 
@@ -27,7 +28,7 @@ class Incarnations:
         """Return the incarnation of this id, a new one if it was never seen."""
         try:
             return int(await self._pool.fetchval("SELECT incarnation($1, $2)", topic, topic_id))
-        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        except FAILURES as error:
             raise DatabaseUnavailableError(f"incarnation of {topic}: {error!r}") from error
 
 

@@ -25,6 +25,14 @@ POOL_SIZE_MAX = 8
 STATEMENT_TIMEOUT_S = 10.0
 CONNECT_TIMEOUT_S = 5.0
 RECONNECT_EVERY_S = 0.5
+FAILURES = (
+    OSError,
+    TimeoutError,
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,  # the server ended the connection inside asyncpg's own exchange
+)
+"""What asyncpg raises where the server refuses, does not answer or goes away."""
 
 
 @asynccontextmanager
@@ -50,7 +58,7 @@ async def ledger_pool(
             statement_cache_size=0 if pgbouncer else 100,
             server_settings=None if pgbouncer else _settings("ledger", statement_timeout_s),
         )
-    except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+    except FAILURES as error:
         raise DatabaseUnavailableError(f"cannot connect to the ledger: {error}") from error
     try:
         yield pool

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import asyncpg
 
+from turnstream.connectors.postgres.pools import FAILURES
 from turnstream.schemas.errors import DatabaseUnavailableError
 
 if TYPE_CHECKING:
@@ -28,13 +29,6 @@ _PEER = """
 SELECT pg_notify($1, worker::text) FROM workers
  WHERE worker <> $2 AND lease_until > clock_timestamp() AND taking ORDER BY random() LIMIT 1
 """
-_FAILURES = (
-    OSError,
-    TimeoutError,
-    asyncpg.PostgresError,
-    asyncpg.InterfaceError,
-    asyncpg.InternalClientError,  # the server ended the connection inside asyncpg's own exchange
-)
 
 
 class Signals:
@@ -62,7 +56,7 @@ class Signals:
     async def _send(self, sql: str, *values: Any) -> None:
         try:
             await self._pool.execute(sql, *values)
-        except _FAILURES:
+        except FAILURES:
             return  # whoever was meant finds out by its next poll
 
 
@@ -79,7 +73,7 @@ async def listen(
         try:
             await _listen_once(dsn, listeners, on_connect)
             wait_s = 0.05
-        except _FAILURES as error:
+        except FAILURES as error:
             if first:
                 raise DatabaseUnavailableError(f"cannot listen: {error}") from error
         first = False

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import asyncpg
 import msgspec
 
+from turnstream.connectors.postgres.pools import FAILURES
 from turnstream.schemas.errors import DatabaseUnavailableError, InvalidRequestError
 from turnstream.schemas.ids import split_thread_key
 
@@ -193,5 +194,5 @@ def _wrapped() -> Iterator[None]:
         raise InvalidRequestError(
             f"the database cannot hold this: {error}", field="metadata"
         ) from error
-    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
+    except FAILURES as error:
         raise DatabaseUnavailableError(f"the threads' table does not answer: {error!r}") from error

@@ -12,6 +12,7 @@ from uuid import UUID
 import asyncpg
 import msgspec
 
+from turnstream.connectors.postgres.pools import FAILURES
 from turnstream.schemas.errors import DatabaseUnavailableError, UndecodableError
 from turnstream.schemas.results import UsageTotal
 
@@ -58,7 +59,7 @@ class UsageStore:
             )
         except (ValueError, asyncpg.DataError) as error:
             raise UndecodableError(f"cannot be counted: {error}", code="invalid_result") from error
-        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        except FAILURES as error:
             raise DatabaseUnavailableError(f"usage: {error!r}") from error
 
     @asynccontextmanager
@@ -80,5 +81,5 @@ class UsageStore:
                         [row.window_s for row in rows],
                         [row.model for row in rows],
                     )
-        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        except FAILURES as error:
             raise DatabaseUnavailableError(f"usage: {error!r}") from error
