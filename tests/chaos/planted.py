@@ -112,6 +112,16 @@ def _no_fence() -> None:
         setattr(statements, name, text.replace("AND epoch = %(epoch)b", "AND %(epoch)b > 0"))
 
 
+def _no_acks() -> None:
+    """Commits do not wait until the log has what was said."""
+    from turnstream.streams.emitter import TurnEmitter
+
+    async def at_once(self: Any, n: int) -> None:
+        return
+
+    TurnEmitter.acked = at_once
+
+
 def _forget_keep() -> None:
     """The campaign's own reader folds without `keep`."""
     from turnstream.schemas import fold
@@ -142,6 +152,7 @@ PLANTS: dict[str, Plant] = {
     "doubled-tokens": Plant(2, "edge", _say_twice),
     "no-rewind": Plant(2, "edge", _keep_all, faults=("kill@token", "kill@nested")),
     "skipped-n": Plant(3, "worker", _skip_n),
+    "no-acks": Plant(3, "worker", _no_acks, faults=("kill@step", "kill@nested", "kill@outcome")),
     "newest-first": Plant(
         4,
         sql=(("ORDER BY seq LIMIT 1", "ORDER BY seq DESC LIMIT 1"),),
