@@ -14,9 +14,16 @@ if TYPE_CHECKING:
     from tests.chaos.stage import RealStage
 
 
+_STRUCK_S = 2.0
+"""After a blow that harms servers: a silence that begins so soon after is its work."""
+
+
 def measure(played: Played, stage: RealStage) -> None:
     """Fill in the hits' recovery and overlap."""
     for hit in played.hits:
+        if not hit.worker:
+            hit.next_token_s = _silence(played, hit)
+            continue
         threads = [hit.thread] if hit.thread else _owned_by(played, hit)
         waits = [w for thread in threads if (w := _next_token(played, thread, hit)) is not None]
         hit.next_token_s = max(waits, default=None)
@@ -48,6 +55,23 @@ def _next_token(played: Played, thread: str, hit: Hit) -> float | None:
         elif again is not None and accepted and getattr(record, "terminal", False):
             return None
     return None
+
+
+def _silence(played: Played, hit: Hit) -> float | None:
+    """From the blow to the next record of a turn that was running, the turn that waited longest.
+
+    Of faults that strike no single worker. Silences that begin within `_STRUCK_S` count too.
+    """
+    waits = []
+    for log in played.logs.values():
+        before: dict[str, float] = {}
+        for entry in log.entries:
+            turn, at = entry.record.turn_id, entry.at
+            began = before.get(turn)
+            if began is not None and at > hit.at and began < hit.at + _STRUCK_S:
+                waits.append(at - max(began, hit.at))
+            before[turn] = at
+    return max(waits, default=None)
 
 
 def _overlap(played: Played, stage: RealStage, hit: Hit) -> float:

