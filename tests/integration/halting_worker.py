@@ -51,7 +51,7 @@ async def run(name: str) -> None:
     log_as_json(settings.log_level)
     async with app._model(settings) as model:
         catalog = Catalog()
-        slow = FunctionTool(look_up, Arguments, timeout_s=100.0)
+        slow = FunctionTool(look_up, Arguments, timeout_s=100.0, effects=None)
         agent = AgentSettings(tool_timeout_s=slow.timeout_s)
         catalog.add(agent_entry(model, [*built_in_tools(), slow], agent))
         catalog.load(settings.langgraph_json)

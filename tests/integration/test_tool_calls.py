@@ -7,20 +7,41 @@ brought to their places on one worker, which then is killed (-9) or stopped; ano
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import signal
 import sys
+import threading
+import uuid
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit, urlunsplit
 
+import asyncpg
 import psycopg
 import pytest
+from langgraph.types import interrupt
+from pydantic import BaseModel, SecretStr
 
-from turnstream.schemas.events import AttemptStarted, TurnCompleted
+from turnstream.connectors.postgres.migrate import migrate
+from turnstream.graph.agent import agent_entry
+from turnstream.graph.catalog import Catalog
+from turnstream.graph.ports import ToolCallContext
+from turnstream.graph.tools import built_in_tools
+from turnstream.graph.tools.function import FunctionTool
+from turnstream.schemas.events import (
+    AttemptStarted,
+    TurnCancelled,
+    TurnCompleted,
+    TurnInterrupted,
+)
 from turnstream.schemas.transcript import transcript
+from turnstream.streams import app
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from tests.integration.conftest import Process, Scene
 
 HERE = Path(__file__).parent
@@ -170,3 +191,138 @@ async def test_a_frozen_worker_wakes_up_in_the_middle_of_a_call(
     rows = await scene.db.fetch("SELECT * FROM tool_calls WHERE state <> 'done'")
     assert rows == [], "the one who took over has written every result"
     assert json.loads((await scene.closed(turns[begun[0]]))["outcome"])["status"] == "completed"
+
+
+class What(BaseModel):
+    """Arguments of the tools below."""
+
+    what: str
+
+
+async def act(kind: str, arguments: What, context: ToolCallContext) -> str:
+    turn = str(context.turn_id)
+    return await counting.act(
+        kind, arguments.what, context.idempotency_key, context.thread_key, turn
+    )
+
+
+@contextlib.asynccontextmanager
+async def agent(scene: Scene, *tools: FunctionTool[Any], url: str = "") -> AsyncIterator[None]:
+    """A worker inside of this process, whose agent has these tools."""
+    settings = scene.settings
+    if url:
+        settings = settings.model_copy(update={"database_url": SecretStr(url)})
+    async with app._model(settings) as model:
+        catalog = Catalog()
+        catalog.add(agent_entry(model, [*built_in_tools(), *tools]))
+        async with app.open_worker(settings, catalog=catalog) as opened:
+            running = asyncio.create_task(opened.run())
+            try:
+                yield
+            finally:
+                opened.stop()
+                async with asyncio.timeout(40):
+                    await running
+
+
+async def answer(scene: Scene, thread: str, answers: dict[str, Any]) -> str:
+    turn = str(uuid.uuid4())
+    given = {"type": "ResumeTurn", "thread_id": thread, "turn_id": turn, "answers": answers}
+    await scene.send({**given, "actor": "kim"}, key=thread.encode())
+    return turn
+
+
+async def test_a_resume_calls_what_asked_and_not_what_had_finished_beside_it(
+    halting: Scene,
+) -> None:
+    scene = halting
+
+    async def mark(arguments: What, context: ToolCallContext) -> str:
+        """Act at once."""
+        return await act("mark", arguments, context)
+
+    async def pay(arguments: What, context: ToolCallContext) -> str:
+        """Ask, and then act."""
+        said = interrupt({"question": f"pay {arguments.what}?"})
+        return f"{said}: {await act('post', arguments, context)}"
+
+    calls = 'tool=mark({"what":"a"}) tool=pay({"what":"b"}) tool=current_time({})'
+    async with agent(scene, FunctionTool(mark, What), FunctionTool(pay, What)):
+        first = await scene.start("t1", calls)
+        view = await scene.done("t1", first)
+        assert isinstance(view.terminal, TurnInterrupted)
+        (asked,) = view.terminal.interrupts
+        assert await effects(scene, "t1") == {"mark": 1}
+        resumed = await answer(scene, "t1", {asked.id: "yes"})
+        view = await scene.done("t1", resumed)
+        assert isinstance(view.terminal, TurnCompleted)
+    assert await effects(scene, "t1") == {"mark": 1, "post": 1}
+    tools = shown(scene, "t1", resumed)
+    assert (tools["mark"].output, tools["pay"].output) == ("a: mark done", "yes: b: post done")
+    rows = await scene.db.fetch("SELECT name, origin, state, ordinal FROM tool_calls ORDER BY 4")
+    # the clock has no effects: nothing is recorded of it
+    assert [(row["name"], str(row["origin"]), row["state"]) for row in rows] == [
+        ("mark", first, "done"),
+        ("pay", first, "done"),
+    ]
+
+
+async def test_a_call_in_a_thread_that_outlives_its_cancel_is_reported(halting: Scene) -> None:
+    scene, began, go_on = halting, threading.Event(), threading.Event()
+
+    def slow(arguments: What, context: ToolCallContext) -> str:
+        """Act, in a thread, after a while."""
+        began.set()
+        assert go_on.wait(30)
+        return asyncio.run(act("mark", arguments, context))
+
+    async with agent(scene, FunctionTool(slow, What)):
+        turn = await scene.start("t1", 'tool=slow({"what":"a"})')
+        assert await asyncio.to_thread(began.wait, 20)
+        await scene.cancel("t1", turn)
+        view = await scene.done("t1", turn)
+        assert isinstance(view.terminal, TurnCancelled)
+        go_on.set()
+        tool = shown(scene, "t1", turn)["slow"]
+        assert (tool.state, tool.code) == ("failed", INDETERMINATE)
+        assert "cancelled" in tool.output
+        # the next turn's model is told the same
+        after = await scene.start("t1", "tokens=2")
+        assert isinstance((await scene.done("t1", after)).terminal, TurnCompleted)
+        said = [m["content"] for m in scene.model.requests[-1].messages if m["role"] == "tool"]
+        assert said == [tool.output]
+        async with asyncio.timeout(10):
+            while await effects(scene, "t1") != {"mark": 1}:
+                await asyncio.sleep(0.02)
+
+
+async def test_after_a_restore_a_call_has_its_key_again(
+    halting: Scene, stack: dict[str, str]
+) -> None:
+    """The ledger comes back without turn, checkpoints and calls; the log and the world do not."""
+    scene, dsn = halting, halting.settings.direct_url
+    tools = counting.agent_tools()
+    backup = f"{urlsplit(dsn).path[1:]}_backup"
+    restored = urlunsplit(urlsplit(dsn)._replace(path=f"/{backup}"))
+    async with agent(scene, *tools):  # so that the backup knows where the input topics begin
+        await scene.closed(await scene.start("t0", "tokens=1"))
+    counts = await asyncpg.connect(stack["database"])
+    try:
+        await scene.db.close()
+        await counts.execute(f'CREATE DATABASE "{backup}" TEMPLATE "{urlsplit(dsn).path[1:]}"')
+        scene.db = await asyncpg.connect(dsn)
+        async with agent(scene, *tools):
+            both = 'tool=charge({"what":"a"}) tool=mark({"what":"a"})'
+            turn = await scene.start("t1", both)
+            assert isinstance((await scene.done("t1", turn)).terminal, TurnCompleted)
+        assert await effects(scene, "t1") == {"charge": 1, "mark": 1}
+        migrate(restored)  # takes it over: its timeline rises
+        async with agent(scene, *tools, url=restored):
+            await scene.until(lambda: (v := scene.view("t1", turn)) and v.attempts == 2 and v.done)
+        assert scene.view("t1", turn).terminal.outcome == "completed"
+        # what does not honour its key may act again, for the record of its start was lost
+        assert await effects(scene, "t1") == {"charge": 1, "mark": 2}
+        assert shown(scene, "t1", turn)["charge"].output == "a: charge done"
+    finally:
+        await counts.execute(f'DROP DATABASE IF EXISTS "{backup}" WITH (FORCE)')
+        await counts.close()
