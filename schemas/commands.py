@@ -62,9 +62,10 @@ class ResumeTurn(Command, frozen=True, kw_only=True):
 
 
 class CancelTurn(Command, frozen=True, kw_only=True):
-    """Stop the turn `turn_id`; what it had said is kept."""
+    """Stop the turn `turn_id`; what it had said is kept, unless it is a `rollback`."""
 
     reason: str = ""
+    rollback: bool = False
 
 
 COMMANDS: tuple[type[Command], ...] = (StartTurn, ResumeTurn, CancelTurn)

@@ -18,6 +18,7 @@ from turnstream.schemas.events import (
     Event,
     InputResolved,
     TaskRetried,
+    TurnCancelled,
     TurnEnded,
     UnknownEvent,
 )
@@ -72,6 +73,11 @@ class TurnView:
     gaps: int = 0
 
 
+def rolled_back(view: TurnView) -> bool:
+    """Tell whether the turn was taken back as a whole: readers show nothing of it."""
+    return isinstance(view.terminal, TurnCancelled) and view.terminal.cause == "rollback"
+
+
 class Change(msgspec.Struct, frozen=True):
     """What one record changed: `dropped` are the items that a rewind took back, in order."""
 
@@ -104,6 +110,9 @@ class ThreadFold:
         if view is None:
             view = self.turns[record.turn_id] = TurnView(record.turn_id)
         verdict, dropped = apply_to_turn(view, record)
+        if verdict is Verdict.ACCEPTED and view.done and rolled_back(view):
+            # the view keeps what was said; readers are to show nothing of it any more
+            verdict, dropped = Verdict.REWOUND, tuple(view.items)
         return Change(verdict, view, record, offset, dropped)
 
     def _thread_event(self, record: InputResolved, offset: int) -> Change:

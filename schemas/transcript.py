@@ -16,8 +16,8 @@ from turnstream.schemas.events import (
     ToolFinished,
     ToolProgressed,
     ToolStarted,
-    TurnCancelled,
 )
+from turnstream.schemas.fold import rolled_back
 
 if TYPE_CHECKING:
     from turnstream.schemas.events import Event, Usage
@@ -102,11 +102,6 @@ class Transcript:
     def tools(self) -> list[Tool]:
         """Return the tool calls in order."""
         return [entry for entry in self.entries if isinstance(entry, Tool)]
-
-
-def rolled_back(view: TurnView) -> bool:
-    """Tell whether the turn was taken back as a whole: readers show nothing of it."""
-    return isinstance(view.terminal, TurnCancelled) and view.terminal.cause == "rollback"
 
 
 def transcript(view: TurnView) -> Transcript:

@@ -95,6 +95,7 @@ def admission_of(record: Record, tenant: str | None, topic_id: str, rules: Rules
             turn_id=turn_id,
             partition=partition,
             src_off=record.offset,
+            on_busy="rollback" if command.rollback else "",
             actor=command.actor,
         )
     if not isinstance(command, (StartTurn, ResumeTurn)):

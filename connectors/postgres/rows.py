@@ -20,7 +20,8 @@ class Admission:
     `body` is the encoded command and `body_sha` the digest that tells a redelivery from another
     command under the same id. `known`: this fleet has the graph. `partition` is the output
     partition that the thread gets if this command creates it. `answers` are the interrupt ids that
-    a resume answers. For a cancel only the ids, `partition` and `src_off` count.
+    a resume answers. For a cancel only the ids, `partition`, `src_off` and `on_busy` (`rollback` or
+    not) count.
     """
 
     kind: Literal["start", "resume", "cancel"]
@@ -221,6 +222,12 @@ class TurnRow:
     created_at: datetime
     closed_at: datetime | None
     first_off: int | None
+
+    @property
+    def rolled_back(self) -> bool:
+        """Tell whether it was taken back as a whole."""
+        outcome = self.outcome
+        return outcome is not None and (outcome.status, outcome.code) == ("cancelled", "rollback")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -477,7 +477,8 @@ class Schedule:
         assert list(given.cancelled) == cancelled
 
     def admission(self, c: Command, offset: int) -> Admission:
-        body = json.dumps([c.kind, c.turn, c.thread, c.answers, c.policy, c.known]).encode()
+        asks = [c.kind, c.turn, c.thread, c.answers, c.policy, c.known, c.expires]
+        body = json.dumps(asks).encode()
         return Admission(
             kind=c.kind,
             tenant="acme",

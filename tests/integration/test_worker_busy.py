@@ -10,17 +10,18 @@ import pytest
 
 from turnstream.connectors.postgres.pools import saver_pool
 from turnstream.connectors.postgres.saver import FencedSaver
-from turnstream.schemas.events import TurnCancelled, TurnCompleted
+from turnstream.schemas.events import TokensEmitted, TurnCancelled, TurnCompleted
 from turnstream.schemas.transcript import transcript
 
 
-def tokens_of(scene: Any, thread: str, turn: str) -> int:
-    view = scene.view(thread, turn)
-    return sum(type(item).__name__ == "TokensEmitted" for item in view.items) if view else 0
-
-
-async def said(scene: Any, thread: str, turn: str, tokens: int = 5) -> None:
-    await scene.until(lambda: tokens_of(scene, thread, turn) > tokens)
+async def said(scene: Any, thread: str, turn: str) -> None:
+    """Wait for the first words; a tool's arguments are none."""
+    await scene.until(
+        lambda: (
+            (v := scene.view(thread, turn))
+            and any(isinstance(item, TokensEmitted) and item.kind == "text" for item in v.items)
+        )
+    )
 
 
 async def checkpoints(scene: Any, thread: str) -> dict[str, list[str]]:
@@ -119,7 +120,7 @@ async def test_rollback_of_the_first_turn_leaves_an_empty_thread(scene) -> None:
 
 async def test_reject_says_so_and_harms_nobody(scene) -> None:
     async with scene.worker():
-        first = await scene.start("t1", "tokens=40 rate=50")
+        first = await scene.start("t1", "tokens=100 rate=50")
         await said(scene, "t1", first)
         refused = await scene.start("t1", "tokens=2", on_busy="reject")
         view = await scene.done("t1", refused)

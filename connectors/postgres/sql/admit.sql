@@ -48,8 +48,9 @@ BEGIN
         CONTINUE;
       END IF;
       CONTINUE WHEN u.thread_key <> c.key OR u.outcome IS NOT NULL;
-      UPDATE threads SET cancel = coalesce(cancel, 'cancel')
-        WHERE thread_key = c.key AND head = u.seq;
+      UPDATE threads
+         SET cancel = CASE c.policy WHEN 'rollback' THEN c.policy ELSE coalesce(cancel, 'cancel') END
+       WHERE thread_key = c.key AND head = u.seq;
       IF FOUND THEN
         r.what := 'cancel';
         r.thread_key := c.key;

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 GRAPHS = Path(__file__).parents[2] / "examples" / "graphs" / "langgraph.json"
 
+ASKING = Path(__file__).parents[1] / "graphs" / "asking.json"
+
 
 class Service:
     """A service that runs."""
@@ -51,6 +53,16 @@ async def running_edge(scene: Any, **changes: Any) -> AsyncIterator[Edge]:
 async def service(scene: Any) -> AsyncIterator[Service]:
     """A worker and an edge that serve the sample graph and the built-in agent."""
     async with scene.worker(langgraph_json=GRAPHS), running_edge(scene) as edge:
+        yield Service(scene, edge)
+
+
+@pytest.fixture
+async def asking(scene: Any) -> AsyncIterator[Service]:
+    """A worker and an edge that serve graphs that ask."""
+    async with (
+        scene.worker(langgraph_json=ASKING),
+        running_edge(scene, langgraph_json=ASKING) as edge,
+    ):
         yield Service(scene, edge)
 
 
