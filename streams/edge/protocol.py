@@ -113,12 +113,13 @@ class Projection:
             self._asked.add(interrupt.id)
             asked = turn.questions.get(interrupt.id)
             payload = embed(interrupt.payload)
-            schema = asked.response_schema if asked is not None else ""
-            data = b'{"interrupt_id":%b,"payload":%b,"value":%b%b}' % (
+            schema, expires_at = interrupt.response_schema, interrupt.expires_at
+            data = b'{"interrupt_id":%b,"payload":%b,"value":%b%b%b}' % (
                 json_bytes(interrupt.id),
                 payload,
                 payload,
                 b',"response_schema":' + embed(schema) if schema else b"",
+                b',"expires_at":%d' % expires_at if expires_at else b"",
             )
             space = tuple(asked.ns.split("|")) if asked is not None and asked.ns else ROOT
             drafts.append(("input.requested", "input", space, data))

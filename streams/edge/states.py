@@ -17,7 +17,7 @@ from turnstream.schemas.ids import split_thread_key
 from turnstream.schemas.transcript import clean_text
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+    from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 
     from langchain_core.runnables import RunnableConfig
     from langgraph.types import Interrupt, PregelTask, StateSnapshot
@@ -55,12 +55,14 @@ class States:
 
     `graph_of(name)` gives the graph to read with, or None if this edge does not have it;
     `graph_name(key)` the name of the graph that the thread ran last, or None if it never ran.
-    `unavailable` are the store's own errors that mean: it does not answer.
+    `unavailable` are the store's own errors that mean: it does not answer. `open_questions(key)`
+    gives the ids that may be answered: a checkpoint shows its questions for ever.
     """
 
     graph_of: Callable[[str], Graph | None]
     graph_name: Callable[[str], Awaitable[str | None]]
     unavailable: tuple[type[Exception], ...] = ()
+    open_questions: Callable[[str], Awaitable[Collection[str]]] | None = None
 
     async def values(self, key: str) -> bytes:
         """Return the latest values as JSON text; `{}` for a thread without any."""
@@ -82,7 +84,10 @@ class States:
         snapshot = await self._read(graph.aget_state(config, subgraphs=subgraphs))
         if (checkpoint_id or ns) and snapshot.created_at is None:
             raise _no_checkpoint()
-        return thread_state(snapshot, key)
+        state = thread_state(snapshot, key)
+        if state["interrupts"] and not checkpoint_id and self.open_questions is not None:
+            _close_others(state, await self.open_questions(key))
+        return state
 
     async def history(
         self,
@@ -169,6 +174,15 @@ def thread_state(snapshot: StateSnapshot, key: str) -> dict[str, Any]:
     }
 
 
+def _close_others(state: dict[str, Any], open_ids: Collection[str]) -> None:
+    """Show no question but those that are open, nested graphs' included."""
+    state["interrupts"] = [one for one in state["interrupts"] if one["id"] in open_ids]
+    for task in state["tasks"]:
+        task["interrupts"] = [one for one in task["interrupts"] if one["id"] in open_ids]
+        if task["state"] is not None:
+            _close_others(task["state"], open_ids)
+
+
 def empty_state(thread_id: str) -> dict[str, Any]:
     """Return the state of a thread that never ran."""
     return {
@@ -186,8 +200,11 @@ def empty_state(thread_id: str) -> dict[str, Any]:
 
 
 def interrupt_json(interrupt: Interrupt) -> dict[str, Any]:
-    """Return an open question as the SDK knows it."""
-    return {"value": interrupt.value, "id": interrupt.id}
+    """Return an open question as the SDK knows it, with its answer's schema if there is one."""
+    question = {"value": interrupt.value, "id": interrupt.id}
+    if interrupt.response_schema is not None:
+        question["response_schema"] = interrupt.response_schema
+    return question
 
 
 def encode(value: Any) -> bytes:

@@ -150,7 +150,13 @@ class Submit:
         return await self._submit(command, wait=wait)
 
     async def cancel(
-        self, principal: Principal, thread_id: str, turn_id: str, *, reason: str = ""
+        self,
+        principal: Principal,
+        thread_id: str,
+        turn_id: str,
+        *,
+        reason: str = "",
+        rollback: bool = False,
     ) -> None:
         """Publish a `CancelTurn`; returns when Kafka has it. An ended turn stays as it is."""
         command = CancelTurn(
@@ -160,6 +166,7 @@ class Submit:
             at=time.time_ns() // 1000,
             actor=principal.user,
             reason=reason,
+            rollback=rollback,
         )
         await self._append(thread_key(principal.tenant, thread_id), command)
 
@@ -186,7 +193,7 @@ class Submit:
             except TimeoutError:
                 return Submitted(turn_id=command.turn_id, state="pending")
         if isinstance(record, TurnRejected):
-            raise ConflictError(record.message, code=record.reason)
+            raise _refused(record)
         if isinstance(record, TurnEnded) and record.outcome == "rejected":
             raise ConflictError(record.message, code=record.code or "rejected")
         return Submitted(
@@ -211,6 +218,14 @@ class Submit:
         recent.move_to_end(key)
         if len(recent) > RECENT_MAX:
             recent.popitem(last=False)
+
+
+def _refused(record: TurnRejected) -> InvalidRequestError | ConflictError:
+    """Return what a turn was refused with; an answer that does not fit names its field first."""
+    if record.reason == "invalid_answer":
+        field, _, why = record.message.partition(": ")
+        return InvalidRequestError(why, code=record.reason, field=field)
+    return ConflictError(record.message, code=record.reason)
 
 
 def _turn_id(tenant: str, turn_id: str, idempotency_key: str) -> str:

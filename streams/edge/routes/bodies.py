@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema
 
+from turnstream.schemas.commands import OnBusy
 from turnstream.schemas.errors import InvalidRequestError
 
 DEPTH_MAX = 64
@@ -116,8 +117,10 @@ class RunBody(Body):
     on_disconnect: Literal["cancel", "continue"] | None = Field(
         default=None, description="default continue: a disconnect is not a stop"
     )
-    multitask_strategy: Literal["reject", "enqueue", "interrupt", "rollback"] | None = Field(
-        default=None, description="default enqueue; interrupt and rollback: 422 until they exist"
+    multitask_strategy: OnBusy | None = Field(
+        default=None,
+        description="what to do if the thread is busy; default enqueue. reject: 409; interrupt: "
+        "stop the run and keep what it said; rollback: stop it and take it back as a whole",
     )
     if_not_exists: Literal["create", "reject"] | None = Field(
         default=None, description="of the thread; default reject (404)"
@@ -228,6 +231,9 @@ class ChatBody(Body):
     graph: Id = Field(default="agent", description="a graph's name, or an assistant's id")
     idempotency_key: Id | None = Field(
         default=None, description="the same key never gives a second turn"
+    )
+    on_busy: OnBusy = Field(
+        default="enqueue", description="what to do if the thread is busy: as `multitask_strategy`"
     )
     wait: bool = Field(
         default=True, description="false: answer as soon as the turn is accepted (202)"
