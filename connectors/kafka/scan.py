@@ -5,7 +5,8 @@ For replay and checks: no group, nothing committed, no waiting for more. Reads K
 
 from __future__ import annotations
 
-from contextlib import aclosing
+import asyncio
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterable
     from types import TracebackType
 
+CLOSE_TIMEOUT_S = 2.0
 _POLL_MS = 500
 _BATCH_RECORDS_MAX = 2000
 
@@ -80,7 +82,9 @@ class LogScan:
         error: BaseException | None,
         at: TracebackType | None,
     ) -> None:
-        await self._consumer.stop()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_TIMEOUT_S):
+                await self._consumer.stop()
 
     async def spans(self, topic: str) -> list[Span]:
         """Return what each partition holds, in order; raises `NotFoundError` (`unknown_topic`)."""
@@ -129,7 +133,9 @@ class LogScan:
         except KafkaError as error:
             raise KafkaUnavailableError(f"read of {topic}: {error!r}") from error
         finally:
-            self._consumer.unsubscribe()
+            # not unsubscribed: aiokafka 0.14 may then swallow the cancel of its fetcher, and a
+            # stop right after waits for ever
+            self._consumer.pause(*left)
 
     async def record(self, topic: str, partition: int, offset: int) -> RawRecord | None:
         """Return one record, or None where the log does not hold it (any more)."""

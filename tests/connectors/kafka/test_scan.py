@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from contextlib import aclosing
+
 import pytest
 from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
@@ -61,6 +64,16 @@ async def test_reads_what_retention_has_left(kafka: str, topic: str):
         seen = [record async for batch in scan.read(topic, [stale]) for record in batch]
 
     assert [record.offset for record in seen] == list(range(50, span.end))
+
+
+async def test_it_closes_at_once_after_reads_that_were_broken_off(kafka: str, topic: str):
+    for _ in range(5):
+        async with LogScan(kafka) as scan:
+            for span in await scan.spans(topic):
+                async with aclosing(scan.read(topic, [span])) as batches:
+                    assert await anext(batches)
+            leaving = time.monotonic()
+        assert time.monotonic() - leaving < 1.0
 
 
 async def test_single_records(kafka: str, topic: str):
