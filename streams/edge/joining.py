@@ -19,7 +19,10 @@ from turnstream.schemas.results import Outcome
 from turnstream.streams.edge.cursor import RECORD_EVENTS_MAX, Cursor
 from turnstream.streams.edge.event_stream import sse
 from turnstream.streams.edge.feed import Reset
-from turnstream.streams.edge.runs import RunEvent, RunProjection, StateWanted, shown, state_events
+from turnstream.streams.edge.run_endings import shown
+from turnstream.streams.edge.run_events import RunEvent, StateWanted
+from turnstream.streams.edge.run_projection import RunProjection
+from turnstream.streams.edge.run_states import state_events
 from turnstream.streams.edge.states import encode
 
 if TYPE_CHECKING:

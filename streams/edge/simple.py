@@ -28,7 +28,8 @@ from turnstream.schemas.events import (
     TurnInterrupted,
 )
 from turnstream.schemas.fold import Verdict
-from turnstream.streams.edge.runs import ending, raw, shown
+from turnstream.streams.edge.run_endings import ending, shown
+from turnstream.streams.edge.run_events import raw
 
 if TYPE_CHECKING:
     from turnstream.schemas.fold import Change

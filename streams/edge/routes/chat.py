@@ -24,7 +24,7 @@ from turnstream.streams.edge.routes.deps import Caller, JsonAnswer, Rest, answer
 from turnstream.streams.edge.routes.following import LastEventId, place_of
 from turnstream.streams.edge.routes.shapes import ChatAnswer, ThreadState
 from turnstream.streams.edge.routes.threads import make_if_needed
-from turnstream.streams.edge.runs import run_status, shown
+from turnstream.streams.edge.run_endings import run_status, shown
 from turnstream.streams.edge.simple import SimpleProjection, end_of
 from turnstream.streams.edge.states import encode
 

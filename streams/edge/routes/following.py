@@ -15,7 +15,7 @@ from turnstream.streams.edge.routes.bodies import RunBody, Text
 from turnstream.streams.edge.routes.deps import JsonAnswer, Rest, assistant_id_of, thread_id_of
 from turnstream.streams.edge.routes.present import new_run_json, run_json
 from turnstream.streams.edge.routes.starting import Started, modes_of, start
-from turnstream.streams.edge.runs import RunProjection
+from turnstream.streams.edge.run_projection import RunProjection
 from turnstream.streams.edge.states import encode
 
 if TYPE_CHECKING:

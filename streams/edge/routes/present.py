@@ -11,7 +11,7 @@ from turnstream.connectors.avro import Codec
 from turnstream.schemas.commands import ResumeTurn, StartTurn
 from turnstream.schemas.errors import InvalidRequestError, UndecodableError
 from turnstream.streams.edge.routes.deps import assistant_id_of, thread_id_of
-from turnstream.streams.edge.runs import run_status
+from turnstream.streams.edge.run_endings import run_status
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -10,7 +10,7 @@ from turnstream.schemas.errors import ConflictError, InvalidRequestError
 from turnstream.streams.edge.routes.assistants import entry_of
 from turnstream.streams.edge.routes.bodies import RunBody, json_text, refuse
 from turnstream.streams.edge.routes.threads import make_if_needed
-from turnstream.streams.edge.runs import MODES
+from turnstream.streams.edge.run_events import MODES
 
 if TYPE_CHECKING:
     from turnstream.streams.edge.routes.deps import Rest

@@ -11,15 +11,10 @@ from turnstream.connectors.memory import MemoryEmitter
 from turnstream.schemas import events as ev
 from turnstream.schemas.fold import ThreadFold
 from turnstream.schemas.results import Outcome
-from turnstream.streams.edge.runs import (
-    MODES,
-    RunEvent,
-    RunProjection,
-    StateWanted,
-    ending,
-    run_status,
-    state_events,
-)
+from turnstream.streams.edge.run_endings import ending, run_status
+from turnstream.streams.edge.run_events import MODES, RunEvent, StateWanted
+from turnstream.streams.edge.run_projection import RunProjection
+from turnstream.streams.edge.run_states import state_events
 from turnstream.streams.edge.simple import SimpleProjection
 
 TURN = "00000000-0000-7000-8000-000000000000"

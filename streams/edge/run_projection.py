@@ -1,0 +1,207 @@
+"""A run as the SDK's run-scoped stream shows it: fold changes in, server-sent events out. Pure.
+
+Modes: `values`, `updates`, `messages`, `messages-tuple`, `custom`, `tasks`, `checkpoints`, `debug`,
+`tools`. What needs the thread's state comes out as `StateWanted`; the caller reads the state and
+passes it to `state_events`. The first record of an attempt gives `metadata` (with the attempt's
+number), a failed turn ends with `error`, any other with `end`.
+
+A rewind: each message that was taken back is sent once more as a `remove` message, `metadata` tells
+the new attempt's number, and a `values` snapshot restores the truth. New text has new message ids.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from turnstream.schemas.events import (
+    AttemptStarted,
+    CheckpointSaved,
+    CustomEmitted,
+    Event,
+    MessageFinished,
+    MessageStarted,
+    StepFinished,
+    StepStarted,
+    TokensEmitted,
+    ToolFailed,
+    ToolFinished,
+    ToolProgressed,
+    ToolStarted,
+    TurnInterrupted,
+)
+from turnstream.schemas.fold import Verdict
+from turnstream.streams.edge.run_endings import ending, error_shown, run_status, shown
+from turnstream.streams.edge.run_events import STATE_MODES, RunEvent, RunItem, StateWanted, raw
+from turnstream.streams.edge.run_messages import RunMessages
+from turnstream.streams.edge.run_tasks import Tasks
+from turnstream.streams.edge.run_tools import tool_event
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from turnstream.schemas.events import Interrupt
+    from turnstream.schemas.fold import Change
+    from turnstream.schemas.results import Outcome
+    from turnstream.streams.edge.run_messages import Said
+
+
+@dataclass(slots=True)
+class RunProjection:
+    """One reader's view of one run; feed it the changes of the run's thread in log order.
+
+    `modes` are those asked for; `subgraphs` shows what nested graphs say too, under the event name
+    and their namespace (`updates|node:task`). `about` goes into every message's metadata.
+    """
+
+    run_id: str
+    modes: frozenset[str]
+    subgraphs: bool = False
+    about: Mapping[str, Any] = field(default_factory=dict)
+    done: bool = False
+    status: str = "running"
+    attempts: int = 0
+    _tasks: Tasks = field(init=False)
+    _messages: RunMessages = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Begin with no task and no message."""
+        self._tasks = Tasks({**self.about, "run_id": self.run_id})
+        self._messages = RunMessages(self.modes, self._tasks)
+
+    def apply(self, change: Change) -> list[RunItem]:
+        """Return what the change shows, in order; nothing for other turns and void records."""
+        record = change.record
+        if self.done or not isinstance(record, Event) or record.turn_id != self.run_id:
+            return []
+        if change.verdict in (Verdict.IGNORED, Verdict.UNKNOWN, Verdict.THREAD, Verdict.GAP):
+            return []
+        out: list[RunItem] = []
+        if change.dropped:
+            self._rewind(change.dropped, out)
+        if isinstance(record, AttemptStarted):
+            self.attempts += 1
+            about = {"run_id": self.run_id, "attempt": self.attempts}
+            out.insert(0, RunEvent("metadata", about))
+        else:
+            self._record(record, out)
+        if change.dropped and not self.done and "values" in self.modes:
+            out.append(StateWanted())
+        return out
+
+    def _record(self, record: Event, out: list[RunItem]) -> None:
+        match record:
+            case TokensEmitted():
+                if self._shown(record.path):
+                    self._say(self._messages.tokens(record), out)
+                else:
+                    self._messages.take(record)
+            case MessageStarted():
+                self._messages.began(record)
+            case MessageFinished():
+                self._say(self._messages.ended(record), out)
+            case StepStarted() | StepFinished():
+                self._step(record, out)
+            case ToolStarted() | ToolProgressed() | ToolFinished() | ToolFailed():
+                self._tool(record, out)
+            case CustomEmitted():
+                payload = raw(record.payload)
+                self._put(out, "custom", record.path, payload)
+            case CheckpointSaved() if not record.ns and self.modes & STATE_MODES:
+                out.append(StateWanted(record.checkpoint_id, record.step))
+            case _ if record.terminal:
+                self._terminal(record, out)
+            case _:
+                pass
+
+    def _step(self, record: StepStarted | StepFinished, out: list[RunItem]) -> None:
+        about: dict[str, Any] = {"id": record.task_id, "name": record.node}
+        if isinstance(record, StepStarted):
+            self._tasks.began(record)
+            about |= {"input": None, "triggers": []}
+            kind = "task"
+        else:
+            update = raw(record.update) if record.update else None
+            if "updates" in self.modes and not record.error:
+                self._put(out, "updates", record.path, {record.node: update})
+            about |= {
+                "error": record.error or None,
+                "interrupts": [],
+                "result": update,
+            }
+            kind = "task_result"
+        if "tasks" in self.modes:
+            self._put(out, "tasks", record.path, about)
+        if "debug" in self.modes:
+            data = {"type": kind, "step": record.step, "timestamp": _iso(record.at)}
+            self._put(out, "debug", record.path, {**data, "payload": about})
+
+    def _tool(
+        self,
+        record: ToolStarted | ToolProgressed | ToolFinished | ToolFailed,
+        out: list[RunItem],
+    ) -> None:
+        if "tools" in self.modes:
+            self._put(out, "tools", record.path, tool_event(record))
+        if isinstance(record, ToolFinished | ToolFailed):
+            self._say(self._messages.tool(record), out)
+
+    def _terminal(self, record: Event, out: list[RunItem]) -> None:
+        self.status, error = ending(record)
+        asked = tuple(record.interrupts) if isinstance(record, TurnInterrupted) else ()
+        self._end(error, asked, out)
+
+    def lost(self, outcome: Outcome) -> list[RunItem]:
+        """Return the end of a run whose terminal the log lost, from the ledger's outcome."""
+        self.status = run_status(outcome.status, outcome.code)
+        failed = outcome.status in ("failed", "rejected")
+        out: list[RunItem] = []
+        error = error_shown(outcome.code, outcome.message) if failed else None
+        self._end(error, tuple(outcome.interrupts), out)
+        return out
+
+    def _end(
+        self,
+        error: dict[str, str] | None,
+        asked: tuple[Interrupt, ...],
+        out: list[RunItem],
+    ) -> None:
+        self.done = True
+        if error is not None:
+            out.append(RunEvent("error", error))
+            return
+        if asked and "updates" in self.modes:
+            out.append(RunEvent("updates", {"__interrupt__": shown(asked)}))
+        if "values" in self.modes:
+            out.append(StateWanted(interrupts=asked, final=True))
+        out.append(RunEvent("end", {"run_id": self.run_id, "status": self.status}))
+
+    def _rewind(self, dropped: tuple[Event, ...], out: list[RunItem]) -> None:
+        """Take back the messages of which something was dropped, and the tasks that began."""
+        for item in dropped:
+            if isinstance(item, StepStarted):
+                self._tasks.undone(item)
+        self._say(self._messages.taken_back(dropped), out)
+
+    def _say(self, said: Iterable[Said], out: list[RunItem]) -> None:
+        for event, path, data in said:
+            self._put(out, event, path, data)
+
+    def _shown(self, path: str) -> bool:
+        return self.subgraphs or "|" not in path
+
+    def _put(self, out: list[RunItem], event: str, path: str, data: Any) -> None:
+        """Add an event said at `path`; its mode is the part of its name before a slash."""
+        nested = "|" in path
+        if nested and not self.subgraphs:
+            return
+        if event == "custom" and "custom" not in self.modes:
+            return
+        if nested:
+            event = f"{event}|{self._tasks.namespace(path.split('|')[:-1])}"
+        out.append(RunEvent(event, data))
+
+
+def _iso(at_us: int) -> str:
+    return (datetime.fromtimestamp(0, UTC) + timedelta(microseconds=at_us)).isoformat()
