@@ -22,7 +22,7 @@ async def start(edge, thread="a"):
 
 async def steps_of(feed, key="default/a", since=None, from_turn="", until=ev.TurnCompleted):
     got = []
-    async with asyncio.timeout(20), feed.watch(key, since, from_turn) as watch:
+    async with asyncio.timeout(30), feed.watch(key, since, from_turn) as watch:
         async for step in watch:
             got.append(step)
             if not isinstance(step, Reset) and isinstance(step.record, until):
@@ -63,7 +63,7 @@ async def test_a_watch_in_mid_turn_begins_with_the_turn(edge, worker):
     feed = edge.edge.context.feed
     watching = asyncio.create_task(steps_of(feed))
     second = asyncio.create_task(steps_of(feed))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while sum(len(thread.taps) for thread in feed.threads.values()) < 2:
             await asyncio.sleep(0.01)
     go.set()
@@ -112,7 +112,7 @@ async def test_what_the_ring_no_longer_holds_comes_from_the_log(settings, open_r
         before = await steps_of(feed, since=Cursor(1, -1))
         await noise(worker, claim, 1500)
         tail = edge.edge.tail
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(30):
             while tail.held(claim.partition, b"default/a", before[0].offset) is not None:
                 await asyncio.sleep(0.01)
         after = await steps_of(feed, since=Cursor(1, -1))
@@ -131,7 +131,7 @@ async def test_a_cursor_of_another_log_is_reset(edge, worker, cursor):
     await start(edge)
     feed = edge.edge.context.feed
     await steps_of(feed, since=Cursor(1, -1))
-    async with asyncio.timeout(20), feed.watch("default/a", cursor) as watch:
+    async with asyncio.timeout(30), feed.watch("default/a", cursor) as watch:
         first = await anext(aiter(watch))
     assert isinstance(first, Reset)
     assert first.cursor.incarnation == 1
@@ -153,7 +153,7 @@ async def test_a_cursor_before_the_logs_start_is_reset(edge, worker, kafka, sett
     await admin.close()
     # what the ring still holds it may still give
     edge.edge.tail._ring.restart(claim.partition, edge.edge.tail.end(claim.partition))
-    async with asyncio.timeout(20), feed.watch("default/a", Cursor(1, 1)) as watch:
+    async with asyncio.timeout(30), feed.watch("default/a", Cursor(1, 1)) as watch:
         assert isinstance(await anext(aiter(watch)), Reset)
 
 
@@ -225,7 +225,7 @@ async def test_an_ended_turns_late_records_show_nothing(edge, worker):
     await start(edge)
     feed = edge.edge.context.feed
     watching = asyncio.create_task(steps_of(feed))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while not any(thread.taps for thread in feed.threads.values()):
             await asyncio.sleep(0.01)
     await old.tokens("zombie", "old")

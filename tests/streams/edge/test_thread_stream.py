@@ -31,7 +31,7 @@ async def sse(client, thread, **body):
 
 async def until(events, method="lifecycle", event=("completed", "failed")):
     got = []
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(30):
         async for item in events:
             got.append(item)
             data = item["params"]["data"]
@@ -127,7 +127,7 @@ async def test_streams_that_come_while_the_edge_starts_wait_for_it(edge, client,
                 assert await until(replayed) == whole
                 assert await until(resumed) == whole[3:]
                 taps = edge.context.feed.threads["default/a"].taps
-                async with asyncio.timeout(15):
+                async with asyncio.timeout(30):
                     while len(taps) < 3:
                         await asyncio.sleep(0.01)
                 await run_start(client, "a")
