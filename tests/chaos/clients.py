@@ -40,6 +40,8 @@ class Plain:
         self.problems: list[str] = []
         self.drops = 0
         self.resets = 0
+        self.reopened: list[str] = []
+        """Turns that were over and run again, as may be where the database was put back."""
         self.blind = False
         """It was cut off before it had any cursor: what came meanwhile it cannot know of."""
         self.subscribed = asyncio.Event()
@@ -113,6 +115,9 @@ class Plain:
             self.turns.clear()
             return
         turn = self.turns[event["run_id"]]
+        if turn.ends and event["type"] == "rewind":
+            self.reopened.append(event["run_id"])
+            turn.ends.clear()
         if turn.ends:
             self.problems.append(f"{event['type']} came after the end of {event['run_id']}")
         match event["type"]:

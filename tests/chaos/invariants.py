@@ -106,7 +106,8 @@ def _texts(played: Played) -> Iterator[Broken]:
         for client in played.plain[thread]:
             yield from _plain_shows(client, turn_id, view)
     for sdk in played.sdks:
-        if sdk.gave_up:
+        # its stream is over at a run's first end: it cannot see that the run is run again
+        if sdk.gave_up or played.loses_rows:
             continue
         thread_log = next(
             (log for log in played.logs.values() if sdk.run_id in log.fold.turns), None
@@ -239,6 +240,8 @@ def _gaps(played: Played) -> Iterator[Broken]:
         for client in clients:
             for problem in client.problems:
                 yield Broken(3, f"{client.name}: {problem}")
+            for turn_id in client.reopened if not played.loses_rows else ():
+                yield Broken(3, f"{client.name}: {turn_id} was over and went on")
 
 
 # -- 4 -------------------------------------------------------------------------------------------

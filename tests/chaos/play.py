@@ -17,6 +17,7 @@ import httpx
 from tests.chaos.clients import Plain, Sdk
 from tests.chaos.faults import FAULTS, NothingToStrikeError
 from tests.chaos.stage import TENANT
+from turnstream.schemas.errors import TurnstreamError
 from turnstream.schemas.events import TurnInterrupted
 
 if TYPE_CHECKING:
@@ -347,8 +348,8 @@ class Player:
         for fault, _ in self._healing:
             try:
                 await fault.heal(self.stage)
-            except (AssertionError, TimeoutError) as error:
-                self.played.troubles.append(f"{fault.name} was not healed: {error}")
+            except (AssertionError, OSError, TurnstreamError) as error:
+                self.played.troubles.append(f"{fault.name} was not healed: {error!r}")
         for blow in self.story.blows:
             if not blow.point:
                 continue

@@ -41,8 +41,7 @@ class Database:
     def __init__(self, folder: Path, launcher: Launcher, ports: machine.Ports) -> None:
         self._folder, self._launcher = folder, launcher
         self._port = ports.take()
-        self.backed_up_at = 0.0
-        """Of the clock `time.time`; 0 where there is no backup."""
+        self._restoring: asyncio.Task[None] | None = None
 
     async def start(self, options: Mapping[str, str] | None = None) -> None:
         """Create it and wait until it serves."""
@@ -72,7 +71,6 @@ class Database:
         """Keep a copy of what is committed now, in the place of an earlier one."""
         shutil.rmtree(self._place / "backup", ignore_errors=True)
         parts = urlsplit(self.url)
-        began = time.time()
         code, said = await asyncio.to_thread(
             self._binaries.run,
             "pg_basebackup",
@@ -87,10 +85,23 @@ class Database:
         )
         if code:
             raise AssertionError(f"pg_basebackup: {said}")
-        self.backed_up_at = began
 
     async def restore(self) -> None:
-        """Kill it, put the last backup in the place of its data, and wait until it takes writes."""
+        """Kill it, put the last backup in the place of its data, and wait until it takes writes.
+
+        Once begun it goes on to its end, also when who waits for it is cancelled.
+        """
+        self._restoring = asyncio.create_task(self._restore())
+        await asyncio.shield(self._restoring)
+
+    async def whole(self) -> None:
+        """Start it if it is down, and wait until it takes writes."""
+        if self._restoring is not None:
+            await self._restoring
+        await self.server.start()
+        await asyncio.to_thread(self.wait_writable)
+
+    async def _restore(self) -> None:
         await self.server.kill()
         await asyncio.to_thread(self._put_back)
         await self.server.start()
@@ -101,7 +112,6 @@ class Database:
         data.rename(lost)  # a backend that has not yet noticed goes on in there
         (self._place / "backup").rename(data)
         shutil.rmtree(lost, ignore_errors=True)
-        self.backed_up_at = 0.0
         signal = data / "recovery.signal"
         signal.touch(mode=0o600)
         if account := self._binaries.account:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from tests.chaos.faults import fault
+from tests.chaos.faults import NothingToStrikeError, fault
 
 if TYPE_CHECKING:
     from tests.chaos.faults import Stage
@@ -17,21 +17,37 @@ LOST_S = (0.3, 6.0)
 
 
 class _OfServers:
+    """One at a time: what another of these harms now is nothing to strike."""
+
     scope = "servers"
     lasts_s = DOWN_S
+    _mine = False
+
+    async def strike(self, stage: Stage) -> None:
+        """Do the harm, unless servers are harmed already."""
+        if stage.servers.harmed:
+            raise NothingToStrikeError
+        self._mine = stage.servers.harmed = True
+        await self._harm(stage)
+
+    async def heal(self, stage: Stage) -> None:
+        """Undo it, if it was done."""
+        if self._mine:
+            await self._mend(stage)
+            self._mine = stage.servers.harmed = False
 
 
 class _OfKafka(_OfServers):
     gently = False
     all_nodes = True
 
-    async def strike(self, stage: Stage) -> None:
+    async def _harm(self, stage: Stage) -> None:
         """End all nodes, or one of them."""
         nodes = stage.servers.brokers.nodes
         struck: list[Server] = nodes if self.all_nodes else [stage.random.choice(nodes)]
         await asyncio.gather(*(node.stop() if self.gently else node.kill() for node in struck))
 
-    async def heal(self, stage: Stage) -> None:
+    async def _mend(self, stage: Stage) -> None:
         """Start what is down, and wait until every replica is in sync again."""
         brokers = stage.servers.brokers
         await asyncio.gather(*(node.begin() for node in brokers.nodes))
@@ -80,23 +96,21 @@ class FreezeBroker(_OfKafka):
     needs_brokers = True
     lasts_s = 6.0
 
-    async def strike(self, stage: Stage) -> None:
+    async def _harm(self, stage: Stage) -> None:
         """Freeze one."""
         stage.random.choice(stage.servers.brokers.nodes).freeze()
 
-    async def heal(self, stage: Stage) -> None:
+    async def _mend(self, stage: Stage) -> None:
         """Thaw it and wait until it has caught up."""
         for node in stage.servers.brokers.nodes:
             node.thaw()
-        await super().heal(stage)
+        await super()._mend(stage)
 
 
 class _OfPostgres(_OfServers):
-    async def heal(self, stage: Stage) -> None:
+    async def _mend(self, stage: Stage) -> None:
         """Start it, if it is down."""
-        postgres = stage.servers.postgres
-        await postgres.server.start()
-        await asyncio.to_thread(postgres.wait_writable)
+        await stage.servers.postgres.whole()
 
 
 @fault
@@ -105,7 +119,7 @@ class StopPostgres(_OfPostgres):
 
     name = "stop-postgres"
 
-    async def strike(self, stage: Stage) -> None:
+    async def _harm(self, stage: Stage) -> None:
         """Stop it."""
         await stage.servers.postgres.server.stop()
 
@@ -116,7 +130,7 @@ class KillPostgres(_OfPostgres):
 
     name = "kill-postgres"
 
-    async def strike(self, stage: Stage) -> None:
+    async def _harm(self, stage: Stage) -> None:
         """Kill it."""
         await stage.servers.postgres.server.kill()
 
@@ -129,7 +143,7 @@ class RestorePostgres(_OfPostgres):
     lasts_s = 0.0
     loses_rows = True
 
-    async def strike(self, stage: Stage) -> None:
+    async def _harm(self, stage: Stage) -> None:
         """Back it up, let the story go on, and put the backup back."""
         postgres = stage.servers.postgres
         await postgres.back_up()

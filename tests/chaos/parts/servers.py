@@ -55,6 +55,8 @@ class LinkedServers:
     session_ms: int = SESSION_MS
     models: dict[str, Link] = field(default_factory=dict)
     edges: dict[str, Link] = field(default_factory=dict)
+    harmed: bool = False
+    """Whether a fault of the servers has struck and is not healed."""
 
     @property
     def kafka(self) -> str:
