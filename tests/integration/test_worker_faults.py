@@ -50,7 +50,7 @@ async def test_connections_cut_again_and_again_lose_and_strand_nothing(scene) ->
             await scene.closed(turn)
         assert len({result.turn_id for result in scene.results}) == len(turns)
         assert await scene.db.fetchval("SELECT count(*) FROM turns") == len(turns)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             owned = "SELECT count(*) FROM threads WHERE owner IS NOT NULL"
             while await scene.db.fetchval(owned):
                 await asyncio.sleep(0.05)
@@ -90,7 +90,7 @@ async def test_threads_claimed_in_silence_are_found_and_run(scene) -> None:
         worker.roster.accepting = False
         worker.roster.close()
         turn = await scene.start("t1", "tokens=3")
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             waiting = "SELECT count(*) FROM ready"
             while not await scene.db.fetchval(waiting):
                 await asyncio.sleep(0.02)
@@ -147,7 +147,7 @@ async def test_ends_that_nobody_published_are_swept(scene) -> None:
     turn = await scene.start("t1", "x", graph="nobody")
     async with scene.worker() as worker:
         worker.roster._ending = 10_000  # it has its hands full
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             known = "SELECT count(*) FROM turns WHERE turn_id = $1"
             while not await scene.db.fetchval(known, uuid.UUID(turn)):
                 await asyncio.sleep(0.02)

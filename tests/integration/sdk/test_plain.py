@@ -149,7 +149,7 @@ async def test_bad_frames(http: aiohttp.ClientSession) -> None:
             ("[" * 5000, "invalid_frame"),
         ):
             await ws.send_str(frame)
-            answer = await asyncio.wait_for(ws.receive_json(), 5)
+            answer = await asyncio.wait_for(ws.receive_json(), 30)
             assert (answer["type"], answer["code"]) == ("error", code), frame
         await ws.send_bytes(b"\xff\xfe")
         assert (await ws.receive_json())["code"] == "invalid_frame"
