@@ -73,6 +73,8 @@ class Hit:
     thread: str = ""
     next_token_s: float | None = None
     overlap_s: float = 0.0
+    alone: bool = True
+    """Whether it was the only blow of its story that struck."""
 
 
 @dataclass(slots=True)

@@ -21,6 +21,7 @@ _STRUCK_S = 2.0
 def measure(played: Played, stage: RealStage) -> None:
     """Fill in the hits' recovery and overlap."""
     for hit in played.hits:
+        hit.alone = len(played.hits) == 1
         if not hit.worker:
             hit.next_token_s = _silence(played, hit)
             continue

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.chaos.campaign import Tally
+    from tests.chaos.play import Hit
 
 BOUNDS_S = (0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.5, 10.0)
 """Upper bounds of the recovery histogram's rows, in seconds."""
@@ -46,7 +47,7 @@ def report_of(tally: Tally, conditions: Conditions) -> dict[str, Any]:
     waits: dict[str, list[float]] = defaultdict(list)
     for hit in tally.hits:
         if hit.next_token_s is not None:
-            waits[_class_of(hit.fault)].append(round(hit.next_token_s, 3))
+            waits[_class_of(hit)].append(round(hit.next_token_s, 3))
     return {
         "conditions": asdict(conditions)
         | {
@@ -98,9 +99,12 @@ def report_of(tally: Tally, conditions: Conditions) -> dict[str, Any]:
     }
 
 
-def _class_of(fault: str) -> str:
-    """The row of the recovery table that a fault belongs to."""
-    return fault.partition("@")[0] if "@" in fault else fault
+def _class_of(hit: Hit) -> str:
+    """The row of the recovery table that a hit belongs to."""
+    what = hit.fault.partition("@")[0] if "@" in hit.fault else hit.fault
+    if what in ("kill", "kill-worker"):
+        what = "kill -9, others standing by"
+    return what if hit.alone else f"{what}; other faults beside"
 
 
 def _histogram(waits: list[float]) -> dict[str, int]:
