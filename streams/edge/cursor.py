@@ -9,8 +9,12 @@ it: offsets below 2^40, incarnations 0 to 127. Pure; a cursor grants nothing.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from turnstream.schemas.errors import InvalidRequestError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 RECORD_EVENTS_MAX = 64
 INCARNATIONS_MAX = 128
@@ -60,3 +64,13 @@ class Cursor:
 def first_seq(incarnation: int, offset: int) -> int:
     """Return the `seq` of a record's first protocol event; its k-th has this plus k."""
     return (incarnation * _OFFSETS + offset) * RECORD_EVENTS_MAX
+
+
+def cursor_of(params: Mapping[str, Any], last_event_id: str | None) -> Cursor | None:
+    """Return the cursor of `since`, else of `Last-Event-ID`; raises `InvalidRequestError`."""
+    since = params.get("since")
+    if since is not None:
+        if not isinstance(since, int) or isinstance(since, bool):
+            raise InvalidRequestError("since must be an integer", code="invalid_cursor")
+        return Cursor.of_seq(since)
+    return Cursor.parse(last_event_id) if last_event_id else None

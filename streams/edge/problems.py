@@ -63,14 +63,19 @@ def _printable(text: str) -> str:
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
-async def _ours(_request: Request, error: Exception) -> Response:
-    assert isinstance(error, TurnstreamError)  # noqa: S101  registered for this type
+def problem_answer(error: TurnstreamError) -> Response:
+    """Return the answer to a request that one of our errors ended."""
     headers: dict[str, str] = {}
     if error.status == HTTPStatus.UNAUTHORIZED:
         headers["WWW-Authenticate"] = "Bearer"
     if isinstance(error, TooManyRequestsError) or error.status == HTTPStatus.SERVICE_UNAVAILABLE:
         headers["Retry-After"] = "1"
     return ProblemResponse(problem_of(error), headers)
+
+
+async def _ours(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, TurnstreamError)  # noqa: S101  registered for this type
+    return problem_answer(error)
 
 
 async def _invalid(_request: Request, error: Exception) -> Response:

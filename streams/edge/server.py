@@ -44,6 +44,7 @@ def build_app(edge: EdgeContext) -> FastAPI:
     )
     app.state.edge = edge
     problems.install(app)
+    app.add_middleware(thread_stream.CommandsFirst)
     app.add_middleware(BodyLimit, bytes_max=edge.settings.edge_body_bytes_max)
     app.include_router(health.router)
     app.include_router(thread_stream.router, responses=PROBLEMS)

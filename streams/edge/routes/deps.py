@@ -76,10 +76,11 @@ class Rest:
     async def run(self, key: str, run_id: str) -> TurnRow:
         """Return a run of the thread; raises `NotFoundError` (`run_not_found`).
 
-        One that this edge has just sent may not be in the ledger yet.
+        One that was rolled back is not there, as the SDKs have it. One that this edge has just sent
+        may not be in the ledger yet.
         """
         row = await self.find_run(run_id, key)
-        if row is None or row.thread_key != key:
+        if row is None or row.thread_key != key or row.rolled_back:
             raise NotFoundError("the thread has no such run", code="run_not_found")
         return row
 
@@ -100,7 +101,10 @@ class Rest:
         return found
 
 
-def _rest(connection: HTTPConnection, caller: Annotated[Principal, Depends(principal_of)]) -> Rest:
+# `async`, though it waits for nothing: FastAPI calls other functions in a thread of their own
+async def _rest(
+    connection: HTTPConnection, caller: Annotated[Principal, Depends(principal_of)]
+) -> Rest:
     return Rest(edge_of(connection), caller)
 
 

@@ -1,0 +1,183 @@
+"""Commands of the Agent Streaming Protocol on one thread, whether by HTTP or by WebSocket.
+
+`run.start`, `input.respond` and `run.cancel` become records of `turns`, through `Submit` only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast, get_args
+
+import msgspec
+
+from turnstream.schemas.commands import OnBusy
+from turnstream.schemas.errors import CommandError, NotFoundError
+from turnstream.schemas.ids import check_thread_id, thread_key
+from turnstream.streams.edge.cursor import Cursor
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from turnstream.schemas.errors import TurnstreamError
+    from turnstream.streams.edge.auth import Principal
+    from turnstream.streams.edge.context import EdgeContext
+    from turnstream.streams.edge.submit import Submitted
+
+encode = msgspec.json.Encoder().encode
+
+
+class Command(msgspec.Struct, frozen=True):
+    """A command of the protocol."""
+
+    id: int
+    method: str
+    params: dict[str, Any] = {}
+
+
+_commands = msgspec.json.Decoder(Command)
+
+
+def parse_command(body: bytes) -> Command:
+    """Return the command; raises `CommandError` (400)."""
+    try:
+        return _commands.decode(body)
+    except (msgspec.DecodeError, msgspec.ValidationError, UnicodeError, RecursionError) as error:
+        raise CommandError(f"not a command: {error}") from error
+
+
+def success(command_id: int, result: dict[str, Any], **meta: Any) -> dict[str, Any]:
+    """Return the protocol's answer to a command that was taken."""
+    answer: dict[str, Any] = {"type": "success", "id": command_id, "result": result}
+    return answer | ({"meta": meta} if meta else {})
+
+
+# the protocol's own codes; what is ours goes by `unknown_error`
+_PROTOCOL_CODES = frozenset(
+    {
+        "invalid_argument",
+        "unknown_command",
+        "no_such_run",
+        "no_such_subscription",
+        "no_such_interrupt",
+        "permission_denied",
+        "not_supported",
+    }
+)
+
+
+def error_message(command_id: int | None, error: TurnstreamError) -> dict[str, Any]:
+    """Return an error of ours as the protocol's."""
+    code = error.code if error.code in _PROTOCOL_CODES else "unknown_error"
+    if error.status in {400, 422} and code == "unknown_error":
+        code = "invalid_argument"
+    return {"type": "error", "id": command_id, "error": code, "message": f"{error.code}: {error}"}
+
+
+@dataclass(frozen=True, slots=True)
+class Commands:
+    """Runs one caller's commands on one thread."""
+
+    edge: EdgeContext
+    principal: Principal
+    thread_id: str
+
+    async def run(self, command: Command) -> dict[str, Any]:
+        """Return the answer. Raises what a surface turns into its own error."""
+        handlers: dict[str, Callable[[Command], Awaitable[dict[str, Any]]]] = {
+            "run.start": self._start,
+            "input.respond": self._respond,
+            "run.cancel": self._cancel,
+        }
+        handler = handlers.get(command.method)
+        if handler is None:
+            error = CommandError(f"unknown method {command.method[:80]}", code="unknown_command")
+            return error_message(command.id, error)
+        return await handler(command)
+
+    @property
+    def _key(self) -> str:
+        return thread_key(self.principal.tenant, check_thread_id(self.thread_id))
+
+    async def _start(self, command: Command) -> dict[str, Any]:
+        params = command.params
+        graph = self.edge.graph_of(_text(params, "assistant_id"))
+        if graph is None:
+            raise NotFoundError("there is no such assistant", code="assistant_not_found")
+        metadata = _json_object(params, "metadata")
+        self.edge.sockets.starting(self._key, self.principal)
+        submitted = await self.edge.submit.start(
+            self.principal,
+            self.thread_id,
+            graph=graph,
+            input=_json(params.get("input", {})),
+            config=_json_object(params, "config"),
+            metadata=metadata,
+            on_busy=_on_busy(params),
+        )
+        return self._submitted(command, submitted)
+
+    async def _respond(self, command: Command) -> dict[str, Any]:
+        params = command.params
+        key = await self.edge.authorised(self.principal, self.thread_id)
+        if "responses" in params:
+            entries = params["responses"]
+            if not isinstance(entries, list) or not all(isinstance(e, dict) for e in entries):
+                raise CommandError("responses must be a list of objects")
+        else:
+            entries = [params]
+        answers = {_text(entry, "interrupt_id"): entry.get("response") for entry in entries}
+        for unsupported in ("update", "goto"):
+            if params.get(unsupported) is not None:
+                raise CommandError(f"{unsupported} is not supported", code="not_supported")
+        self.edge.sockets.starting(key, self.principal)
+        submitted = await self.edge.submit.resume(
+            self.principal,
+            self.thread_id,
+            answers=_json(answers),
+            graph=await self.edge.graph_asking(key),
+            config=_json_object(params, "config"),
+            metadata=_json_object(params, "metadata"),
+        )
+        return self._submitted(command, submitted)
+
+    async def _cancel(self, command: Command) -> dict[str, Any]:
+        await self.edge.authorised(self.principal, self.thread_id)
+        run_id = _text(command.params, "run_id")
+        await self.edge.submit.cancel(self.principal, self.thread_id, run_id)
+        return success(command.id, {"run_id": run_id})
+
+    def _submitted(self, command: Command, submitted: Submitted) -> dict[str, Any]:
+        result = {"run_id": submitted.turn_id}
+        if submitted.applied_through is None:
+            return success(command.id, result)
+        cursor = Cursor.of_seq(submitted.applied_through)
+        self.edge.sockets.started(self._key, self.principal, cursor)
+        return success(command.id, result, applied_through_seq=submitted.applied_through)
+
+
+def _text(params: dict[str, Any], name: str) -> str:
+    value = params.get(name)
+    if not isinstance(value, str) or not value:
+        raise CommandError(f"{name} must be a string")
+    return value
+
+
+def _on_busy(params: dict[str, Any]) -> OnBusy:
+    """Return the policy: the protocol has none, the JavaScript SDK sends one under two names."""
+    asked = params.get("multitask_strategy") or params.get("multitaskStrategy") or "enqueue"
+    if asked not in get_args(OnBusy):
+        raise CommandError(f"multitask_strategy is one of {', '.join(get_args(OnBusy))}")
+    return cast("OnBusy", asked)
+
+
+def _json(value: Any) -> str:
+    return encode(value).decode()
+
+
+def _json_object(params: dict[str, Any], name: str) -> str:
+    value = params.get(name)
+    if value is None:
+        return ""
+    if not isinstance(value, dict):
+        raise CommandError(f"{name} must be an object")
+    return _json(value)
