@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -31,7 +32,7 @@ from aiokafka.errors import (
 from aiokafka.protocol.offset import OffsetRequest
 from aiokafka.structs import TopicPartition
 
-from turnstream.connectors.kafka.fetches import Fetch
+from turnstream.connectors.kafka.fetches import Fetch, FetchSession
 from turnstream.connectors.kafka.metadata import DescribeTopics
 from turnstream.connectors.kafka.ring import Ring, batch_records, next_offset
 from turnstream.schemas.errors import (
@@ -51,6 +52,8 @@ _READ_UNCOMMITTED = 0
 _PAUSE_S = 0.1
 _LEADER_TRIES = 50
 _LEADERS_S = 1.0
+# the broker restarted, or gave the session's room to others: no reason to pause
+_SESSION_OVER = frozenset({70, 71})
 
 
 class Numbering(Protocol):
@@ -242,43 +245,49 @@ class Tail:
                 found.add(node)
         return found
 
+    def _led_by(self, node: int) -> list[int]:
+        leader = self._client.cluster.leader_for_partition
+        return [n for n in self._positions if leader(TopicPartition(self.topic, n)) == node]
+
     async def _fetch_from(self, node: int) -> None:
         """Fetch from one broker until it leads nothing of the topic."""
         options = self.options
-        cluster = self._client.cluster
-        names = {number: TopicPartition(self.topic, number) for number in self._positions}
+        session = FetchSession(
+            self.topic,
+            max_wait_ms=options.fetch_max_wait_ms,
+            min_bytes=options.fetch_min_bytes,
+            max_bytes=options.fetch_bytes_max,
+            partition_bytes_max=options.partition_fetch_bytes_max,
+        )
+        led: list[int] = []
+        looked_at = -math.inf
         while True:
-            targets = [
-                (number, position, options.partition_fetch_bytes_max)
-                for number, position in self._positions.items()
-                if cluster.leader_for_partition(names[number]) == node
-            ]
-            if not targets:
+            # a leader that changes answers with an error, or not at all
+            if time.monotonic() - looked_at > _LEADERS_S:
+                led, looked_at = self._led_by(node), time.monotonic()
+            if not led:
                 return
-            # a full answer is cut at its end: another partition stands first each time
-            turn = self.fetches % len(targets)
-            request = Fetch(
-                self.topic,
-                targets[turn:] + targets[:turn],
-                max_wait_ms=options.fetch_max_wait_ms,
-                min_bytes=options.fetch_min_bytes,
-                max_bytes=options.fetch_bytes_max,
-            )
+            positions = self._positions
+            request = session.request({number: positions[number] for number in led})
             try:
                 response = await self._client.send(node, request)
             except KafkaError as error:
                 _log.warning("fetch failed", node=node, error=repr(error))
+                session.restart()
                 await asyncio.sleep(_PAUSE_S)
                 self._client.force_metadata_update()
+                looked_at = -math.inf
                 continue
+            session.answered(response)
             self.fetches += 1
             self._fetched_at = time.monotonic()
-            if response.error:
+            if response.error and response.error not in _SESSION_OVER:
                 _log.warning("fetch refused", node=node, error=for_code(response.error).__name__)
                 await asyncio.sleep(_PAUSE_S)
             for number, code, raw in response.partitions:
                 if code:
                     await self._refused(number, for_code(code))
+                    looked_at = -math.inf
                 elif raw:
                     self._took(number, raw)
             if self._behind:
