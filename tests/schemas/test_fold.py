@@ -17,12 +17,14 @@ from turnstream.schemas.events import (
     CustomEmitted,
     InputResolved,
     Keep,
+    TurnCancelled,
     TurnCompleted,
     TurnEnded,
     UnknownEvent,
 )
 from turnstream.schemas.fold import ThreadFold, Verdict, add_keep, covers, is_kept
 from turnstream.schemas.records import schemas_by_name
+from turnstream.schemas.transcript import transcript
 
 sys.path.insert(0, str(Path(__file__).parent))
 from histories import TURN, History
@@ -135,6 +137,20 @@ def test_done_is_final_within_a_timeline_only():
         Verdict.ACCEPTED, Verdict.IGNORED, Verdict.STARTED,
     ]  # fmt: skip
     assert not fold.turns[TURN].done
+
+
+def test_a_rollback_takes_all_of_the_turn_back():
+    start = _event(AttemptStarted, 1, 0, reason="first", base=0, keep_n=0, high_n=0)
+    said = [_event(CustomEmitted, 1, n, name="x", payload=str(n)) for n in (1, 2)]
+    cancelled = _event(TurnCancelled, 1, 3, cause="rollback")
+    fold, changes = _fold([start, *said, cancelled, cancelled])
+    assert [change.verdict for change in changes[3:]] == [Verdict.REWOUND, Verdict.IGNORED]
+    assert list(changes[3].dropped) == said
+    assert transcript(fold.turns[TURN]).entries == []
+    # any other cause keeps what was said
+    fold, changes = _fold([start, *said, _event(TurnCancelled, 1, 3, cause="interrupt")])
+    assert (changes[3].verdict, changes[3].dropped) == (Verdict.ACCEPTED, ())
+    assert len(transcript(fold.turns[TURN]).entries) == 2
 
 
 def test_a_thread_event_counts_with_a_higher_rev_only():
