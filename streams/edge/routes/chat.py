@@ -118,6 +118,7 @@ async def say(rest: Rest, body: ChatBody) -> tuple[str, Submitted]:
         graph=graph,
         text=body.text,
         idempotency_key=body.idempotency_key or "",
+        on_busy=body.on_busy,
     )
     return thread_id, submitted
 

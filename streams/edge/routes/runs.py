@@ -17,7 +17,6 @@ from turnstream.streams.edge.routes.bodies import (
     Id,
     RunBody,
     Text,
-    refuse,
 )
 from turnstream.streams.edge.routes.deps import Caller, JsonAnswer, Rest, answers, streams
 from turnstream.streams.edge.routes.following import (
@@ -86,6 +85,8 @@ async def list_runs(
     seen = skipped = 0
     async for row in _newest(rest, await rest.key(thread_id)):
         seen += 1
+        if row.rolled_back:
+            continue
         run = run_json(row)
         if status is None or run["status"] == status:
             skipped += 1
@@ -159,11 +160,13 @@ async def cancel(
     action: Annotated[Literal["interrupt", "rollback"], Query()] = "interrupt",
     reason: Annotated[Id, Query()] = "",
 ) -> Response:
-    """Stop a run and keep what it said; one that is over stays as it is."""
-    refuse(action=None if action == "interrupt" else action)
+    """Stop a run; keep what it said, or (`rollback`) nothing. One that is over stays as it is."""
     key = await rest.key(thread_id)
     row = await rest.run(key, run_id)
-    await rest.edge.submit.cancel(rest.caller, thread_id, str(row.turn_id), reason=reason)
+    rollback = action == "rollback"
+    await rest.edge.submit.cancel(
+        rest.caller, thread_id, str(row.turn_id), reason=reason, rollback=rollback
+    )
     if wait:
         await rest.joining.ended(key, str(row.turn_id))
     return Response(status_code=204)

@@ -2,10 +2,10 @@
 
 The client sends JSON objects; `id` (optional) comes back in the answer:
 
-- `{"type": "chat", "text", "thread_id"?, "graph"?, "idempotency_key"?}`: say something; subscribes
-  to the thread; answered by `{"type": "accepted", "thread_id", "run_id", "status"}`
+- `{"type": "chat", "text", "thread_id"?, "graph"?, "idempotency_key"?, "on_busy"?}`: say something;
+  subscribes to the thread; answered by `{"type": "accepted", "thread_id", "run_id", "status"}`
 - `{"type": "resume", "thread_id", "answers": {question id: answer}}`: answered likewise
-- `{"type": "cancel", "thread_id", "run_id"}`: answered by `{"type": "ok"}`
+- `{"type": "cancel", "thread_id", "run_id", "rollback"?}`: answered by `{"type": "ok"}`
 - `{"type": "subscribe", "thread_id", "since"?}`, `{"type": "unsubscribe", "thread_id"}`: `ok`
 - `{"type": "ping"}`: `{"type": "pong"}`
 
@@ -29,6 +29,7 @@ from fastapi import APIRouter, WebSocket
 from pydantic import ValidationError
 from starlette.websockets import WebSocketDisconnect
 
+from turnstream.schemas.commands import OnBusy
 from turnstream.schemas.errors import (
     InvalidRequestError,
     TooManyRequestsError,
@@ -69,8 +70,10 @@ class Frame(msgspec.Struct):
     text: str = ""
     graph: str = ""
     idempotency_key: str = ""
+    on_busy: OnBusy = "enqueue"
     answers: dict[str, Any] = msgspec.field(default_factory=dict)
     since: int | None = None
+    rollback: bool = False
 
 
 _frames = msgspec.json.Decoder(Frame)
@@ -170,7 +173,9 @@ class PlainSocket:
                 key = await self.rest.key(frame.thread_id)
                 row = await self.rest.run(key, frame.run_id)
                 run_id = str(row.turn_id)
-                await self.rest.edge.submit.cancel(self.rest.caller, frame.thread_id, run_id)
+                await self.rest.edge.submit.cancel(
+                    self.rest.caller, frame.thread_id, run_id, rollback=frame.rollback
+                )
         return {"type": "ok"}
 
     async def _chat(self, frame: Frame) -> dict[str, Any]:
@@ -180,6 +185,7 @@ class PlainSocket:
                 thread_id=frame.thread_id or None,
                 graph=frame.graph or DEFAULT_GRAPH,
                 idempotency_key=frame.idempotency_key or None,
+                on_busy=frame.on_busy,
             )
         except ValidationError as error:
             raise _invalid(error) from error

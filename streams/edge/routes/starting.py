@@ -68,7 +68,7 @@ async def start(
             input="" if text else json_text(body.input),
             config=config,
             metadata=metadata,
-            on_busy="reject" if body.multitask_strategy == "reject" else "enqueue",
+            on_busy=body.multitask_strategy or "enqueue",
             wait=wait,
         )
     return Started(
@@ -98,11 +98,6 @@ def _check(body: RunBody) -> None:
         after_seconds=body.after_seconds,
         context=body.context,
         on_completion=None if body.on_completion == "keep" else body.on_completion,
-        multitask_strategy=(
-            body.multitask_strategy
-            if body.multitask_strategy in ("interrupt", "rollback")
-            else None
-        ),
     )
     command = body.command
     if command is not None:

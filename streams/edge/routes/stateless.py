@@ -9,7 +9,7 @@ from fastapi import APIRouter, Query
 from starlette.responses import Response
 
 from turnstream.schemas.errors import InvalidRequestError, NotFoundError
-from turnstream.streams.edge.routes.bodies import SEARCH_LIMIT_MAX, CancelMany, Id, RunBody, refuse
+from turnstream.streams.edge.routes.bodies import SEARCH_LIMIT_MAX, CancelMany, Id, RunBody
 from turnstream.streams.edge.routes.deps import Caller, JsonAnswer, answers, streams, thread_id_of
 from turnstream.streams.edge.routes.following import (
     JOIN_MODES,
@@ -73,7 +73,6 @@ async def cancel_many(
     action: Annotated[Literal["interrupt", "rollback"], Query()] = "interrupt",
 ) -> Response:
     """Cancel the runs named, or the thread's runs of a status."""
-    refuse(action=None if action == "interrupt" else action)
     if not body.thread_id:
         raise InvalidRequestError("name the thread", code="thread_missing", field="thread_id")
     key = await rest.key(body.thread_id)
@@ -84,7 +83,9 @@ async def cancel_many(
         rows = await rest.ledger.turns_of(key, SEARCH_LIMIT_MAX)
         runs = [str(row.turn_id) for row in rows if row.status in wanted]
     for run_id in runs:
-        await rest.edge.submit.cancel(rest.caller, body.thread_id, run_id)
+        await rest.edge.submit.cancel(
+            rest.caller, body.thread_id, run_id, rollback=action == "rollback"
+        )
     return Response(status_code=204)
 
 
@@ -100,7 +101,7 @@ async def join_stream_stateless(
 ) -> Response:
     """Stream a run whose thread the caller does not know."""
     row = await rest.find_run(run_id)
-    if row is None:
+    if row is None or row.rolled_back:
         raise NotFoundError("there is no such run", code="run_not_found")
     await rest.key(thread_id_of(row.thread_key))
     return joined(
