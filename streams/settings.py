@@ -80,7 +80,7 @@ class Settings(BaseSettings):
     step_timeout_s: float = Field(600.0, gt=0, description="of one step of a turn's graph")
     open_turns_max: int = Field(100_000, ge=1, description="in the ledger; above, intake pauses")
     tick_ms: float = Field(5.0, ge=0, le=1000, description="least time between produce rounds")
-    ack_stall_s: float = Field(10.0, gt=0, description="without acks: release threads, claim none")
+    ack_stall_s: float = Field(10.0, gt=0, description="without acks: claim none, look for a peer")
     lease_ttl_s: float = Field(3.0, gt=0.5, description="a frozen worker is dead after it")
     drain_timeout_s: float = Field(20.0, ge=0, description="for running turns after SIGTERM")
     text_chars_max: int = Field(200_000, ge=1, description="of a turn's text")

@@ -159,11 +159,22 @@ async def _kafka(settings: "Settings") -> str:
 async def _postgres(settings: "Settings") -> str:
     import asyncpg
 
+    from turnstream.schemas.errors import ConfigurationError
+
     connection = await asyncpg.connect(settings.database_url.get_secret_value())
     try:
-        return f"version {await connection.fetchval('show server_version')}"
+        names = ("server_version", "synchronous_commit", "fsync", "synchronous_standby_names")
+        version, commits, fsync, standbys = [
+            await connection.fetchval("SELECT current_setting($1)", name) for name in names
+        ]
     finally:
         await connection.close()
+    if commits == "off" or fsync == "off":
+        raise ConfigurationError(
+            f"a crash of the server may take back what it said was committed: "
+            f"synchronous_commit={commits}, fsync={fsync} (docs/promises.md)"
+        )
+    return f"version {version}, synchronous_commit={commits}, standby: {standbys or 'none'}"
 
 
 async def _model(settings: "Settings") -> str:

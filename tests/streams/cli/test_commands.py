@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 
+import psycopg
 import pytest
 
 SECRET = "a-secret-that-nobody-may-see-0123456789"
@@ -39,6 +40,8 @@ def elsewhere(tmp_path, monkeypatch):
         ("config", "check"),
         ("processor", "usage"),
         ("chat",),
+        ("dead-letters",),
+        ("dead-letters", "requeue"),
     ],
 )
 def test_every_command_explains_itself(command: tuple[str, ...]):
@@ -97,6 +100,21 @@ def test_config_check_finds_what_does_not_fit_together():
     assert failed == {"jwt_secret", "tenants"}
     assert run("config", "check", "--offline", EDGE_HOST="0.0.0.0").returncode == 3
     assert run("config", "check", "--offline").returncode == 0
+
+
+def test_config_check_wants_a_database_that_keeps_what_it_says(database: str):
+    given = {"DATABASE_URL": database, "KAFKA_BOOTSTRAP": "127.0.0.1:1"}
+
+    def postgres() -> dict[str, object]:
+        found = json.loads(run("config", "check", "--json", **given).stdout)
+        return next(row for row in found if row["check"] == "postgres")
+
+    assert postgres()["ok"]
+    with psycopg.connect(database, autocommit=True) as connection:
+        name = connection.info.dbname
+        connection.execute(f'ALTER DATABASE "{name}" SET synchronous_commit = off')
+    assert not postgres()["ok"]
+    assert "synchronous_commit=off" in str(postgres()["detail"])
 
 
 def test_a_command_says_what_it_lacks():
