@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import jsonschema_rs
 import msgspec
 
-from turnstream.graph.values import to_json
+from turnstream.graph.values import clean, to_json
 from turnstream.schemas.errors import GraphError
 from turnstream.schemas.transcript import clean_text
 
@@ -53,7 +53,15 @@ def wrong_answer(answers: Mapping[str, Any], schemas: Mapping[str, str]) -> str:
         schema = schemas.get(interrupt_id)
         if not schema:
             continue
-        for error in _validator(msgspec.json.decode(schema)).iter_errors(answer):
+        try:
+            validator = _validator(msgspec.json.decode(schema))
+        except GraphError as error:  # another version stored it
+            return f"answers.{interrupt_id}: {error}"
+        try:
+            errors = list(validator.iter_errors(clean(answer)))
+        except (ValueError, TypeError, OverflowError) as error:  # NaN, say: JSON has no such thing
+            return f"answers.{interrupt_id}: {error}"
+        for error in errors[:1]:
             missing = getattr(error.kind, "property", None)
             path = ["answers", interrupt_id, *error.instance_path]
             if isinstance(missing, str) and "required" in error.message:
