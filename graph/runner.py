@@ -15,6 +15,7 @@ import msgspec
 from langgraph.errors import GraphDrained
 from langgraph.runtime import RunControl
 
+from turnstream.graph import nested_retries
 from turnstream.graph.closing import closing_calls
 from turnstream.graph.deadlines import TurnLimits, overrun
 from turnstream.graph.ending import last_answer, outcome_of, text_in, with_words
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
     from turnstream.graph.ports import Commits, Emitter, SaverCall
     from turnstream.graph.turn_input import TurnInput
     from turnstream.schemas.events import Keep
+
+nested_retries.install()
 
 _NOTHING = Carried()
 
