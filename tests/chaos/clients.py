@@ -222,8 +222,6 @@ class Sdk:
     async def _output(self, call: Any) -> None:
         try:
             output = await call.output
-        except RuntimeError as error:
-            if "taken back" not in str(error):
-                raise
-        else:
-            self.tools[call.tool_call_id] = output
+        except RuntimeError:
+            return  # taken back, or the tool failed
+        self.tools[call.tool_call_id] = output

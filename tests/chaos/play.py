@@ -13,10 +13,12 @@ from random import Random
 from typing import TYPE_CHECKING, Any
 
 import httpx
+from langgraph_sdk.errors import APIConnectionError, InternalServerError
 
 from tests.chaos.clients import Plain, Sdk
 from tests.chaos.faults import FAULTS, NothingToStrikeError
 from tests.chaos.stage import TENANT
+from tests.chaos.story import SPARES_EDGES
 from turnstream.schemas.errors import TurnstreamError
 from turnstream.schemas.events import TurnInterrupted
 
@@ -181,8 +183,8 @@ class Player:
         """Note a client's failure; the SDK asks but once for a state, and an edge may be gone."""
         error = task.exception()
         sdk = next((s for t, s in self._sdks if t is task), None)
-        edges = any("edge" in b.fault or b.fault == "roll" for b in self.story.blows)
-        if sdk is not None and edges and _is_transport(error):
+        spared = all(b.point or b.fault in SPARES_EDGES for b in self.story.blows)
+        if sdk is not None and not spared and _is_transport(error):
             sdk.gave_up = repr(error)
         else:
             self.played.troubles.append(f"a client failed: {error!r}")
@@ -439,7 +441,7 @@ class Player:
 def _is_transport(error: BaseException | None) -> bool:
     if isinstance(error, BaseExceptionGroup):
         return all(_is_transport(one) for one in error.exceptions)
-    return isinstance(error, httpx.TransportError)
+    return isinstance(error, (httpx.TransportError, APIConnectionError, InternalServerError))
 
 
 def _ends_of(turn: Turn) -> set[str]:
