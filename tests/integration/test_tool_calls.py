@@ -308,7 +308,7 @@ async def test_after_a_restore_a_call_has_its_key_again(
         await scene.closed(await scene.start("t0", "tokens=1"))
     counts = await asyncpg.connect(stack["database"])
     try:
-        await scene.db.close()
+        await scene.db.close()  # nobody may use the database that is copied
         await counts.execute(f'CREATE DATABASE "{backup}" TEMPLATE "{urlsplit(dsn).path[1:]}"')
         scene.db = await asyncpg.connect(dsn)
         async with agent(scene, *tools):
@@ -324,5 +324,6 @@ async def test_after_a_restore_a_call_has_its_key_again(
         assert await effects(scene, "t1") == {"charge": 1, "mark": 2}
         assert shown(scene, "t1", turn)["charge"].output == "a: charge done"
     finally:
+        await scene.db.close()
         await counts.execute(f'DROP DATABASE IF EXISTS "{backup}" WITH (FORCE)')
         await counts.close()
