@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from tests.chaos.stage import RealStage
     from tests.chaos.story import Blow, Story, Turn
 
-END_S = 60.0
-"""For a story's turns to end, every fault healed; one that takes longer has broken invariant 1."""
 CLIENTS_END_S = 10.0
 PARKS_AFTER = 3
 """Blows that may fall on one turn before it is parked as the one that kills its workers."""
@@ -130,7 +128,7 @@ class Player:
         try:
             await self._gather_clients()
             self.began = time.monotonic()
-            async with asyncio.timeout(END_S + 30.0), asyncio.TaskGroup() as going:
+            async with asyncio.timeout(self.stage.patience_s + 30.0), asyncio.TaskGroup() as going:
                 for blow in self.story.blows:
                     if not blow.point:
                         going.create_task(self._strike(blow))
@@ -293,7 +291,7 @@ class Player:
             view = self.stage.log.threads[thread].fold.turns.get(turn_id)
             return view.terminal if view is not None and view.done else None  # type: ignore[return-value]
 
-        end = await self.stage.until(asked, f"the questions of {turn_id}", END_S)
+        end = await self.stage.until(asked, f"the questions of {turn_id}", self.stage.patience_s)
         if not isinstance(end, TurnInterrupted):
             return
         answers = {question.id: "yes" for question in end.interrupts}
@@ -370,7 +368,7 @@ class Player:
 
     async def _until_over(self) -> None:
         """Wait until the ledger has closed all that was sent, and the log has said so."""
-        deadline = time.monotonic() + END_S
+        deadline = time.monotonic() + self.stage.patience_s
         while not await self._over():
             if time.monotonic() > deadline:
                 await self._tell_what_is_open()
@@ -403,7 +401,7 @@ class Player:
                 outcome = "has an outcome" if row["outcome"] else "has no outcome"
                 self.played.troubles.append(
                     f"turn {row['turn_id']} on {row['thread_key']} was not closed within"
-                    f" {END_S:g} s ({outcome}, {row['attempts']} attempts)"
+                    f" {self.stage.patience_s:g} s ({outcome}, {row['attempts']} attempts)"
                 )
         admitted = {str(row["turn_id"]) for row in self.played.rows}
         for sent in self.played.sent.values():

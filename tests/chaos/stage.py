@@ -38,6 +38,8 @@ HERE = Path(__file__).parent
 PARTITIONS = 4
 TENANT = "default"
 WORKERS = 3
+PATIENCE_S, PLANTED_PATIENCE_S = 60.0, 10.0
+"""For a story's turns to end, every fault healed; one that takes longer has broken invariant 1."""
 TEND_EVERY_S = 0.1
 DATABASE_AWAY_S = 30.0
 """How long the campaign itself waits for a database that a fault has stopped."""
@@ -73,6 +75,7 @@ class RealStage:
         self.model = ScriptedServer()
         self.threads: Sequence[str] = ()
         self.planted = ""
+        self.patience_s = PATIENCE_S
         self.workers_wanted = WORKERS
         self.tending = True
         self.fresh: dict[str, tuple[Counter[str], int]] = {}
@@ -342,7 +345,8 @@ async def stage(
 ) -> AsyncIterator[RealStage]:
     """Open a stage."""
     made = RealStage(name, folder, servers, template)
-    made.planted = planted
+    if planted:
+        made.planted, made.patience_s = planted, PLANTED_PATIENCE_S
     async with contextlib.AsyncExitStack() as stack:
         await made.open(stack)
         yield made
