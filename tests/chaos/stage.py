@@ -16,6 +16,7 @@ import aiohttp
 import asyncpg
 import psycopg
 from aiokafka import AIOKafkaProducer
+from aiokafka.errors import KafkaError
 from pydantic import SecretStr
 
 from tests.chaos.graphs.counting import EFFECTS
@@ -41,6 +42,7 @@ WORKERS = 3
 PATIENCE_S, PLANTED_PATIENCE_S = 60.0, 10.0
 """For a story's turns to end, every fault healed; one that takes longer has broken invariant 1."""
 TEND_EVERY_S = 0.1
+SEND_S = 60.0
 DATABASE_AWAY_S = 30.0
 """How long the campaign itself waits for a database that a fault has stopped."""
 _migrating = asyncio.Lock()  # alembic is not made for threads
@@ -316,13 +318,18 @@ class RealStage:
         await self.until(made, f"thread {thread}")
 
     async def send(self, thread: str, command: dict[str, Any]) -> tuple[int, int]:
-        """Produce a command; return where it lies in the input."""
-        sent = await self.producer.send_and_wait(
-            self.topics.turns_of(TENANT),
-            json.dumps({"thread_id": thread, **command}).encode(),
-            key=thread.encode(),
-        )
-        return sent.partition, sent.offset
+        """Produce a command, again and again while Kafka is down; return where it lies."""
+        value = json.dumps({"thread_id": thread, **command}).encode()
+        async with asyncio.timeout(SEND_S):
+            while True:
+                try:
+                    sent = await self.producer.send_and_wait(
+                        self.topics.turns_of(TENANT), value, key=thread.encode()
+                    )
+                except KafkaError:
+                    await asyncio.sleep(TEND_EVERY_S)
+                else:
+                    return sent.partition, sent.offset
 
     async def state_of(self, thread: str) -> Any:
         """Return the thread's state as the edge tells it, None while there is no edge."""

@@ -38,6 +38,7 @@ class Server:
     def __init__(self, part: Part, launcher: Launcher) -> None:
         self.part, self._launcher = part, launcher
         self._running: Running | None = None
+        self._ending = False
 
     @property
     def running(self) -> bool:
@@ -49,7 +50,9 @@ class Server:
         return self._running.identity.pid if self._running else 0
 
     async def begin(self) -> None:
-        """Start the process, if it does not run."""
+        """Start the process, if it does not run; one that was asked to end is waited for first."""
+        if self._ending:
+            await self._gone()
         if not self.running:
             self._running = await self._launcher.call(Running, self.part)
 
@@ -73,13 +76,18 @@ class Server:
         """Ask it to end, in the way in which this kind of server is asked, and wait; then kill."""
         if not self.running:
             return
+        self._ending = True
         self._running.identity.send(self.part.stop_signal)
+        await self._gone()
+
+    async def _gone(self) -> None:
         try:
             async with asyncio.timeout(self.part.stop_timeout_s):
                 while self.running:
                     await asyncio.sleep(_POLL_S)
         except TimeoutError:
             await self.kill()
+        self._ending = False
 
     def freeze(self) -> None:
         self._running.identity.send(signal.SIGSTOP)

@@ -94,7 +94,7 @@ class FreezeBroker(_OfKafka):
 
     name = "freeze-broker"
     needs_brokers = True
-    lasts_s = 6.0
+    lasts_s = 15.0
 
     async def _harm(self, stage: Stage) -> None:
         """Freeze one."""
