@@ -30,6 +30,8 @@ FETCH_WAIT_MS = 250
 COMMIT_EVERY_S = 5.0
 LEAVE_TIMEOUT_S = 3.0
 SESSION_TIMEOUT_MS = 6_000  # a broker's default minimum: so long wait a killed worker's partitions
+REQUEST_TIMEOUT_MS = 10_000
+"""A broker that answers nothing is left after it; a group's members are waited for less long."""
 
 
 class Inbox:
@@ -53,6 +55,7 @@ class Inbox:
             session_timeout_ms=SESSION_TIMEOUT_MS,
             heartbeat_interval_ms=SESSION_TIMEOUT_MS // 6,
             max_poll_interval_ms=300_000,
+            request_timeout_ms=REQUEST_TIMEOUT_MS,
             metadata_max_age_ms=30_000,
             **client,
         )

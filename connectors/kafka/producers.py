@@ -25,11 +25,19 @@ from aiokafka.errors import (
 from aiokafka.protocol.transaction import InitProducerIdRequest
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 
-from turnstream.connectors.kafka.produces import Produce
+from turnstream.connectors.kafka.produces import (
+    API_KEY,
+    API_VERSION,
+    produce_answers,
+    produce_request,
+)
+from turnstream.connectors.kafka.wire import Wire
 from turnstream.schemas.errors import ConfigurationError, KafkaUnavailableError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+
+    Broken = Callable[[BaseException], None]
 
 log = structlog.get_logger(__name__)
 
@@ -88,10 +96,19 @@ class Producer:
     At most one batch a partition may be on its way; the pump sees to it.
     """
 
-    def __init__(self, client: AIOKafkaClient) -> None:
+    def __init__(
+        self,
+        client: AIOKafkaClient,
+        open_wire: Callable[[AIOKafkaClient, int, float], Awaitable[Wire]] = Wire.open,
+    ) -> None:
         self._client = client
+        self._open_wire = open_wire
+        self._wires: dict[int, Wire] = {}
+        self._opening = asyncio.Lock()
         self._id, self._epoch = -1, -1
         self._next: dict[TopicPartition, int] = {}
+        self._away = 0
+        self._none_away = asyncio.Event()
         self._sending: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
@@ -111,16 +128,13 @@ class Producer:
     async def stop(self) -> None:
         """Wait until every batch has its answer, then close the connections."""
         try:
-            while self._sending:
-                await asyncio.wait(self._sending)
+            while self._away:
+                self._none_away.clear()
+                await self._none_away.wait()
         finally:
             for task in self._sending:
                 task.cancel()
             await self._client.close()
-
-    async def probe(self) -> bool:
-        """Ask a broker for metadata; tells whether one answered."""
-        return bool(await self._client.force_metadata_update())
 
     def leader(self, to: TopicPartition) -> int:
         """Return the partition's leader, -1 where none is known."""
@@ -133,11 +147,12 @@ class Producer:
 
     def send(
         self,
+        node: int,
         batches: Mapping[TopicPartition, Batch],
         told: Told,
-        broken: Callable[[BaseException], None],
+        broken: Broken,
     ) -> None:
-        """Send batches, all in one request where one broker leads them.
+        """Send batches to the broker that leads them, in one request.
 
         `told` is called once for each of them; `broken` for what must not happen.
         """
@@ -145,64 +160,134 @@ class Producer:
         for to, batch in batches.items():
             self._next[to] = self._next.get(to, 0) + batch.count & _SEQUENCE_MASK
             data[to] = batch.build()
-        task = asyncio.create_task(self._deliver(data, told))
+        self._away += len(data)
+        _Sending(self, data, told, broken).begin(self._wires.get(node))
+
+    async def wire(self, node: int) -> Wire:
+        """Return the connection to a broker. Raises `KafkaError`."""
+        async with self._opening:  # a connection has room for one wire
+            wire = self._wires.get(node)
+            if wire is None or wire.lost:
+                timeout_s = REQUEST_TIMEOUT_MS / 1000
+                wire = self._wires[node] = await self._open_wire(self._client, node, timeout_s)
+            return wire
+
+    async def probe(self) -> bool:
+        """Ask for metadata, leaders among it; tells whether a broker answered."""
+        return bool(await self._client.force_metadata_update())
+
+    def lacks(self, to: TopicPartition) -> bool:
+        """Say whether the topic is known to be without this partition."""
+        known = self._client.cluster.partitions_for_topic(to.topic)
+        return known is not None and to.partition not in known
+
+    def settled(self) -> None:
+        """Count a batch that has its answer."""
+        self._away -= 1
+        if not self._away:
+            self._none_away.set()
+
+    def spawn(self, work: Coroutine[Any, Any, None], broken: Broken) -> None:
+        """Run what cannot be done at once; an error in it goes to `broken`."""
+
+        def ended(task: asyncio.Task[None]) -> None:
+            self._sending.discard(task)
+            if not task.cancelled() and (error := task.exception()) is not None:
+                broken(error)
+
+        task = asyncio.create_task(work)
         self._sending.add(task)
-        task.add_done_callback(lambda task: self._sent(task, broken))
+        task.add_done_callback(ended)
 
-    def _sent(self, task: asyncio.Task[None], broken: Callable[[BaseException], None]) -> None:
-        self._sending.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            broken(error)
 
-    async def _deliver(self, left: dict[TopicPartition, bytes], told: Told) -> None:
-        """Send until every batch is acknowledged or refused; the same bytes each time."""
-        while left:
+class _Sending:
+    """Batches that left together, until each is acknowledged or refused.
+
+    What has to be sent again is sent as it was, to whoever leads by then.
+    """
+
+    __slots__ = ("_broken", "_left", "_producer", "_told")
+
+    def __init__(
+        self, producer: Producer, left: dict[TopicPartition, bytes], told: Told, broken: Broken
+    ) -> None:
+        self._producer = producer
+        self._left = left
+        self._told = told
+        self._broken = broken
+
+    def begin(self, wire: Wire | None) -> None:
+        """Send, through the leader's connection where there is one."""
+        if wire is None or wire.lost:
+            self._producer.spawn(self._go_on(), self._broken)
+        else:
+            wire.send(API_KEY, API_VERSION, _request(self._left), self._answered)
+
+    def _answered(self, body: bytes, at: int, error: KafkaError | None) -> None:
+        try:
+            self._settle(tuple(self._left), body, at, error)
+            if self._left:
+                self._producer.spawn(self._go_on(RETRY_S), self._broken)
+        except Exception as failure:  # noqa: BLE001  in a callback it would be lost
+            self._broken(failure)
+
+    async def _go_on(self, pause_s: float = 0.0) -> None:
+        while self._left:
+            if pause_s:
+                await asyncio.sleep(pause_s)
+                fresh = await self._producer.probe()
+                for to in [to for to in self._left if fresh and self._producer.lacks(to)]:
+                    missing = UnknownTopicOrPartitionError(f"{to.topic}[{to.partition}]")
+                    self._end(to, -1, missing)
             by_leader: dict[int, dict[TopicPartition, bytes]] = {}
-            for to, data in left.items():
-                by_leader.setdefault(self.leader(to), {})[to] = data
+            for to, data in self._left.items():
+                by_leader.setdefault(self._producer.leader(to), {})[to] = data
             by_leader.pop(-1, None)
             for node, batches in by_leader.items():
-                for to, offset, error in await self._request(node, batches):
-                    del left[to]
-                    told(to, offset, error)
-            if left:
-                await asyncio.sleep(RETRY_S)
-                fresh = await self._client.force_metadata_update()
-                for to in [to for to in left if fresh and self._lacks(to)]:
-                    del left[to]
-                    told(to, -1, UnknownTopicOrPartitionError(f"{to.topic}[{to.partition}]"))
+                await self._ask(node, batches)
+            pause_s = RETRY_S
 
-    async def _request(
-        self, node: int, batches: dict[TopicPartition, bytes]
-    ) -> list[tuple[TopicPartition, int, BaseException | None]]:
-        """Make one request; returns what is settled by it."""
+    async def _ask(self, node: int, batches: dict[TopicPartition, bytes]) -> None:
         try:
-            response = await self._client.send(
-                node, Produce(batches, timeout_ms=REQUEST_TIMEOUT_MS)
-            )
+            wire = await self._producer.wire(node)
+            body, at = await wire.request(API_KEY, API_VERSION, _request(batches))
         except KafkaError as error:
-            if not error.retriable:
-                return [(to, -1, error) for to in batches]
-            log.warning("produce_repeated", node=node, error=repr(error))
-            return []
-        settled: list[tuple[TopicPartition, int, BaseException | None]] = []
-        for topic, partition, code, offset in response.answers:
+            self._settle(tuple(batches), b"", 0, error)
+        else:
+            self._settle(tuple(batches), body, at, None)
+
+    def _settle(
+        self, batches: tuple[TopicPartition, ...], body: bytes, at: int, error: KafkaError | None
+    ) -> None:
+        """Tell of those that an answer settles; the others are left."""
+        if error is not None:
+            if error.retriable:
+                log.warning("produce_repeated", error=repr(error))
+                return
+            for to in batches:
+                self._end(to, -1, error)
+            return
+        for topic, partition, code, offset in produce_answers(body, at):
             to = TopicPartition(topic, partition)
             if code == 0:
-                settled.append((to, offset, None))
+                self._end(to, offset, None)
                 continue
             error_type = for_code(code)
             if error_type is DuplicateSequenceNumber:  # it is in the log, nobody recalls where
-                settled.append((to, -1, None))
+                self._end(to, -1, None)
             elif error_type.retriable:
                 log.warning("produce_repeated", topic=topic, partition=partition, code=code)
             else:
-                settled.append((to, -1, error_type()))
-        return settled
+                self._end(to, -1, error_type())
 
-    def _lacks(self, to: TopicPartition) -> bool:
-        known = self._client.cluster.partitions_for_topic(to.topic)
-        return known is not None and to.partition not in known
+    def _end(self, to: TopicPartition, offset: int, error: BaseException | None) -> None:
+        del self._left[to]
+        self._producer.settled()
+        self._told(to, offset, error)
+
+
+def _request(batches: Mapping[TopicPartition, bytes]) -> bytes:
+    return produce_request(batches, timeout_ms=REQUEST_TIMEOUT_MS)
 
 
 def pump_producer(

@@ -321,7 +321,7 @@ class Pump:
         def told(to: TopicPartition, offset: int, error: BaseException | None) -> None:
             self._answered(leader, sending, to, offset, error)
 
-        producer.send(batches, told, self._break)
+        producer.send(leader, batches, told, self._break)
 
     def _fill(self, batch: Batch, queue: deque[_Record]) -> list[_Record]:
         taken: list[_Record] = []

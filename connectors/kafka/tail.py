@@ -49,6 +49,8 @@ _log = structlog.get_logger(__name__)
 EARLIEST = -2
 LATEST = -1
 _READ_UNCOMMITTED = 0
+REQUEST_TIMEOUT_MS = 10_000
+"""A broker that answers nothing is left after it; an answer's bytes come at more than 1.6 MB/s."""
 _PAUSE_S = 0.1
 _LEADER_TRIES = 50
 _LEADERS_S = 1.0
@@ -99,6 +101,7 @@ class Tail:
         self.fetches = 0
         self.lost: Callable[[int], None] = lambda _partition: None
         self._numbering = numbering
+        client = {"request_timeout_ms": REQUEST_TIMEOUT_MS, **client}
         self._client = AIOKafkaClient(bootstrap_servers=bootstrap, **client)
         # log reads must not wait behind the tail's own long polls
         self._log_client = AIOKafkaClient(bootstrap_servers=bootstrap, **client)

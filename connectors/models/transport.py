@@ -54,7 +54,7 @@ class Connection(asyncio.Protocol):
         self.feed: Callable[[bytes], None] | None = None
         self._chunks: list[bytes] = []
         self._head_bytes = 0
-        self._complete = self._until_close = False
+        self._complete = self._keeps = self._until_close = False
         self._parser = httptools.HttpResponseParser(self)
         self._headed: asyncio.Future[None] = self._loop.create_future()
         self._ended = self._loop.create_future()
@@ -86,9 +86,7 @@ class Connection(asyncio.Protocol):
     @property
     def reusable(self) -> bool:
         """Whether the exchange is over and the server keeps the connection."""
-        ended = self._ended
-        over = ended is None or (ended.done() and not ended.cancelled() and not ended.exception())
-        return over and not self.lost and self._parser.should_keep_alive()
+        return self._complete and self._keeps and not self.lost
 
     # -- what the loop calls -------------------------------------------------------------------
 
@@ -107,6 +105,11 @@ class Connection(asyncio.Protocol):
             self._parser.feed_data(data)
         except httptools.HttpParserError as error:
             self._fail(BadHttpError(f"no HTTP answer: {error}"))
+            return
+        if not self._headed.done():
+            self._head_bytes += len(data)
+            if self._head_bytes > HEAD_BYTES_MAX:
+                self._fail(BadHttpError(f"an answer's head above {HEAD_BYTES_MAX} bytes"))
             return
         if self._chunks and self.feed is not None:
             self._hand_over(self.feed)
@@ -133,9 +136,6 @@ class Connection(asyncio.Protocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Take a header."""
-        self._head_bytes += len(name) + len(value)
-        if self._head_bytes > HEAD_BYTES_MAX:
-            raise BadHttpError(f"an answer's head above {HEAD_BYTES_MAX} bytes")
         self.headers[name.decode("latin-1").lower()] = value.decode("latin-1")
 
     def on_headers_complete(self) -> None:
@@ -152,6 +152,7 @@ class Connection(asyncio.Protocol):
     def on_message_complete(self) -> None:
         """Note the end, unless another answer follows."""
         self._complete = self.status > _INFORMATIONAL_MAX
+        self._keeps = self._parser.should_keep_alive()
 
     def _hand_over(self, feed: Callable[[bytes], None]) -> None:
         chunks, self._chunks = self._chunks, []
@@ -161,6 +162,7 @@ class Connection(asyncio.Protocol):
             self._fail(error)
 
     def _fail(self, error: Exception) -> None:
+        self._keeps = False
         for future in (self._headed, self._ended):
             if future is not None and not future.done():
                 future.set_exception(error)

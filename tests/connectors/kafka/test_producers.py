@@ -10,12 +10,14 @@ import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import NodeNotReadyError, RequestTimedOutError
+from aiokafka.protocol.produce import ProduceResponse_v7
 
 from turnstream.connectors.kafka import producers
 from turnstream.connectors.kafka.admin import TopicAdmin
 from turnstream.connectors.kafka.producers import Producer
-from turnstream.connectors.kafka.produces import Produce, Produced
+from turnstream.connectors.kafka.produces import produce_answers
 from turnstream.connectors.kafka.pump import Pump
+from turnstream.connectors.kafka.wire import Wire
 from turnstream.schemas.topics import Topic
 
 if TYPE_CHECKING:
@@ -24,33 +26,46 @@ if TYPE_CHECKING:
 NOT_LEADER = 6
 
 
-class Unlucky(AIOKafkaClient):
+class Dice:
+    """What happens to requests."""
+
+    def __init__(self, seed: int) -> None:
+        self.random = random.Random(seed)
+        self.lost = 0
+
+
+class Unlucky(Wire):
     """Loses requests, loses answers, and takes answers for refusals, by a seeded dice."""
 
-    dice: random.Random
-    lost: int = 0
+    dice: Dice
 
-    async def send(self, node_id: int, request: Any, **kwargs: Any) -> Any:
-        if not isinstance(request, Produce):
-            return await super().send(node_id, request, **kwargs)
-        fate = self.dice.random()
-        if fate < 0.1:
-            self.lost += 1
-            raise NodeNotReadyError("the request got lost")
-        response = await super().send(node_id, request, **kwargs)
-        if fate < 0.2:
-            self.lost += 1
-            raise RequestTimedOutError
+    def send(self, api: int, version: int, body: bytes, told: Any) -> None:
+        fate = self.dice.random.random()
         if fate < 0.3:
-            self.lost += 1
-            at = self.dice.randrange(len(response.answers))
-            return Produced(
-                [
-                    (topic, partition, NOT_LEADER if i == at else code, offset)
-                    for i, (topic, partition, code, offset) in enumerate(response.answers)
-                ]
+            self.dice.lost += 1
+        if fate < 0.1:
+            loop = asyncio.get_running_loop()
+            loop.call_soon(told, b"", 0, NodeNotReadyError("the request got lost"))
+        elif fate < 0.2:
+            super().send(
+                api, version, body, lambda *_: told(b"", 0, RequestTimedOutError("no answer"))
             )
-        return response
+        elif fate < 0.3:
+            super().send(
+                api, version, body, lambda data, at, error: told(self._refused(data, at), at, error)
+            )
+        else:
+            super().send(api, version, body, told)
+
+    def _refused(self, data: bytes, at: int) -> bytes:
+        """Make one answer say that the broker does not lead the partition."""
+        by_topic: dict[str, list[tuple[int, int, int, int, int]]] = {}
+        answers = produce_answers(data, at)
+        unlucky = self.dice.random.randrange(len(answers))
+        for i, (topic, partition, code, offset) in enumerate(answers):
+            refused = (partition, NOT_LEADER if i == unlucky else code, offset, -1, -1)
+            by_topic.setdefault(topic, []).append(refused)
+        return data[:at] + ProduceResponse_v7(list(by_topic.items()), 0).encode()
 
 
 class Speaker:
@@ -86,23 +101,28 @@ async def test_whatever_is_sent_again_is_in_the_log_once_and_in_order(
     topic = f"{prefix}turn-events"
     async with TopicAdmin(kafka) as admin:
         await admin.create([Topic(topic, 3, {})])
-    client = Unlucky(bootstrap_servers=kafka)
-    client.dice = random.Random(seed)
+    dice = Dice(seed)
+
+    async def unlucky_wire(client: AIOKafkaClient, node: int, timeout_s: float) -> Wire:
+        wire = await Unlucky.open(client, node, timeout_s)
+        wire.dice = dice
+        return wire
 
     async def unlucky() -> Producer:
+        client = AIOKafkaClient(bootstrap_servers=kafka)
         await client.bootstrap()
         await client.set_topics([topic])
-        producer = Producer(client)
+        producer = Producer(client, unlucky_wire)
         await producer.start()
         return producer
 
     pump = Pump(unlucky, tick_s=0.002)
-    running = asyncio.create_task(pump.run())
     await pump.start()
+    running = asyncio.create_task(pump.run())
     speakers = [Speaker(pump, TopicPartition(topic, i % 3), f"s{i}") for i in range(9)]
     async with asyncio.timeout(60):
-        while client.lost < 20:
-            for speaker in client.dice.sample(speakers, 4):
+        while dice.lost < 20:
+            for speaker in dice.random.sample(speakers, 4):
                 speaker.say()
             await asyncio.sleep(0.001)
         await pump.flush()

@@ -172,7 +172,7 @@ async def test_each_failure_has_a_code_and_ends_the_call(script, kind, code, ret
     async with scripted() as (server, model):
         heard = Heard()
         with pytest.raises(kind) as caught:
-            await model.stream(ask(script), heard)
+            await model.stream(ask(script, model="scripted"), heard)
         assert caught.value.code == code
         assert type(caught.value) is kind
         assert caught.value.retryable is retryable
