@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from turnstream.connectors.postgres.letters import Decision
     from turnstream.schemas.results import DeadLetter
     from turnstream.streams.admission import Rules
-    from turnstream.streams.dead_letters import Letter
+    from turnstream.streams.letter_scan import Letter
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 

@@ -19,7 +19,7 @@ PAGES = {page.name: page.read_text() for page in (*ROOT.glob("*.md"), *ROOT.glob
 REFERENCE = PAGES["reference.md"]
 SYMBOL = re.compile(r"`([\w/.-]+\.py)::([\w.]+)`")
 LINK = re.compile(r"\]\((?!https?:|#)([^)#]+)")
-COMMAND = re.compile(r"`(make [a-z]+|turnstream [a-z]+)")
+COMMAND = re.compile(r"`(make [a-z]+|turnstream [a-z-]+)")
 
 
 def _names(path: Path) -> set[str]:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 
 if TYPE_CHECKING:
-    from turnstream.streams.dead_letters import DeadLetters, Letter, LetterPage, Place, Wanted
+    from turnstream.streams.dead_letters import DeadLetters
+    from turnstream.streams.letter_scan import Letter, LetterPage, Place, Wanted
 
 T = TypeVar("T")
 
@@ -47,7 +48,7 @@ def list_letters(
     A page that ends early (its limit, its time) says where the next one begins. Exit code 3: the
     time was over.
     """
-    from turnstream.streams.dead_letters import Wanted, parse_place
+    from turnstream.streams.letter_scan import Wanted, parse_place
 
     wanted = Wanted(
         tenant=tenant or None,
@@ -77,8 +78,8 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """Show a letter: what its bytes are, whether they would be taken now, and what became of it."""
-    from turnstream.streams.dead_letters import parse_place
     from turnstream.streams.letter_reading import shown_json
+    from turnstream.streams.letter_scan import parse_place
 
     place = parse_place(letter)
 
@@ -151,8 +152,8 @@ def _decide(
     *,
     as_json: bool,
 ) -> "list[Letter]":
-    from turnstream.streams.dead_letters import parse_place
     from turnstream.streams.letter_reading import letter_json
+    from turnstream.streams.letter_scan import parse_place
 
     places = [parse_place(text) for text in texts]
     done: list[Letter] = []

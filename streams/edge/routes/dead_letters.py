@@ -1,7 +1,8 @@
 """Dead letters: list, show, requeue, drop.
 
 A caller sees the letters of its own tenant's topics; whoever has the role `operator` sees all, also
-those from the edges' own topic, where only the refused body names a tenant.
+those from the edges' own topic, where only the refused body names a tenant. Other bytes than the
+record's own may name another actor, so an edit needs that role, or `tenant-operator` in the tenant.
 """
 
 from __future__ import annotations
@@ -13,22 +14,23 @@ from typing import Annotated, Any, Literal, cast
 from fastapi import APIRouter, Query
 from pydantic import BaseModel, Field
 
-from turnstream.schemas.errors import InvalidRequestError, NotFoundError, UnavailableError
-from turnstream.streams.dead_letters import (
-    PAGE_MAX,
-    DeadLetters,
-    Letter,
-    Wanted,
-    parse_place,
+from turnstream.schemas.errors import (
+    ForbiddenError,
+    InvalidRequestError,
+    NotFoundError,
+    UnavailableError,
 )
+from turnstream.streams.dead_letters import PAGE_MAX, DeadLetters
 from turnstream.streams.edge.routes.bodies import Text  # noqa: TC001  FastAPI reads it
 from turnstream.streams.edge.routes.deps import Caller, JsonAnswer, Rest, answers
 from turnstream.streams.edge.routes.shapes import Shape
 from turnstream.streams.letter_reading import letter_json, shown_json
+from turnstream.streams.letter_scan import Letter, Wanted, parse_place
 
 router = APIRouter(prefix="/dead-letters", tags=["dead letters"])
 
 OPERATOR = "operator"
+EDITORS = frozenset({OPERATOR, "tenant-operator"})
 OFFSET_MAX = (1 << 63) - 1
 
 
@@ -146,11 +148,16 @@ async def show(rest: Caller, letter: Text) -> JsonAnswer:
 async def requeue(rest: Caller, letter: Text, body: RequeueBody | None = None) -> JsonAnswer:
     """Send the record to its topic once more, with the bytes given here where there are any.
 
-    409 (`letter_decided`): somebody has decided. 422 (`letter_refused`): it would be refused again.
+    403: an edit by somebody who may not. 409 (`letter_decided`): somebody has decided. 422
+    (`letter_refused`): it would be refused again.
     """
     body = body or RequeueBody()
+    found = await _find(rest, letter)
+    edited = (body.key, body.value, body.value_base64) != (None, None, None)
+    if edited and EDITORS.isdisjoint(rest.caller.roles):
+        raise ForbiddenError(f"an edit needs one of the roles {', '.join(sorted(EDITORS))}")
     done = await _letters(rest).requeue(
-        await _find(rest, letter),
+        found,
         actor=rest.caller.user,
         note=body.note,
         key=None if body.key is None else _encoded("key", body.key),

@@ -1,0 +1,178 @@
+"""What a dead letter is, where it lies, and a bounded reading of their topic, page by page."""
+
+from __future__ import annotations
+
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+from turnstream.connectors.postgres.letters import Decision, LetterKey
+from turnstream.schemas.errors import InvalidRequestError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable, Sequence
+
+    from turnstream.connectors.kafka.scan import RawRecord, Span
+    from turnstream.schemas.results import DeadLetter
+    from turnstream.streams.replay_log import Log, OnProgress
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Place:
+    """Where a letter lies in its topic; written `partition-offset`."""
+
+    partition: int
+    offset: int
+
+    def __str__(self) -> str:
+        """Return how people write it."""
+        return f"{self.partition}-{self.offset}"
+
+
+def parse_place(text: str) -> Place:
+    """Return the place; raises `InvalidRequestError` (`invalid_letter`)."""
+    partition, bar, offset = text.partition("-")
+    if not (bar and partition.isdecimal() and offset.isdecimal() and len(text) <= 40):  # noqa: PLR2004
+        raise InvalidRequestError(
+            f"{text[:60]!r} is no letter: partition-offset, as in 3-17",
+            code="invalid_letter",
+            field="letter",
+        )
+    return Place(int(partition), int(offset))
+
+
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """A letter at its place, and what was decided of it."""
+
+    place: Place
+    record: DeadLetter
+    decision: Decision | None = None
+
+    @property
+    def key(self) -> LetterKey:
+        """Return what a decision about it is kept under."""
+        return LetterKey(self.record.topic, UUID(self.record.letter_id), self.record.requeues)
+
+    @property
+    def state(self) -> str:
+        """Return `open`, `dropped`, `requeued`, or `requeue_due` until a worker has sent it."""
+        if self.decision is None:
+            return "open"
+        if self.decision.what == "drop":
+            return "dropped"
+        return "requeued" if self.decision.sent_at is not None else "requeue_due"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """Which letters; an empty field wants all. `first` and `end` are offsets, `end` is left out."""
+
+    tenant: str | None = None
+    code: str = ""
+    topic: str = ""
+    state: str = ""
+    partition: int | None = None
+    first: int = 0
+    end: int | None = None
+
+    def takes(self, record: DeadLetter) -> bool:
+        """Tell whether a letter is wanted, as far as the letter itself says."""
+        return (
+            (self.tenant is None or record.tenant == self.tenant)
+            and self.code in ("", record.code)
+            and self.topic in ("", record.topic)
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LetterPage:
+    """Letters in order of their places. `following`: where to go on, None at the end.
+
+    `cut`: the time was over before the page was full. `unreadable`: records that are no letters.
+    """
+
+    letters: Sequence[Letter]
+    following: Place | None
+    cut: bool = False
+    unreadable: int = 0
+
+
+class LetterScan:
+    """One reading of the topic, a partition after the other.
+
+    `letter_in` decodes a record, None for one that is no letter; `decided` adds what was decided.
+    `done` counts the records read.
+    """
+
+    def __init__(
+        self,
+        wanted: Wanted,
+        start: Place | None,
+        limit: int,
+        *,
+        letter_in: Callable[[RawRecord], DeadLetter | None],
+        decided: Callable[[Sequence[Letter]], Awaitable[list[Letter]]],
+        on_progress: OnProgress,
+    ) -> None:
+        self._wanted, self._start, self._limit = wanted, start, limit
+        self._letter_in, self._decided = letter_in, decided
+        self._on_progress = on_progress
+        self._found: list[Letter] = []
+        self._at: Place | None = start
+        self._unreadable = 0
+        self.done = 0
+
+    def page(self, *, cut: bool = False) -> LetterPage:
+        """Return what was found; `cut`: the time was over."""
+        return LetterPage(
+            letters=self._found, following=self._at, cut=cut, unreadable=self._unreadable
+        )
+
+    async def run(self, log: Log, topic: str) -> None:
+        """Read until the page is full or everything is read."""
+        spans = list(self._spans(await log.spans(topic)))
+        total = sum(span.end - span.first for span in spans)
+        self.done = 1 if not total else 0
+        for span in spans:
+            async with aclosing(log.read(topic, [span])) as batches:
+                async for batch in batches:
+                    if await self._take(batch):
+                        return
+                    self.done += len(batch)
+                    self._on_progress(self.done, total)
+        self._at = None
+
+    def _spans(self, spans: Iterable[Span]) -> Iterable[Span]:
+        wanted, start = self._wanted, self._start or Place(0, 0)
+        for span in spans:
+            if span.partition < start.partition:
+                continue
+            if wanted.partition is not None and span.partition != wanted.partition:
+                continue
+            first = max(span.first, wanted.first)
+            if span.partition == start.partition:
+                first = max(first, start.offset)
+            end = span.end if wanted.end is None else min(span.end, wanted.end)
+            if first < end:
+                yield replace(span, first=first, end=end)
+
+    async def _take(self, batch: Sequence[RawRecord]) -> bool:
+        """Add what is wanted of a batch; tell whether the page is full."""
+        letters = []
+        for raw in batch:
+            record = self._letter_in(raw)
+            if record is None:
+                self._unreadable += 1
+            elif self._wanted.takes(record):
+                letters.append(Letter(Place(raw.partition, raw.offset), record))
+        for letter in await self._decided(letters):
+            if self._wanted.state in ("", letter.state):
+                self._found.append(letter)
+                if len(self._found) >= self._limit:
+                    self._at = Place(letter.place.partition, letter.place.offset + 1)
+                    return True
+        if batch:
+            self._at = Place(batch[-1].partition, batch[-1].offset + 1)
+        return False
