@@ -42,6 +42,9 @@ TITLES = {
     8: "nothing leaks",
 }
 
+_COUNTED = (Verdict.ACCEPTED, Verdict.REWOUND)
+"""Of a terminal that counts: one that rolls its turn back takes everything back that was shown."""
+
 
 class Broken(NamedTuple):
     """An invariant that does not hold, and what shows it."""
@@ -83,7 +86,7 @@ def _ends(played: Played) -> Iterator[Broken]:
         ends = [
             e
             for e in played.logs[thread].of(turn_id)
-            if getattr(e.record, "terminal", False) and e.change.verdict is Verdict.ACCEPTED
+            if getattr(e.record, "terminal", False) and e.change.verdict in _COUNTED
         ]
         lines = {e.record.epoch >> TIMELINE_BITS for e in ends}
         if not ends or len(ends) != len(lines):
