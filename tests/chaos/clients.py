@@ -115,7 +115,7 @@ class Plain:
             self.turns.clear()
             return
         turn = self.turns[event["run_id"]]
-        if turn.ends and event["type"] == "rewind":
+        if turn.ends and event["type"] in ("rewind", "started"):
             self.reopened.append(event["run_id"])
             turn.ends.clear()
         if turn.ends:
