@@ -25,7 +25,7 @@ import msgspec
 import structlog
 from aiokafka import TopicPartition
 
-from turnstream.connectors.postgres.rows import Finish
+from turnstream.connectors.postgres.rows import Finish, Resolved
 from turnstream.graph.deadlines import TurnLimits
 from turnstream.graph.questions import wrong_answer
 from turnstream.graph.runner import RunOutcome, TurnControl, end_turn, run_turn
@@ -194,6 +194,10 @@ class TurnAttempt:
         await asyncio.gather(
             self._emitter.acked(n),
             bench.outlets.result(claim, self._command, outcome),
+            *(
+                bench.outlets.resolved(claim.thread_key, claim.partition, claim.turn_id, one)
+                for one in _left_open(claim, outcome)
+            ),
         )
         took = time.monotonic() - self.began_at
         bench.metrics.turn_over(outcome, took, self._emitter)
@@ -366,6 +370,16 @@ def turn_input(claim: Claim, command: Command) -> TurnInput:
         again=claim.started_again,
         carried=claim.carried,
     )
+
+
+def _left_open(claim: Claim, outcome: Outcome) -> list[Resolved]:
+    """Return the questions that a resume did not answer and that nobody can answer any more."""
+    if claim.answering is None or outcome.status in ("interrupted", "rejected"):
+        return []
+    answered = {one.interrupt_id for one in claim.resolved}
+    rev = max((one.rev for one in claim.resolved), default=0)
+    left = [one for one in claim.answering.ids if one not in answered]
+    return [Resolved(one, rev + k, "superseded") for k, one in enumerate(left, 1)]
 
 
 def _failed(code: str, message: str) -> Outcome:

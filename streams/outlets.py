@@ -12,7 +12,7 @@ from aiokafka import TopicPartition
 
 from turnstream.connectors.kafka.pump import RECORD_OVERHEAD
 from turnstream.connectors.kafka.scan import partition_of
-from turnstream.connectors.postgres.rows import Closed
+from turnstream.connectors.postgres.rows import Closed, Resolved
 from turnstream.schemas.commands import Command
 from turnstream.schemas.errors import ProduceRefusedError, TurnstreamError
 from turnstream.schemas.results import DeadLetter
@@ -22,6 +22,7 @@ from turnstream.streams.outcomes import ended_of, resolved_of, result_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from uuid import UUID
 
     from turnstream.connectors.avro import Codec
     from turnstream.connectors.kafka.pump import Pump
@@ -95,18 +96,36 @@ class Outlets:
 
     async def expired(self, interrupts: Sequence[ExpiredInterrupt], ledger: Ledger) -> None:
         """Tell readers of interrupts that nobody answered in time; then the ledger that we did."""
-        await asyncio.gather(*map(self._expired, interrupts))
+        await asyncio.gather(
+            *(
+                self.resolved(
+                    one.thread_key,
+                    one.partition,
+                    one.turn_id,
+                    Resolved(one.interrupt_id, one.rev, "expired"),
+                )
+                for one in interrupts
+            )
+        )
         await ledger.interrupts_told(interrupts)
 
-    async def _expired(self, one: ExpiredInterrupt) -> None:
-        record = resolved_of(one.thread_key, one.turn_id, one.interrupt_id, one.rev, "expired")
+    async def resolved(
+        self, thread_key: str, partition: int, turn_id: UUID, closed: Resolved
+    ) -> None:
+        """Tell readers of an interrupt that is not open any more."""
+        record = resolved_of(thread_key, turn_id, *closed)
         await self._pump.deliver(
-            TopicPartition(self._topics.events, one.partition),
-            one.thread_key.encode(),
+            TopicPartition(self._topics.events, partition),
+            thread_key.encode(),
             self._wire.encode(record),
             headers=[("type", b"InputResolved")],
         )
-        log.info("interrupt_expired", thread=one.thread_key, interrupt=one.interrupt_id)
+        log.info(
+            "interrupt_closed",
+            thread=thread_key,
+            interrupt=closed.interrupt_id,
+            actor=closed.actor,
+        )
 
     async def _end(self, turn: Ended) -> int:
         command = self.command_of(turn.body)

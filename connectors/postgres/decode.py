@@ -132,4 +132,5 @@ def _resolved(text: str | None) -> tuple[Resolved, ...]:
 def _answering(text: str | None) -> Answering | None:
     if not text:
         return None
-    return Answering(msgspec.json.decode(text).get("schemas", {}), text.encode())
+    interrupt = msgspec.json.decode(text)
+    return Answering(tuple(interrupt["ids"]), interrupt.get("schemas", {}), text.encode())

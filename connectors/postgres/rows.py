@@ -44,10 +44,11 @@ class Admission:
 class Answering(NamedTuple):
     """The open interrupt that a resume answers, as it stood before.
 
-    `schemas`: JSON text by interrupt id, where the graph gave one. `stored` is the ledger's JSON,
-    to put it back unchanged.
+    `ids`: of all of its questions, answered or not. `schemas`: JSON text by interrupt id, where the
+    graph gave one. `stored` is the ledger's JSON, to put it back unchanged.
     """
 
+    ids: tuple[str, ...]
     schemas: dict[str, str]
     stored: bytes
 

@@ -14,6 +14,7 @@ import pytest
 from turnstream.schemas.events import (
     InputRequested,
     InputResolved,
+    TurnCancelled,
     TurnCompleted,
     TurnFailed,
     TurnInterrupted,
@@ -138,6 +139,20 @@ async def test_an_answer_that_does_not_fit_changes_nothing(
         turn = await answer(scene, right)
         assert isinstance((await scene.done("t1", turn)).terminal, TurnCompleted)
         assert board(scene) == dict.fromkeys(ids, "kim")
+
+
+async def test_a_question_left_open_ends_with_the_turn(scene) -> None:
+    """One of two is answered; then the turn is stopped: nobody is to wait for the other one."""
+    async with scene.worker(langgraph_json=GRAPHS):
+        asked = await ask(scene, "slow")
+        first, second = asked["first?"].id, asked["second?"].id
+        turn = await answer(scene, {first: "yes"}, graph="slow")
+        await scene.until(lambda: board(scene) == {first: "kim"})
+        await scene.cancel("t1", turn)
+        view = await scene.done("t1", turn)
+        assert isinstance(view.terminal, TurnCancelled)
+        await scene.until(lambda: board(scene) == {first: "kim", second: "superseded"})
+        assert await open_ids(scene) == set()
 
 
 async def test_two_answers_race(scene) -> None:

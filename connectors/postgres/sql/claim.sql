@@ -186,7 +186,9 @@ BEGIN
             'message', 'it answers an interrupt that is not open on this thread');
         END IF;
       END IF;
-      t.rev := t.rev + coalesce(jsonb_array_length(t.resolved), 0);
+      -- the questions that a resume leaves open get their revs too: they may end with it
+      t.rev := t.rev + coalesce(jsonb_array_length(t.answering -> 'ids'),
+                                jsonb_array_length(t.resolved), 0);
       IF u.outcome IS NOT NULL OR u.kind = 'resume' THEN
         UPDATE turns SET outcome = u.outcome, origin = u.origin
           WHERE thread_key = k AND seq = u.seq;

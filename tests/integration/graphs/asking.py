@@ -1,5 +1,6 @@
 """Graphs that ask: several at once, from a tool, one after the other, against time."""
 
+import asyncio
 from typing import Literal
 
 from langchain_core.messages import AIMessage
@@ -43,6 +44,18 @@ def twice(state: MessagesState) -> dict:
     return {"messages": [AIMessage(f"{first}, then {interrupt('second?')}")]}
 
 
+async def first(state: MessagesState) -> dict:
+    """Ask, and take for ever with the answer."""
+    interrupt("first?")
+    while True:
+        await asyncio.sleep(0.01)
+
+
+def second(state: MessagesState) -> dict:
+    """Ask."""
+    return {"messages": [AIMessage(interrupt("second?"))]}
+
+
 def soon(state: MessagesState) -> dict:
     """Ask for an answer in time."""
     return {"messages": [AIMessage(str(interrupt({"question": "quick!", "expires_in_s": 0.5})))]}
@@ -81,5 +94,6 @@ def _tools() -> object:
 
 several = _graph(decide, count, quick)
 steps = _graph(twice)
+slow = _graph(first, second)
 timed = _graph(soon)
 tools = _tools()
