@@ -38,6 +38,7 @@ from turnstream.connectors.postgres.usage import UsageStore
 from turnstream.connectors.registry import open_codec, open_registry
 from turnstream.graph.agent import agent_entry
 from turnstream.graph.catalog import Catalog
+from turnstream.graph.retries import RetrySettings
 from turnstream.graph.state import AgentSettings
 from turnstream.graph.tools import built_in_tools
 from turnstream.schemas.errors import ConfigurationError
@@ -197,12 +198,17 @@ def _states(catalog: Catalog, saver: FencedSaver, ledger: Ledger) -> States:
         return None if entry is None else entry.with_saver(saver)
 
     async def graph_name(key: str) -> str | None:
-        turns = await ledger.turns_of(key, 10)
+        turns = [turn for turn in await ledger.turns_of(key, 10) if not turn.rolled_back]
         # a turn of a graph that nobody has was refused, and left no state
         known = [turn.graph for turn in turns if turn.graph in catalog]
         return next(iter(known or [turn.graph for turn in turns]), None)
 
-    return States(graph_of, graph_name, (psycopg.OperationalError, PoolTimeout, OSError))
+    async def open_questions(key: str) -> tuple[str, ...]:
+        thread = await ledger.thread(key)
+        return thread.interrupts if thread is not None else ()
+
+    unavailable = (psycopg.OperationalError, PoolTimeout, OSError)
+    return States(graph_of, graph_name, unavailable, open_questions)
 
 
 def _tail_options(settings: Settings) -> TailOptions:
@@ -286,6 +292,8 @@ async def open_worker(
             events_topic=topics.events,
             name=name,
             metrics=metrics,
+            turn_timeout_s=settings.turn_timeout_s,
+            step_timeout_s=settings.step_timeout_s,
         )
         worker = Worker(
             name=name,
@@ -367,6 +375,13 @@ def worker_catalog(settings: Settings, model: ModelClient) -> Catalog:
         system_prompt=settings.system_prompt,
         steps_max=settings.agent_steps_max,
         tool_timeout_s=settings.tool_timeout_s,
+        retries=RetrySettings(
+            tries_max=settings.model_tries_max,
+            turn_retries_max=settings.model_turn_retries_max,
+            backoff_s=settings.model_backoff_s,
+            backoff_max_s=settings.model_backoff_max_s,
+            retry_after_max_s=settings.model_retry_after_max_s,
+        ),
     )
     catalog = Catalog()
     catalog.add(agent_entry(model, built_in_tools(), agent))
