@@ -61,14 +61,19 @@ def wrong_answer(answers: Mapping[str, Any], schemas: Mapping[str, str]) -> str:
             errors = list(validator.iter_errors(clean(answer)))
         except (ValueError, TypeError, OverflowError) as error:  # NaN, say: JSON has no such thing
             return f"answers.{interrupt_id}: {error}"
-        for error in errors[:1]:
-            missing = getattr(error.kind, "property", None)
-            path = ["answers", interrupt_id, *error.instance_path]
-            if isinstance(missing, str) and "required" in error.message:
-                path.append(missing)
-            field = ".".join(map(str, path)).replace(":", "")
-            return clean_text(f"{field}: {error.message}")[:MESSAGE_CHARS_MAX]
+        if errors:
+            return _named(interrupt_id, errors[0])
     return ""
+
+
+def _named(interrupt_id: str, wrong: jsonschema_rs.ValidationError) -> str:
+    """Return what is wrong behind the field that it is wrong with, a missing one included."""
+    path = ["answers", interrupt_id, *wrong.instance_path]
+    missing = getattr(wrong.kind, "property", None)
+    if isinstance(missing, str) and "required" in wrong.message:
+        path.append(missing)
+    field = ".".join(map(str, path)).replace(":", "")
+    return clean_text(f"{field}: {wrong.message}")[:MESSAGE_CHARS_MAX]
 
 
 def _validator(schema: Mapping[str, Any]) -> Any:

@@ -7,7 +7,7 @@ from langchain_core.messages import AIMessage
 from langchain_core.tools import tool
 from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.prebuilt import ToolNode
-from langgraph.types import interrupt
+from langgraph.types import Send, interrupt
 from pydantic import BaseModel
 
 
@@ -73,6 +73,11 @@ def plan(state: MessagesState) -> dict:
     return {"messages": [AIMessage("", tool_calls=calls)]}
 
 
+def fan_out(state: MessagesState) -> list[Send]:
+    """Give each call a task of its own, as LangChain's agents do: each asks for itself."""
+    return [Send("tools", [call]) for call in state["messages"][-1].tool_calls]
+
+
 def _graph(*nodes: object) -> object:
     graph = StateGraph(MessagesState)
     for node in nodes:
@@ -87,7 +92,7 @@ def _tools() -> object:
     graph.add_node(plan)
     graph.add_node("tools", ToolNode([book]))
     graph.add_edge(START, "plan")
-    graph.add_edge("plan", "tools")
+    graph.add_conditional_edges("plan", fan_out, ["tools"])
     graph.add_edge("tools", END)
     return graph.compile()
 
