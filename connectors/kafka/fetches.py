@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from io import BytesIO
 
-_API_KEY = 1
-_API_VERSION = 11
+FETCH = 1
+FETCH_VERSION = 11
 # replica -1, wait, bytes at least and at most, isolation, session, its epoch, topics
 _HEAD = Struct(">iiiibiii")
 _COUNT = Struct(">i")
@@ -48,8 +48,8 @@ class Fetched(Response):  # type: ignore[misc]  # aiokafka has no types
     That is `error`, and the `session` that the broker keeps; 0 is none.
     """
 
-    API_KEY = _API_KEY
-    API_VERSION = _API_VERSION
+    API_KEY = FETCH
+    API_VERSION = FETCH_VERSION
     SCHEMA = FetchResponse_v11.SCHEMA
 
     def __init__(self, error: int, session: int, partitions: list[tuple[int, int, bytes]]) -> None:
@@ -64,7 +64,11 @@ class Fetched(Response):  # type: ignore[misc]  # aiokafka has no types
     @classmethod
     def decode(cls, data: BytesIO) -> Fetched:
         """Read the body that follows the header."""
-        body, at = data.getvalue(), data.tell()
+        return cls.parse(data.getvalue(), data.tell())
+
+    @classmethod
+    def parse(cls, body: bytes, at: int) -> Fetched:
+        """Read the body that begins at `at`."""
         _, error, session, topics = _ANSWER.unpack_from(body, at)
         at += _ANSWER.size
         found: list[tuple[int, int, bytes]] = []
@@ -84,8 +88,8 @@ class Fetched(Response):  # type: ignore[misc]  # aiokafka has no types
 
 
 class _FetchStruct(RequestStruct):  # type: ignore[misc]  # aiokafka has no types
-    API_KEY = _API_KEY
-    API_VERSION = _API_VERSION
+    API_KEY = FETCH
+    API_VERSION = FETCH_VERSION
     RESPONSE_TYPE = Fetched
     SCHEMA = FetchRequest_v11.SCHEMA
 
@@ -103,10 +107,10 @@ class Fetch(Request[_FetchStruct]):  # type: ignore[misc]  # aiokafka has no typ
     """Ask for one topic's partitions: (partition, offset, bytes at most), read uncommitted.
 
     The broker answers when there are `min_bytes`, or after `max_wait_ms`. `session` is the id of a
-    fetch session and the request's number in it; see `FetchSession`.
+    fetch session and the request's number in it; see `FetchSession`. `body` are its bytes.
     """
 
-    API_KEY: ClassVar[int] = _API_KEY
+    API_KEY: ClassVar[int] = FETCH
 
     def __init__(
         self,
@@ -120,13 +124,13 @@ class Fetch(Request[_FetchStruct]):  # type: ignore[misc]  # aiokafka has no typ
     ) -> None:
         head = (-1, max_wait_ms, min_bytes, max_bytes, 0, *session)
         if not targets:
-            self._body = _HEAD.pack(*head, 0) + _TAIL
+            self.body = _HEAD.pack(*head, 0) + _TAIL
             return
         name = topic.encode()
         flat: list[int] = []
         for partition, offset, partition_bytes in targets:
             flat += (partition, -1, offset, -1, partition_bytes)
-        self._body = b"".join(
+        self.body = b"".join(
             (
                 _HEAD.pack(*head, 1),
                 _NAME.pack(len(name)),
@@ -139,7 +143,7 @@ class Fetch(Request[_FetchStruct]):  # type: ignore[misc]  # aiokafka has no typ
 
     def build(self, request_struct_class: type[_FetchStruct]) -> _FetchStruct:
         """Return the request; aiokafka calls this with the version it agreed on."""
-        return request_struct_class(self._body)
+        return request_struct_class(self.body)
 
 
 class FetchSession:

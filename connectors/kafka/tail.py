@@ -32,9 +32,16 @@ from aiokafka.errors import (
 from aiokafka.protocol.offset import OffsetRequest
 from aiokafka.structs import TopicPartition
 
-from turnstream.connectors.kafka.fetches import Fetch, FetchSession
+from turnstream.connectors.kafka.fetches import (
+    FETCH,
+    FETCH_VERSION,
+    Fetch,
+    Fetched,
+    FetchSession,
+)
 from turnstream.connectors.kafka.metadata import DescribeTopics
 from turnstream.connectors.kafka.ring import Ring, batch_records, next_offset
+from turnstream.connectors.kafka.wire import Wire
 from turnstream.schemas.errors import (
     KafkaUnavailableError,
     NotFoundError,
@@ -262,6 +269,7 @@ class Tail:
             max_bytes=options.fetch_bytes_max,
             partition_bytes_max=options.partition_fetch_bytes_max,
         )
+        wire: Wire | None = None
         led: list[int] = []
         looked_at = -math.inf
         while True:
@@ -273,7 +281,9 @@ class Tail:
             positions = self._positions
             request = session.request({number: positions[number] for number in led})
             try:
-                response = await self._client.send(node, request)
+                if wire is None or wire.lost:
+                    wire = await Wire.open(self._client, node, REQUEST_TIMEOUT_MS / 1000)
+                answer, at = await wire.request(FETCH, FETCH_VERSION, request.body)
             except KafkaError as error:
                 _log.warning("fetch failed", node=node, error=repr(error))
                 session.restart()
@@ -281,6 +291,7 @@ class Tail:
                 self._client.force_metadata_update()
                 looked_at = -math.inf
                 continue
+            response = Fetched.parse(answer, at)
             session.answered(response)
             self.fetches += 1
             self._fetched_at = time.monotonic()

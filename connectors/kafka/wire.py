@@ -101,7 +101,8 @@ class Wire(asyncio.Protocol):
         if self._watch is not None:
             self._watch.cancel()
             self._watch = None
-        self._connection.close(reason=CloseReason.CONNECTION_BROKEN, exc=error)
+        reason = CloseReason.CONNECTION_BROKEN if error else CloseReason.SHUTDOWN
+        self._connection.close(reason=reason, exc=error)
         waiting, self._waiting = self._waiting, deque()
         for _, _, told in waiting:
             told(b"", 0, error or KafkaConnectionError("the connection was closed"))
@@ -130,11 +131,11 @@ class Wire(asyncio.Protocol):
             if end - begin < size:
                 break
             at = begin + size
-            correlation, _, told = self._waiting.popleft()
-            if _SIZE.unpack_from(data, begin)[0] != correlation:
-                self._waiting.appendleft((correlation, 0.0, told))
-                self.close(CorrelationIdError(f"not the answer to request {correlation}"))
+            (correlation,) = _SIZE.unpack_from(data, begin)
+            if not self._waiting or self._waiting[0][0] != correlation:
+                self.close(CorrelationIdError(f"answer {correlation} is to no request of ours"))
                 return
+            _, _, told = self._waiting.popleft()
             self._connection._last_action = time.monotonic()  # noqa: SLF001  it is not idle
             told(data[begin : begin + size], _SIZE.size, None)
         self._buffer = data[at:] if at < end else b""
