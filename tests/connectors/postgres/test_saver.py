@@ -165,6 +165,16 @@ async def test_an_earlier_timeline_is_fenced(bench: Bench) -> None:
     assert bench.count("checkpoints") == 0
 
 
+async def test_high_n_never_falls(bench: Bench) -> None:
+    """Whatever a session knows: the next attempt numbers after all that was ever committed."""
+    bench.sql("UPDATE threads SET high_n = 9")
+    with bench.session().bound():
+        bench.say()
+        await put(bench.saver, checkpoint())
+    assert bench.thread()["keep_n"] < 9
+    assert bench.thread()["high_n"] == 9
+
+
 async def test_an_epoch_raised_while_the_row_was_locked_is_seen(bench: Bench) -> None:
     with psycopg.connect(bench.dsn) as other, bench.session().bound():
         other.execute("UPDATE threads SET epoch = epoch + 1")
