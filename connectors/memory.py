@@ -152,12 +152,20 @@ class MemoryToolCalls:
             return Known("other")
         if state == "done":
             return Known("done", result)
-        self.rows[self._key(call)] = (digest, "started", None)
+        self.rows[self._key(call)] = (digest, "started", (call.name, call.tool_call_id))
         return Known("new" if state == "asked" else "started")
 
     async def finish(self, call: ToolCall, result: Any) -> None:
         """Record the result."""
         self._end(call, "done", result)
+
+    async def begun(self) -> list[ToolCall]:
+        """Return the chain's calls that began, in any attempt, and have no result."""
+        return [
+            ToolCall(path, ordinal, name, digest, "", call_id)
+            for (origin, path, ordinal), (digest, state, (name, call_id)) in self.rows.items()
+            if origin == self.origin and state == "started"
+        ]
 
     async def ask(self, call: ToolCall) -> None:
         """Record that the call stopped with a question."""

@@ -115,6 +115,10 @@ class ToolCalls(Protocol):
         """Record what a call came to: anything that a checkpoint can hold."""
         ...
 
+    async def begun(self) -> Sequence[ToolCall]:
+        """Return the chain's calls that began, in any attempt, and have no result."""
+        ...
+
     async def ask(self, call: ToolCall) -> None:
         """Record that a call stopped with a question."""
         ...

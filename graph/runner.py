@@ -22,11 +22,11 @@ from turnstream.graph.ending import last_answer, outcome_of, text_in, with_words
 from turnstream.graph.questions import asked_fields
 from turnstream.graph.recorded import record_with
 from turnstream.graph.said import Said
-from turnstream.graph.tool_calls import STOPPED
+from turnstream.graph.stopped_calls import say_stopped
 from turnstream.graph.translate import MODES, Translator
 from turnstream.graph.watch import RUNTIME, RetryWatch, SigningRuntime, ToolTasks
-from turnstream.schemas.errors import ToolIndeterminateError, TurnError, TurnstreamError
-from turnstream.schemas.events import InputRequested, ToolFailed
+from turnstream.schemas.errors import TurnError, TurnstreamError
+from turnstream.schemas.events import InputRequested
 from turnstream.schemas.results import Carried, Outcome
 from turnstream.schemas.transcript import text_sha256
 
@@ -333,7 +333,9 @@ class _Attempt:
             await self.commits.flush()
         config = self.turn.runnable_config()
         why = outcome.status if outcome.status == "cancelled" else outcome.code
-        self._say_stopped(why)
+        earlier = self.turn.again or self.turn.kind == "resume"
+        ledger = self.commits.tool_calls
+        await say_stopped(ledger, self.said, self.stopped, why=why, earlier=earlier)
         closing = await closing_calls(
             self.graph,
             self.saver,
@@ -345,24 +347,6 @@ class _Attempt:
             unknown=self.stopped,
         )
         return RunOutcome(outcome=outcome, closing=closing)
-
-    def _say_stopped(self, why: str) -> None:
-        """Say of tool calls that were stopped in the middle that nobody knows what they did.
-
-        A cancelled call may have sent its request, and one in a thread goes on.
-        """
-        calls = self.commits.tool_calls.open
-        while calls:
-            _, call = calls.popitem()
-            self.stopped.add(call.tool_call_id)
-            self.said.add(
-                ToolFailed,
-                path=call.path,
-                tool_call_id=call.tool_call_id,
-                name=call.name,
-                code=ToolIndeterminateError.code,
-                message=STOPPED.format(name=call.name, why=why),
-            )
 
 
 class TaskEnds:

@@ -25,7 +25,11 @@ if TYPE_CHECKING:
 
     from turnstream.connectors.postgres.commits import Session
 
-_START = "SELECT * FROM start_tool(%s, %s, %s, %s, %s, %s, %s)"
+_START = "SELECT * FROM start_tool(%s, %s, %s, %s, %s, %s, %s, %s)"
+_BEGUN = """
+SELECT path, ordinal, name, digest, call_id FROM tool_calls
+ WHERE thread_key = %s AND origin = %s AND state = 'started' ORDER BY path, ordinal
+"""
 _END = "SELECT * FROM end_tool(%s, %s, %s, %s, %s, %s, %s, %s)"
 
 
@@ -60,7 +64,7 @@ class LedgerToolCalls:
         await session.flush()
         if session.stopped:
             raise asyncio.CancelledError
-        row = await self._row(_START, call, call.name, call.digest)
+        row = await self._row(_START, call, call.name, call.tool_call_id, call.digest)
         found, kind, result, cancel = row
         if found == "cancelled":
             if session.on_cancel is not None:
@@ -82,6 +86,22 @@ class LedgerToolCalls:
     async def ask(self, call: ToolCall) -> None:
         """Record that the call stopped with a question: it is called again with the answer."""
         await self._end(call, "asked", None, None)
+
+    async def begun(self) -> list[ToolCall]:
+        """Return the chain's calls that began, in any attempt, and have no result."""
+        try:
+            async with (
+                self._connection() as connection,
+                connection.cursor(binary=True, row_factory=tuple_row) as cursor,
+            ):
+                await cursor.execute(_BEGUN, (self.thread_key, self.origin))
+                rows = await cursor.fetchall()
+        except (psycopg.OperationalError, psycopg.InterfaceError, OSError) as error:
+            raise DatabaseUnavailableError(f"tool calls cannot be read: {error}") from error
+        return [
+            ToolCall(path, ordinal, name, digest, "", call_id)
+            for path, ordinal, name, digest, call_id in rows
+        ]
 
     async def _end(self, call: ToolCall, state: str, kind: str | None, data: bytes | None) -> None:
         # in a task of its own: a cancelled caller's result is worth as much

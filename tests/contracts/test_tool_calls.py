@@ -163,6 +163,18 @@ async def test_a_call_that_asked_is_made_again_and_then_is_a_start_like_any(ledg
     assert (await ledger.attempt(origin).start(call())).state == "started"
 
 
+async def test_calls_without_a_result_are_told_of_the_whole_chain(ledger: Any) -> None:
+    origin = uuid.uuid4()
+    first = ledger.attempt(origin)
+    for ordinal in range(3):
+        await first.start(call(ordinal))
+    await first.finish(call(0), "result")
+    await first.ask(call(1))
+    await ledger.attempt(uuid.uuid4()).start(call(7))
+    (begun,) = await ledger.attempt(origin).begun()
+    assert begun == call(2)._replace(idempotency_key="")
+
+
 @pytest.mark.parametrize(
     "result",
     [

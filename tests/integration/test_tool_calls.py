@@ -129,15 +129,24 @@ async def test_killed_around_a_call(halting: Scene, graph: str) -> None:
     parallel = "all-begun-x"
     three = " ".join(f'tool={kind}({{"what":"{parallel}"}})' for kind in KINDS)
     turns[parallel] = await scene.start(parallel, three, graph=graph)
-    await halted(scene, list(cases))
+    stopped = {f"{kind}-begun-stopped": kind for kind in KINDS}
+    for thread, kind in stopped.items():
+        turns[thread] = await scene.start(thread, f'tool={kind}({{"what":"x"}})', graph=graph)
+    await halted(scene, [*cases, *stopped])
     await halted(scene, [parallel], len(KINDS))
     first.kill()
     (scene.folder / "open").touch()
+    keys = [f"default/{thread}" for thread in stopped]
+    await scene.db.execute("UPDATE threads SET cancel = 'cancel' WHERE thread_key = ANY ($1)", keys)
     await worker(scene, "second").ready()
     for thread, turn in turns.items():
         view = await scene.done(thread, turn, 40)
-        assert isinstance(view.terminal, TurnCompleted), view.terminal
+        ended = TurnCancelled if thread in stopped else TurnCompleted
+        assert isinstance(view.terminal, ended), view.terminal
         assert view.attempts == 2
+    for thread, kind in stopped.items():
+        tool = shown(scene, thread, turns[thread])[kind]
+        assert (tool.state, tool.code) == ("failed", INDETERMINATE)
     for thread, (kind, place) in cases.items():
         acted = (await effects(scene, thread))[kind]
         tool = shown(scene, thread, turns[thread])[kind]

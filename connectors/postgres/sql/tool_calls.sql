@@ -8,6 +8,7 @@ CREATE TABLE tool_calls (
   path       text COLLATE "C" NOT NULL,
   ordinal    integer NOT NULL,
   name       text NOT NULL,
+  call_id    text NOT NULL,
   digest     bytea NOT NULL,
   state      text NOT NULL DEFAULT 'started',
   epoch      bigint NOT NULL,
@@ -31,7 +32,7 @@ $$;
 -- (recorded with another digest), cancelled (the turn is to stop: nothing was recorded).
 CREATE FUNCTION start_tool(
   p_key text, p_epoch bigint, p_origin uuid, p_path text, p_ordinal integer, p_name text,
-  p_digest bytea
+  p_call text, p_digest bytea
 ) RETURNS TABLE (found text, type text, result bytea, cancel text) LANGUAGE plpgsql AS $$
 #variable_conflict use_column
 DECLARE
@@ -46,8 +47,8 @@ BEGIN
     RETURN QUERY SELECT 'cancelled', NULL::text, NULL::bytea, held.cancel;
     RETURN;
   END IF;
-  INSERT INTO tool_calls (thread_key, origin, path, ordinal, name, digest, epoch)
-    VALUES (p_key, p_origin, p_path, p_ordinal, p_name, p_digest, p_epoch)
+  INSERT INTO tool_calls (thread_key, origin, path, ordinal, name, call_id, digest, epoch)
+    VALUES (p_key, p_origin, p_path, p_ordinal, p_name, p_call, p_digest, p_epoch)
     ON CONFLICT DO NOTHING;
   IF FOUND THEN
     RETURN QUERY SELECT 'new', NULL::text, NULL::bytea, NULL::text;

@@ -1,0 +1,33 @@
+"""What a turn's end says of tool calls that were stopped in the middle."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from turnstream.graph.tool_calls import STOPPED
+from turnstream.schemas.errors import ToolIndeterminateError
+from turnstream.schemas.events import ToolFailed, ToolStarted
+
+if TYPE_CHECKING:
+    from turnstream.graph.ports import ToolCalls
+    from turnstream.graph.said import Said
+
+
+async def say_stopped(
+    ledger: ToolCalls, said: Said, told: set[str], *, why: str, earlier: bool
+) -> None:
+    """Say that nobody knows whether they took effect, and note their ids in `told`.
+
+    A cancelled call may have sent its request, and one in a thread goes on. `earlier`: calls may
+    have begun before this attempt, and what it said of their beginning is void.
+    """
+    calls = {(call.path, call.ordinal): call for call in await ledger.begun()} if earlier else {}
+    for place, call in {**calls, **ledger.open}.items():
+        if call.tool_call_id in told:
+            continue
+        told.add(call.tool_call_id)
+        event = {"path": call.path, "tool_call_id": call.tool_call_id, "name": call.name}
+        if place not in ledger.open:
+            said.add(ToolStarted, **event)
+        message = STOPPED.format(name=call.name, why=why)
+        said.add(ToolFailed, **event, code=ToolIndeterminateError.code, message=message)
