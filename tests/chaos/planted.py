@@ -17,19 +17,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Plant:
-    """One bug: where it goes (`worker`, `edge`, `campaign`), and SQL for the stage's database."""
+    """One bug, and where it goes: `worker`, `edge` or `campaign`."""
 
     breaks: int
-    where: str = ""
-    put: Callable[[], None] | None = None
-    sql: tuple[tuple[str, str], ...] = ()
+    where: str
+    put: Callable[[], None]
     faults: tuple[str, ...] = ()
 
 
 def plant(name: str, where: str) -> None:
     """Put the bug of this name into this process; nothing for ""."""
-    if name and PLANTS[name].where == where and (put := PLANTS[name].put) is not None:
-        put()
+    if name and PLANTS[name].where == where:
+        PLANTS[name].put()
 
 
 def _lose_commands() -> None:
@@ -48,6 +47,18 @@ def _lose_commands() -> None:
         return await admit(self, *given[:4], kept, **more)
 
     Ledger.admit = losing
+
+
+def _reverse() -> None:
+    """The intake admits what it read in one go in the wrong order."""
+    from turnstream.connectors.postgres.ledger import Ledger
+
+    admit = Ledger.admit
+
+    async def reversing(self: Any, *given: Any, **more: Any) -> Any:
+        return await admit(self, *given[:4], list(given[4])[::-1], **more)
+
+    Ledger.admit = reversing
 
 
 def _say_twice() -> None:
@@ -153,11 +164,7 @@ PLANTS: dict[str, Plant] = {
     "no-rewind": Plant(2, "edge", _keep_all, faults=("kill@token", "kill@nested")),
     "skipped-n": Plant(3, "worker", _skip_n),
     "no-acks": Plant(3, "worker", _no_acks, faults=("kill@step", "kill@nested", "kill@outcome")),
-    "newest-first": Plant(
-        4,
-        sql=(("ORDER BY seq LIMIT 1", "ORDER BY seq DESC LIMIT 1"),),
-        faults=("kill@fenced",),
-    ),
+    "reversed-batches": Plant(4, "worker", _reverse),
     "tools-again": Plant(5, "worker", _act_again),
     "no-fence": Plant(6, "worker", _no_fence, faults=("freeze@token",)),
     "no-keep": Plant(7, "campaign", _forget_keep, faults=("kill@writes", "kill@nested")),

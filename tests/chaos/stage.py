@@ -23,7 +23,6 @@ from tests.chaos.graphs.counting import EFFECTS
 from tests.chaos.leaks import sockets_of, tasks_of
 from tests.chaos.log import LogReader
 from tests.chaos.patience import PatientPool
-from tests.chaos.planted import PLANTS
 from tests.chaos.processes import Process, free_port
 from turnstream.connectors.kafka.admin import TopicAdmin
 from turnstream.connectors.models.scripted import ScriptedServer
@@ -61,11 +60,6 @@ _AWAY = (
     asyncpg.InterfaceError,
     asyncpg.InternalClientError,
 )
-_FUNCTIONS = """
-SELECT pg_get_functiondef(p.oid) AS text FROM pg_proc p
- WHERE p.pronamespace = 'public'::regnamespace AND p.prokind = 'f'
-   AND position($1 in p.prosrc) > 0
-"""
 
 
 class RealStage:
@@ -179,7 +173,6 @@ class RealStage:
         stack.push_async_callback(self.db.close)
         await self.db.execute(EFFECTS)
         await self.db.execute((HERE / "witness.sql").read_text())
-        await self._plant()
         await stack.enter_async_context(self.model)
         self.producer = AIOKafkaProducer(bootstrap_servers=servers.kafka, acks="all")
         await self.producer.start()
@@ -200,15 +193,6 @@ class RealStage:
         await self.whole()
         for process in (self.workers[0], self.edges[0]):
             self.fresh[process.kind] = await tasks_of(process), sockets_of(process)
-
-    async def _plant(self) -> None:
-        """Replace text in the ledger's functions, where a planted bug asks for it."""
-        plant = PLANTS.get(self.planted)
-        for before, after in plant.sql if plant is not None else ():
-            found = await self.db.fetch(_FUNCTIONS, before)
-            assert found, f"no function holds {before!r}"
-            for row in found:
-                await self.db.execute(row["text"].replace(before, after))
 
     async def whole(self) -> None:
         """Wait until all workers and the edge are ready."""
