@@ -20,7 +20,7 @@ from turnstream.schemas.fold import Verdict
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
-    from tests.chaos.play import Hit, Played
+    from tests.chaos.played import Hit, Played
     from tests.chaos.stage import RealStage
     from tests.chaos.story import Story
 

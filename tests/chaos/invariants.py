@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from tests.chaos.clients import Plain, Sdk
     from tests.chaos.log import ThreadLog
-    from tests.chaos.play import Played
+    from tests.chaos.played import Played
     from turnstream.schemas.fold import TurnView
     from turnstream.schemas.transcript import Tool
 

@@ -7,23 +7,22 @@ import contextlib
 import itertools
 import time
 import uuid
-from collections import defaultdict
-from dataclasses import dataclass, field
 from random import Random
 from typing import TYPE_CHECKING, Any
 
 import httpx
 from langgraph_sdk.errors import APIConnectionError, InternalServerError
 
+from tests.chaos.asked import GRAPHS, asked_of, ends_of, expected_of, graph_of
 from tests.chaos.clients import Plain, Sdk
 from tests.chaos.faults import FAULTS, NothingToStrikeError
+from tests.chaos.played import Hit, Played, Sent
 from tests.chaos.stage import TENANT
 from tests.chaos.story import SPARES_EDGES
 from turnstream.schemas.errors import TurnstreamError
 from turnstream.schemas.events import TurnInterrupted
 
 if TYPE_CHECKING:
-    from tests.chaos.log import ThreadLog
     from tests.chaos.stage import RealStage
     from tests.chaos.story import Blow, Story, Turn
 
@@ -33,72 +32,8 @@ PARKS_AFTER = 3
 FROZEN_S = 4.3
 """Longer than a lease (3 s) and its renewal."""
 LOOK_EVERY_S = 0.03
-GRAPHS = dict.fromkeys(("say", "tool", "charge", "tools"), "agent")
-CALLS = {
-    "tool": ("mark",),
-    "charge": ("charge",),
-    "tools": ("charge", "mark", "post"),
-    "effects": ("charge", "mark"),
-    "effects_nested": ("charge", "post"),
-    "talker": ("look_up",),
-}
-"""The tools that each kind of turn calls, all at once."""
 _TURNS = "SELECT * FROM turns WHERE thread_key = ANY ($1) ORDER BY seq"
 _names = itertools.count()
-
-
-@dataclass(slots=True, kw_only=True)
-class Sent:
-    """A command that was accepted: what may come of it, and where it lies in the input.
-
-    `text`: what a completed turn's last message must be, "" where the story does not know it.
-    """
-
-    turn_id: str
-    thread: str
-    kind: str
-    may_end: frozenset[str]
-    at: float
-    place: tuple[int, int] | None = None
-    text: str = ""
-
-
-@dataclass(slots=True, kw_only=True)
-class Hit:
-    """A fault that struck, and when (seconds since 1970); `worker`: whom, where it is known."""
-
-    fault: str
-    at: float
-    worker: str = ""
-    thread: str = ""
-    next_token_s: float | None = None
-    overlap_s: float = 0.0
-    alone: bool = True
-    """Whether it was the only blow of its story that struck."""
-
-
-@dataclass(slots=True)
-class Played:
-    """One run, when it is over."""
-
-    story: Story
-    threads: list[str]
-    sent: dict[str, Sent] = field(default_factory=dict)
-    rows: list[Any] = field(default_factory=list)
-    logs: dict[str, ThreadLog] = field(default_factory=dict)
-    plain: dict[str, list[Plain]] = field(default_factory=lambda: defaultdict(list))
-    sdks: list[Sdk] = field(default_factory=list)
-    hits: list[Hit] = field(default_factory=list)
-    states: dict[str, Any] = field(default_factory=dict)
-    effects: list[Any] = field(default_factory=list)
-    stale_writes: list[Any] = field(default_factory=list)
-    letters: set[tuple[int, int]] = field(default_factory=set)
-    results: dict[str, list[Any]] = field(default_factory=dict)
-    troubles: list[str] = field(default_factory=list)
-    """What went wrong in the playing itself: a turn that never ended, a client that failed."""
-    took_s: float = 0.0
-    loses_rows: bool = False
-    """The database was put back: what it forgot may be admitted, run and told again."""
 
 
 class Player:
@@ -156,7 +91,7 @@ class Player:
             mine = [turn for turn in self.story.turns if turn.thread == index]
             if not mine:
                 continue
-            await stage.make_thread(thread, _graph(mine[0]))
+            await stage.make_thread(thread, graph_of(mine[0]))
             kinds = ("websocket", "sse") if index % 2 else ("websocket",)
             for transport in kinds:
                 plain = Plain(stage.url, thread, transport)
@@ -224,7 +159,7 @@ class Player:
         if turn.expires_s is not None:
             fields["expires_at"] = int((time.time() + turn.expires_s) * 1_000_000)
         await self._send(
-            turn_id, thread, turn.kind, ends | _ends_of(turn), expected_of(turn), **fields
+            turn_id, thread, turn.kind, ends | ends_of(turn), expected_of(turn), **fields
         )
         return turn_id
 
@@ -251,7 +186,7 @@ class Player:
         return {"cancelled"} if policies & {"interrupt", "rollback"} else set()
 
     async def _start_by_sdk(self, turn: Turn, thread: str) -> str:
-        sdk = Sdk(self.stage.url, thread, _graph(turn), turn.by)
+        sdk = Sdk(self.stage.url, thread, graph_of(turn), turn.by)
         self.played.sdks.append(sdk)
         said = {"messages": [{"role": "user", "content": asked_of(turn)}]}
         task = asyncio.create_task(sdk.follow({"input": said}))
@@ -270,7 +205,7 @@ class Player:
         return sdk.run_id
 
     async def _watch_by_sdk(self, turn: Turn, thread: str, turn_id: str) -> None:
-        sdk = Sdk(self.stage.url, thread, _graph(turn), turn.by.removeprefix("watch-"))
+        sdk = Sdk(self.stage.url, thread, graph_of(turn), turn.by.removeprefix("watch-"))
         sdk.run_id = turn_id
         self.played.sdks.append(sdk)
         task = asyncio.create_task(sdk.follow())
@@ -442,37 +377,8 @@ def _is_transport(error: BaseException | None) -> bool:
     return isinstance(error, (httpx.TransportError, APIConnectionError, InternalServerError))
 
 
-def _ends_of(turn: Turn) -> set[str]:
-    """How a turn may end besides the way in which its graph does."""
-    ends = set()
-    if turn.cancel_s is not None:
-        ends.add("cancelled")
-    if turn.expires_s is not None:
-        ends |= {"failed", "cancelled"}
-    if turn.on_busy == "reject":
-        ends.add("rejected")
-    return ends
-
-
 def _turn_id(row: Any) -> str:
     return str(row["turn_id"])
-
-
-def _graph(turn: Turn) -> str:
-    return GRAPHS.get(turn.kind, turn.kind)
-
-
-def asked_of(turn: Turn) -> str:
-    """Return the user's message, which tells the scripted model what to do."""
-    calls = [f'tool={name}({{"what":"{name}"}})' for name in CALLS.get(turn.kind, ())]
-    return " ".join([*calls, "rate=200", f'text="{expected_of(turn)}"'])
-
-
-def expected_of(turn: Turn) -> str:
-    """Return what a completed turn's last message has to be, "" where a graph speaks for itself."""
-    if turn.kind != "say" and turn.kind not in CALLS:
-        return ""
-    return " ".join(f"{turn.kind}{i}" for i in range(turn.words))
 
 
 async def play(stage: RealStage, story: Story) -> Played:

@@ -10,7 +10,7 @@ from turnstream.schemas.events import AttemptStarted, TokensEmitted
 from turnstream.schemas.fold import Verdict
 
 if TYPE_CHECKING:
-    from tests.chaos.play import Hit, Played
+    from tests.chaos.played import Hit, Played
     from tests.chaos.stage import RealStage
 
 

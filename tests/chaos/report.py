@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.chaos.campaign import Tally
-    from tests.chaos.play import Hit
+    from tests.chaos.played import Hit
 
 BOUNDS_S = (0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.5, 10.0)
 """Upper bounds of the recovery histogram's rows, in seconds."""

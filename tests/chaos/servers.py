@@ -2,13 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
 
 KAFKA_OPTIONS = {
     # a killed worker's partitions of the input wait so long for another; 6 s is the default
@@ -46,18 +40,3 @@ class PlainServers:
 
     def release(self, process: str) -> None:
         """Take nothing back."""
-
-
-@contextmanager
-def local_servers(folder: Path) -> Iterator[PlainServers]:
-    """Start them and stop them again."""
-    from turnstream.deploy.local import LocalStack
-    from turnstream.deploy.local.plan import Plan
-
-    plan = Plan(
-        parts=("kafka", "postgres"),
-        kafka_options=KAFKA_OPTIONS,
-        postgres_options={"max_connections": "500"},
-    )
-    with LocalStack(folder / "servers", plan=plan) as local:
-        yield PlainServers(local.kafka_bootstrap, local.database_url, session_ms=1500)
