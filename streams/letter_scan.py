@@ -103,7 +103,6 @@ class LetterScan:
     """One reading of the topic, a partition after the other.
 
     `letter_in` decodes a record, None for one that is no letter; `decided` adds what was decided.
-    `done` counts the records read.
     """
 
     def __init__(
@@ -120,9 +119,8 @@ class LetterScan:
         self._letter_in, self._decided = letter_in, decided
         self._on_progress = on_progress
         self._found: list[Letter] = []
-        self._at: Place | None = start
+        self._at: Place | None = start or Place(0, 0)
         self._unreadable = 0
-        self.done = 0
 
     def page(self, *, cut: bool = False) -> LetterPage:
         """Return what was found; `cut`: the time was over."""
@@ -133,15 +131,14 @@ class LetterScan:
     async def run(self, log: Log, topic: str) -> None:
         """Read until the page is full or everything is read."""
         spans = list(self._spans(await log.spans(topic)))
-        total = sum(span.end - span.first for span in spans)
-        self.done = 1 if not total else 0
+        done, total = 0, sum(span.end - span.first for span in spans)
         for span in spans:
             async with aclosing(log.read(topic, [span])) as batches:
                 async for batch in batches:
                     if await self._take(batch):
                         return
-                    self.done += len(batch)
-                    self._on_progress(self.done, total)
+                    done += len(batch)
+                    self._on_progress(done, total)
         self._at = None
 
     def _spans(self, spans: Iterable[Span]) -> Iterable[Span]:
