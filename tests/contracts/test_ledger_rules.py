@@ -101,6 +101,7 @@ class Thread:
     told: tuple[tuple[str, int, str], ...] = ()
     rev: int = 0
     ready: int | None = None
+    attempts: int = 0
 
 
 @dataclass
@@ -113,6 +114,7 @@ class Model:
     turns: dict[str, Turn] = field(default_factory=dict)
     early: set[tuple[str, str]] = field(default_factory=set)
     workers: set[int] = field(default_factory=set)
+    suspects: dict[int, str] = field(default_factory=dict)
     expiries: set[tuple[str, str]] = field(default_factory=set)
     drawn: int = 0
     waits: int = 0
@@ -201,16 +203,33 @@ class Model:
                 self.wait(key)
                 woken.append(key)
                 continue
+            again, parked = turn.started, False
+            if again and not turn.outcome and thread.attempts >= 2:
+                parked = thread.attempts >= 4
+                if thread.attempts >= 5:
+                    turn.outcome = "failed"
+                elif not parked and not self.take_suspect(worker, key):
+                    self.wait(key)
+                    continue
             thread.epoch = max(thread.epoch, self.timeline * LIFE) + 1
-            thread.owner, thread.head, again = worker, turn.name, turn.started
+            thread.owner, thread.head = worker, turn.name
+            thread.attempts = thread.attempts + 1 if again else 1
             if not again:
                 turn.started, thread.cancel = True, None
                 self.settle(thread, turn)
             claims.append(
                 (key, turn.name, thread.epoch, turn.origin, self.said(turn), thread.cancel, again,
-                 thread.told)
+                 thread.told, thread.attempts, parked)
             )  # fmt: skip
         return claims, woken
+
+    def take_suspect(self, worker: int, key: str) -> bool:
+        """A worker runs one suspect at a time."""
+        held = self.threads.get(self.suspects.get(worker, ""))
+        if held and held.owner == worker and held.attempts > 2:
+            return False
+        self.suspects[worker] = key
+        return True
 
     def said(self, turn: Turn) -> str | None:
         return f"rejected {turn.why}" if turn.outcome == "rejected" else turn.outcome
@@ -229,7 +248,8 @@ class Model:
             ids = thread.asks[1]
         rev = max(thread.rev, self.timeline * LIFE)
         thread.told = tuple((id_, rev + i, actor) for i, id_ in enumerate(ids, 1))
-        thread.rev = rev + len(ids)
+        # a resume takes a rev for each question of the interrupt, answered or not
+        thread.rev = rev + (len(thread.asks[1]) if ids and thread.asks else 0)
         if ids:
             thread.asks = None
 
@@ -307,6 +327,7 @@ class Model:
         if not thread or thread.owner is None:
             return False
         thread.owner = None
+        thread.attempts = max(thread.attempts - 1, 0)
         self.wait(key)
         return True
 
@@ -319,11 +340,14 @@ class Model:
             self.threads[key].ready = None
         return self.claim(keys, worker, room)[0]
 
-    def reap(self, worker: int) -> None:
+    def reap(self, worker: int, *, counts: bool) -> None:
         self.workers.discard(worker)
+        self.suspects.pop(worker, None)
         for key in sorted(self.threads):
-            if self.threads[key].owner == worker:
-                self.threads[key].owner = None
+            thread = self.threads[key]
+            if thread.owner == worker:
+                thread.owner = None
+                thread.attempts = max(thread.attempts - (not counts), 0)
                 self.wait(key)
 
     def unclaimed(self) -> set[str]:
@@ -501,7 +525,7 @@ class Schedule:
         seen = [
             (c.thread_key, NAMES[c.turn_id], c.epoch, NAMES[c.origin],
              said(c.outcome), c.cancel, c.started_again,
-             tuple(tuple(r) for r in c.resolved))
+             tuple(tuple(r) for r in c.resolved), c.attempts, bool(c.parked))
             for c in given
         ]  # fmt: skip
         assert seen == expected
@@ -518,6 +542,8 @@ class Schedule:
         self.seen["claims"] += 1
         self.seen["again"] += c.started_again
         self.seen["published again"] += bool(c.started_again and c.outcome)
+        self.seen["suspect"] += c.started_again and c.attempts > 2
+        self.seen["parked"] += bool(c.parked)
         self.seen["cancel seen"] += bool(c.cancel)
         self.seen["rejected"] += bool(c.outcome and c.outcome.status == "rejected")
         self.seen["late"] += said(c.outcome) == "rejected expired"
@@ -647,12 +673,14 @@ class Schedule:
         worker, room = self.worker(), self.room()
         given = self.do(self.ledger.reclaim(self.ids[worker], room))
         self.took(given, self.model.reclaim(worker, room))
+        # a suspect that was put off would wait for a while
+        self.sql("UPDATE ready SET at = clock_timestamp() WHERE at > clock_timestamp()")
 
     def die(self) -> None:
         worker = self.worker()
         self.sql("UPDATE workers SET lease_until = now() WHERE worker = $1", self.ids[worker])
         self.do(self.ledger.reap())
-        self.model.reap(worker)
+        self.model.reap(worker, counts=True)
 
     def join(self) -> None:
         for worker in range(3):
@@ -704,7 +732,7 @@ class Schedule:
         # nobody's life outlasts the timeline
         self.do(self.ledger.reap())
         for worker in sorted(self.model.workers):
-            self.model.reap(worker)
+            self.model.reap(worker, counts=False)
         # in which order the dead are found is nobody's promise
         for key in sorted(self.model.threads, key=lambda key: self.model.threads[key].ready or 0):
             self.sql("UPDATE ready SET at = clock_timestamp() WHERE thread_key = $1", key)
@@ -719,6 +747,7 @@ class Schedule:
             r["thread_key"]: (
                 r["epoch"], r["owner"], NAMES.get(r["head_id"]), r["cancel"],
                 json.loads(r["interrupt"])["ids"] if r["interrupt"] else None, r["waits"],
+                r["attempts"],
             )
             for r in self.sql(
                 "SELECT t.*, h.turn_id AS head_id, EXISTS (SELECT FROM ready r"
@@ -730,7 +759,7 @@ class Schedule:
         assert threads == {
             key: (
                 t.epoch, None if t.owner is None else self.ids[t.owner], t.head, t.cancel,
-                list(t.asks[1]) if t.asks else None, t.ready is not None,
+                list(t.asks[1]) if t.asks else None, t.ready is not None, t.attempts,
             )
             for key, t in self.model.threads.items()
         }  # fmt: skip
