@@ -7,7 +7,9 @@ machine was slow: each prints its floor, its aim and the distance. Exits with 1 
 turn failed.
 
 Uses TURNSTREAM_TEST_KAFKA and TURNSTREAM_TEST_DATABASE if both are set, else starts its own. What
-others do with the same broker meanwhile shows in the latencies.
+others do with the same broker meanwhile shows in the latencies. Turns of the token path come in
+through Kafka, as those did that the floors were measured with; a row says what starting them over
+HTTP adds.
 """
 
 from __future__ import annotations
@@ -19,12 +21,13 @@ import sys
 import time
 import uuid
 from collections import Counter
+from contextlib import AsyncExitStack
 
 import msgspec
 import psycopg
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
-from tests.bench.load import Brought, Measured, Ours, Theirs, run
+from tests.bench.load import Brought, Measured, Ours, Published, Theirs, run
 from tests.bench.machine import Meter, percentiles
 from tests.bench.stacks import Bench, running
 
@@ -101,7 +104,7 @@ class Table:
             f"\ntoken path ({self.seconds:.0f} s a row, 50 tok/s a stream, 100-token turns,"
             " durability sync)"
         )
-        row = await self.ours(100, PACED)
+        row = await self.ours(100, PACED, kind=Published)
         p50, p99 = (1e3 * value for value in percentiles(row.latencies, 0.5, 0.99))
         line("latency added per token p50, 100 streams (ms)", ms(p50), "5", "4", judge(p50, 5, 4))
         line("latency added per token p99 (ms)", ms(p99), "15", "12", judge(p99, 15, 12))
@@ -109,9 +112,21 @@ class Table:
         line("time added to the first token p50 (ms)", ms(f50), "15", "10", judge(f50, 15, 10))
         line("time added to the first token p99 (ms)", ms(f99), "35", "25", judge(f99, 35, 25))
         self.cpu(row, 108, 75)
-        self.cpu(await self.ours(200, PACED), 86, 60)
+        self.cpu(await self.ours(200, PACED, kind=Published), 86, 60)
+        await self.started_over_http()
         await self.against_template("paced 40 streams", PACED, 0.2, 6, 10)
         await self.against_template("flat out", FLAT, 0.0, 25, 40)
+
+    async def started_over_http(self) -> None:
+        """What `run.start` at the edge adds to the first row; it has no floor of its own."""
+        row = await self.ours(100, PACED)
+        f50, f99 = (1e3 * value for value in percentiles(row.first, 0.5, 0.99))
+        cpu = row.cpu_us_per_token("worker", "edge")
+        print(
+            f"  the first row with run.start at the edge: time added to the first token p50 / p99"
+            f" {ms(f50)} / {ms(f99)} ms, worker + edge CPU per token {cpu:.0f} us"
+        )
+        self.below(row)
 
     def cpu(self, row: Measured, floor: float, aim: float) -> None:
         rate, cpu = row.tokens / row.usage.wall_s, row.cpu_us_per_token("worker", "edge")
@@ -127,7 +142,8 @@ class Table:
     async def against_template(
         self, name: str, text: str, ttft_s: float, floor: float, aim: float
     ) -> None:
-        mine, base = await self.ours(40, text, ttft_s), await self.theirs(40, text, ttft_s)
+        mine = await self.ours(40, text, ttft_s, kind=Published)
+        base = await self.theirs(40, text, ttft_s)
         self.ratio(f"CPU per token, template / ours, {name}", mine, base, floor, aim)
         (mine99,), (base99,) = percentiles(mine.first, 0.99), percentiles(base.first, 0.99)
         ratio = base99 / mine99
@@ -257,8 +273,15 @@ async def main() -> int:
     )
     options = parser.parse_args()
     wanted = {options.only} if options.only else {"idle", "token-path", "brought", "turns"}
-    async with running({}, sample=options.profile) as bench:
+    async with AsyncExitStack() as stack:
+        bench = await stack.enter_async_context(running({}, sample=options.profile))
         table = Table(bench, options.seconds)
+        Published.topic = f"{bench.settings['TURNSTREAM_TOPIC_PREFIX']}turns.default"
+        Published.log = log = AIOKafkaProducer(
+            bootstrap_servers=bench.settings["TURNSTREAM_KAFKA_BOOTSTRAP"]
+        )
+        stack.push_async_callback(log.stop)
+        await log.start()
         if "idle" in wanted:
             await table.idle()
         if wanted & {"token-path", "brought"}:  # warm, before the clock

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 import uuid
 from dataclasses import dataclass, field
@@ -13,6 +14,8 @@ from tests.bench.sockets import Reading, Stream, Window, frame, http, open_webso
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from aiokafka import AIOKafkaProducer
 
 OURS_END = rb'"event":\s*"(?:completed|failed)"'
 THEIRS_END = rb'"completed": true'
@@ -91,6 +94,20 @@ class Ours:
     def close(self) -> None:
         self.stream.transport.close()
         self.commands.transport.close()
+
+
+class Published(Ours):
+    """The same, but that turns come in as a backend's records on Kafka: `log` is set by `main`."""
+
+    log: AIOKafkaProducer
+    topic: str
+
+    async def begin(self, text: str) -> None:
+        await self.log.send(
+            self.topic,
+            json.dumps({"thread_id": self.thread, "text": text}).encode(),
+            key=f"default/{self.thread}".encode(),
+        )
 
 
 class Brought(Ours):
