@@ -162,8 +162,8 @@ class MemoryToolCalls:
     async def begun(self) -> list[ToolCall]:
         """Return the chain's calls that began, in any attempt, and have no result."""
         return [
-            ToolCall(path, ordinal, name, digest, "", call_id)
-            for (origin, path, ordinal), (digest, state, (name, call_id)) in self.rows.items()
+            ToolCall(path, ordinal, begun[0], digest, "", begun[1])
+            for (origin, path, ordinal), (digest, state, begun) in self.rows.items()
             if origin == self.origin and state == "started"
         ]
 

@@ -116,7 +116,7 @@ def check_call(tool: Any, kind: str, place: str, acted: int) -> None:
         assert "not known whether" in tool.output
 
 
-@pytest.mark.parametrize("graph", ["agent", "effects", "effects_nested"])
+@pytest.mark.parametrize("graph", ["agent", "effects_nested"])
 async def test_killed_around_a_call(halting: Scene, graph: str) -> None:
     scene = halting
     first = worker(scene, "first")
