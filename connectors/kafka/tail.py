@@ -23,22 +23,20 @@ import structlog
 from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import (
     KafkaError,
-    NoError,
     NotLeaderForPartitionError,
     OffsetOutOfRangeError,
     UnknownTopicOrPartitionError,
     for_code,
 )
-from aiokafka.protocol.offset import OffsetRequest
 from aiokafka.structs import TopicPartition
 
 from turnstream.connectors.kafka.fetches import (
     FETCH,
     FETCH_VERSION,
-    Fetch,
     Fetched,
     FetchSession,
 )
+from turnstream.connectors.kafka.log_reads import LATEST, LogReads
 from turnstream.connectors.kafka.metadata import DescribeTopics
 from turnstream.connectors.kafka.ring import Ring, batch_records, next_offset
 from turnstream.connectors.kafka.wire import Wire
@@ -53,13 +51,9 @@ if TYPE_CHECKING:
 
 _log = structlog.get_logger(__name__)
 
-EARLIEST = -2
-LATEST = -1
-_READ_UNCOMMITTED = 0
 REQUEST_TIMEOUT_MS = 10_000
 """A broker that answers nothing is left after it; an answer's bytes come at more than 1.6 MB/s."""
 _PAUSE_S = 0.1
-_LEADER_TRIES = 50
 _LEADERS_S = 1.0
 # the broker restarted, or gave the session's room to others: no reason to pause
 _SESSION_OVER = frozenset({70, 71})
@@ -110,9 +104,13 @@ class Tail:
         self._numbering = numbering
         client = {"request_timeout_ms": REQUEST_TIMEOUT_MS, **client}
         self._client = AIOKafkaClient(bootstrap_servers=bootstrap, **client)
-        # log reads must not wait behind the tail's own long polls
-        self._log_client = AIOKafkaClient(bootstrap_servers=bootstrap, **client)
-        self._log_reads = asyncio.Semaphore(self.options.log_reads_max)
+        self._log = LogReads(
+            AIOKafkaClient(bootstrap_servers=bootstrap, **client),
+            topic,
+            bytes_max=self.options.fetch_bytes_max,
+            max_wait_ms=self.options.fetch_max_wait_ms,
+            reads_max=self.options.log_reads_max,
+        )
         self._ring = Ring(self.options.ring_bytes_max)
         self._sinks: dict[bytes, Callable[[int, int, bytes], None]] = {}
         self._positions: dict[int, int] = {}
@@ -145,15 +143,11 @@ class Tail:
 
     async def bounds(self, partition: int) -> tuple[int, int]:
         """Ask for the partition's first offset and its end."""
-        first, end = await asyncio.gather(
-            self._offsets({partition: EARLIEST}), self._offsets({partition: LATEST})
-        )
-        return first[partition], end[partition]
+        return await self._log.bounds(partition)
 
     async def at_time(self, partition: int, unix_ms: int) -> int:
         """Return the first offset at or after a time; the end if there is none."""
-        found = (await self._offsets({partition: max(unix_ms, 0)}))[partition]
-        return found if found >= 0 else (await self._offsets({partition: LATEST}))[partition]
+        return await self._log.at_time(partition, unix_ms)
 
     async def read(
         self, partition: int, key: bytes, first: int
@@ -163,9 +157,9 @@ class Tail:
         Yields the offset reached and the key's records before it. At most `log_reads_max` at once.
         """
         position = first
-        async with self._log_reads:
+        async with self._log.reading:
             while position < self._ring.begins(partition):
-                raw, start = await self._fetch_log(partition, position)
+                raw, start = await self._log.fetch(partition, position)
                 reached = next_offset(raw) if raw else None
                 entries: list[tuple[int, bytes]] = []
                 if reached is not None:
@@ -204,7 +198,7 @@ class Tail:
             raise group.exceptions[0] from group
         finally:
             self.ready.clear()
-            for client in (self._client, self._log_client):
+            for client in (self._client, self._log.client):
                 with contextlib.suppress(KafkaError, OSError):
                     await client.close()
 
@@ -223,15 +217,15 @@ class Tail:
 
     async def _open(self) -> None:
         try:
-            for client in (self._client, self._log_client):
+            for client in (self._client, self._log.client):
                 await client.bootstrap()
                 await client.set_topics([self.topic])
             self._topic_id = await self._read_topic_id()
             self.incarnation = await self._numbering.number(self.topic, self._topic_id)
             numbers = sorted(self._client.cluster.partitions_for_topic(self.topic) or ())
-            ends = await self._offsets(dict.fromkeys(numbers, LATEST))
+            ends = await self._log.offsets(dict.fromkeys(numbers, LATEST))
             since_ms = int((time.time() - self.options.warm_s) * 1000)
-            warm = await self._offsets(dict.fromkeys(numbers, since_ms))
+            warm = await self._log.offsets(dict.fromkeys(numbers, since_ms))
         except KafkaError as error:
             raise KafkaUnavailableError(f"cannot tail {self.topic}: {error!r}") from error
         for number in numbers:
@@ -376,70 +370,3 @@ class Tail:
                 topic_id: UUID = row["topic_id"]
                 return topic_id
         raise NotFoundError(f"there is no topic {self.topic}", code="unknown_topic")
-
-    async def _offsets(self, asked: dict[int, int]) -> dict[int, int]:
-        """Return offsets by time (ms), `EARLIEST` or `LATEST`; -1 where no record is that late."""
-        found: dict[int, int] = {}
-        for _ in range(_LEADER_TRIES):
-            by_node: dict[int, list[tuple[int, int]]] = {}
-            for number, at in asked.items():
-                if number not in found:
-                    by_node.setdefault(await self._leader(number), []).append((number, at))
-            for node, wanted in by_node.items():
-                found.update(await self._offsets_of(node, wanted))
-            if len(found) == len(asked):
-                return found
-            # the leader has just changed, or does not know yet that it leads
-            await self._log_client.force_metadata_update()
-            await asyncio.sleep(_PAUSE_S)
-        raise KafkaUnavailableError(f"{self.topic} has partitions without a leader")
-
-    async def _offsets_of(self, node: int, wanted: list[tuple[int, int]]) -> dict[int, int]:
-        request = OffsetRequest(-1, _READ_UNCOMMITTED, [(self.topic, wanted)])
-        try:
-            response = await self._log_client.send(node, request)
-        except KafkaError as error:
-            raise KafkaUnavailableError(f"offsets of {self.topic}: {error!r}") from error
-        found: dict[int, int] = {}
-        for _topic, partitions in response.topics:
-            for number, code, _at, offset, *_ in partitions:
-                refusal = for_code(code)
-                if refusal is NoError:
-                    found[number] = offset
-                elif not refusal.retriable:
-                    raise KafkaUnavailableError(f"offsets of {self.topic}: {refusal.__name__}")
-        return found
-
-    async def _leader(self, number: int) -> int:
-        for _ in range(_LEADER_TRIES):
-            node = self._log_client.cluster.leader_for_partition(TopicPartition(self.topic, number))
-            if node is not None and node >= 0:
-                return int(node)
-            await self._log_client.force_metadata_update()
-            await asyncio.sleep(_PAUSE_S)
-        raise KafkaUnavailableError(f"{self.topic}[{number}] has no leader")
-
-    async def _fetch_log(self, partition: int, position: int) -> tuple[bytes, int]:
-        """Return fetched bytes from `position`, and the log's first offset."""
-        size = self.options.fetch_bytes_max
-        request = Fetch(
-            self.topic,
-            [(partition, position, size)],
-            max_wait_ms=self.options.fetch_max_wait_ms,
-            min_bytes=1,
-            max_bytes=size,
-        )
-        try:
-            response = await self._log_client.send(await self._leader(partition), request)
-        except KafkaError as error:
-            raise KafkaUnavailableError(f"read of {self.topic}: {error!r}") from error
-        for _number, code, raw in response.partitions:
-            refusal = for_code(code)
-            if refusal is OffsetOutOfRangeError:
-                return b"", (await self.bounds(partition))[0]
-            if refusal is NotLeaderForPartitionError:
-                await self._log_client.force_metadata_update()
-            elif refusal is not NoError:
-                raise KafkaUnavailableError(f"read of {self.topic}: {refusal.__name__}")
-            return raw, 0
-        return b"", 0

@@ -12,7 +12,7 @@ from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import NodeNotReadyError, RequestTimedOutError
 from aiokafka.protocol.produce import ProduceResponse_v7
 
-from turnstream.connectors.kafka import producers
+from turnstream.connectors.kafka import sending
 from turnstream.connectors.kafka.admin import TopicAdmin
 from turnstream.connectors.kafka.producers import Producer
 from turnstream.connectors.kafka.produces import produce_answers
@@ -97,7 +97,7 @@ class Speaker:
 async def test_whatever_is_sent_again_is_in_the_log_once_and_in_order(
     kafka: str, prefix: str, monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:
-    monkeypatch.setattr(producers, "RETRY_S", 0.005)
+    monkeypatch.setattr(sending, "RETRY_S", 0.005)
     topic = f"{prefix}turn-events"
     async with TopicAdmin(kafka) as admin:
         await admin.create([Topic(topic, 3, {})])

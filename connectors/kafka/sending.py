@@ -1,0 +1,136 @@
+"""Batches on their way: one request, and whatever has to be sent again.
+
+Writes to Kafka through the producer's connections.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Protocol
+
+import structlog
+from aiokafka import TopicPartition
+from aiokafka.errors import (
+    DuplicateSequenceNumber,
+    KafkaError,
+    UnknownTopicOrPartitionError,
+    for_code,
+)
+
+from turnstream.connectors.kafka.produces import (
+    API_KEY,
+    API_VERSION,
+    produce_answers,
+    produce_request,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from turnstream.connectors.kafka.producers import Producer
+    from turnstream.connectors.kafka.wire import Wire
+
+    Broken = Callable[[BaseException], None]
+
+log = structlog.get_logger(__name__)
+
+REQUEST_TIMEOUT_MS = 40_000
+RETRY_S = 0.1
+
+
+class Told(Protocol):
+    """Hears what became of a batch: its first offset (-1 where unknown), or why it is refused."""
+
+    def __call__(self, to: TopicPartition, offset: int, error: BaseException | None) -> None:
+        """Take the answer."""
+        ...
+
+
+class Sending:
+    """Batches that left together, until each is acknowledged or refused.
+
+    What has to be sent again is sent as it was, to whoever leads by then.
+    """
+
+    __slots__ = ("_broken", "_left", "_producer", "_told")
+
+    def __init__(
+        self, producer: Producer, left: dict[TopicPartition, bytes], told: Told, broken: Broken
+    ) -> None:
+        self._producer = producer
+        self._left = left
+        self._told = told
+        self._broken = broken
+
+    def begin(self, wire: Wire | None) -> None:
+        """Send, through the leader's connection where there is one."""
+        if wire is None or wire.lost:
+            self._producer.spawn(self._go_on(), self._broken)
+        else:
+            wire.send(API_KEY, API_VERSION, _request(self._left), self._answered)
+
+    def _answered(self, body: bytes, at: int, error: KafkaError | None) -> None:
+        try:
+            self._settle(tuple(self._left), body, at, error)
+            if self._left:
+                self._producer.spawn(self._go_on(RETRY_S), self._broken)
+        except Exception as failure:  # noqa: BLE001  in a callback it would be lost
+            self._broken(failure)
+
+    async def _go_on(self, pause_s: float = 0.0) -> None:
+        while self._left:
+            if pause_s:
+                await asyncio.sleep(pause_s)
+                fresh = await self._producer.probe()
+                for to in [to for to in self._left if fresh and self._producer.lacks(to)]:
+                    missing = UnknownTopicOrPartitionError(f"{to.topic}[{to.partition}]")
+                    self._end(to, -1, missing)
+            by_leader: dict[int, dict[TopicPartition, bytes]] = {}
+            for to, data in self._left.items():
+                by_leader.setdefault(self._producer.leader(to), {})[to] = data
+            by_leader.pop(-1, None)
+            for node, batches in by_leader.items():
+                await self._ask(node, batches)
+            pause_s = RETRY_S
+
+    async def _ask(self, node: int, batches: dict[TopicPartition, bytes]) -> None:
+        try:
+            wire = await self._producer.wire(node)
+            body, at = await wire.request(API_KEY, API_VERSION, _request(batches))
+        except KafkaError as error:
+            self._settle(tuple(batches), b"", 0, error)
+        else:
+            self._settle(tuple(batches), body, at, None)
+
+    def _settle(
+        self, batches: tuple[TopicPartition, ...], body: bytes, at: int, error: KafkaError | None
+    ) -> None:
+        """Tell of those that an answer settles; the others are left."""
+        if error is not None:
+            if error.retriable:
+                log.warning("produce_repeated", error=repr(error))
+                return
+            for to in batches:
+                self._end(to, -1, error)
+            return
+        for topic, partition, code, offset in produce_answers(body, at):
+            to = TopicPartition(topic, partition)
+            if code == 0:
+                self._end(to, offset, None)
+                continue
+            error_type = for_code(code)
+            if error_type is DuplicateSequenceNumber:  # it is in the log, nobody recalls where
+                self._end(to, -1, None)
+            elif error_type.retriable:
+                log.warning("produce_repeated", topic=topic, partition=partition, code=code)
+            else:
+                self._end(to, -1, error_type())
+
+    def _end(self, to: TopicPartition, offset: int, error: BaseException | None) -> None:
+        del self._left[to]
+        self._producer.settled()
+        self._told(to, offset, error)
+
+
+def _request(batches: Mapping[TopicPartition, bytes]) -> bytes:
+    return produce_request(batches, timeout_ms=REQUEST_TIMEOUT_MS)
