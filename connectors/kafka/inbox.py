@@ -176,8 +176,9 @@ class Inbox:
         if time.monotonic() - self._committed_at < COMMIT_EVERY_S:
             return
         self._committed_at = time.monotonic()
-        assigned = self._consumer.assignment() - self._unplaced
-        offsets = {p: self._at[p] for p in assigned if self._at[p] != self._committed.get(p)}
+        # in a rebalance a partition is assigned for a while that was revoked and has no position
+        placed = (self._consumer.assignment() - self._unplaced) & self._at.keys()
+        offsets = {p: self._at[p] for p in placed if self._at[p] != self._committed.get(p)}
         if not offsets:
             return
         try:

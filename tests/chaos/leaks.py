@@ -40,7 +40,7 @@ SELECT count(*) FROM pg_stat_activity
 
 async def left_running(stage: RealStage) -> list[Broken]:
     """Look for what is left of the stories while the processes still run."""
-    found: list[Broken] = []
+    found = [Broken(1, what) for what in stage.broke]
     for what, query in _LEFT.items():
         with contextlib.suppress(AssertionError):
             await stage.until(lambda query=query: _none(stage, query), what, SETTLE_S)

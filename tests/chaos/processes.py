@@ -100,9 +100,9 @@ class Template:
         asked = {"kind": kind, "name": name, "log": str(log), "env": env}
         return Process(kind, name, (await self._ask(asked))["pid"], port, log)
 
-    async def reap(self, process: Process) -> None:
-        """Collect a dead one, so that its id may be given to others."""
-        await self._ask({"reap": process.pid})
+    async def reap(self, process: Process) -> int:
+        """Collect a dead one, so that its id may be given to others; return its exit code."""
+        return int((await self._ask({"reap": process.pid}))["code"])
 
     async def _ask(self, asked: dict[str, Any]) -> Any:
         async with self._turn:

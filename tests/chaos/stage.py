@@ -74,6 +74,8 @@ class RealStage:
         self.patience_s = PATIENCE_S
         self.workers_wanted = WORKERS
         self.tending = True
+        self.broke: list[str] = []
+        """Processes that nobody killed, and how they ended."""
         self.fresh: dict[str, tuple[Counter[str], int]] = {}
         self.own_groups = not servers.session_ms
         self._template = template
@@ -196,20 +198,19 @@ class RealStage:
 
     async def whole(self) -> None:
         """Wait until all workers and the edge are ready."""
-        await self.until(
-            lambda: len(self.workers) >= self.workers_wanted and self.edges, "processes", 60.0
-        )
-        for process in (*self.workers, *self.edges):
-            await process.ready()
+        await self._ready(self.workers_wanted)
 
     async def enough(self) -> None:
         """Wait until two workers and the edge are ready, so that a story can begin."""
+        await self._ready(2)
 
+    async def _ready(self, workers: int) -> None:
         async def ready() -> bool:
             fit = [p for p in (*self.workers, *self.edges) if await self._is_ready(p)]
-            return sum(p.kind == "worker" for p in fit) >= 2 and any(p.kind == "edge" for p in fit)
+            count = sum(p.kind == "worker" for p in fit)
+            return count >= workers and any(p.kind == "edge" for p in fit)
 
-        await self.until(ready, "two workers and an edge", 60.0)
+        await self.until(ready, f"{workers} workers and an edge", 60.0)
 
     async def _is_ready(self, process: Process) -> bool:
         process.was_ready = process.was_ready or await process.is_ready(self.http)
@@ -221,7 +222,10 @@ class RealStage:
             for process in [p for p in self._processes if not p.alive]:
                 self._processes.remove(process)
                 self.servers.release(f"{self.name}/{process.name}")
-                await self._template.reap(process)
+                code = await self._template.reap(process)
+                if code > 0:
+                    said = process.log.read_text()[-1500:]
+                    self.broke.append(f"{process.name} ended by itself with {code}: {said}")
             missing = self.workers_wanted - len(self.workers)
             for _ in range(missing):
                 await self._start("worker", free_port())

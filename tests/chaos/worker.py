@@ -103,6 +103,13 @@ def _sign_connections(name: str) -> None:
     pools._settings = lambda *given: settings(*given) | {"application_name": name}
 
 
+def _collected(pid: int) -> int:
+    """Return the exit code of a dead process, below 0 the signal that ended it."""
+    with suppress(ChildProcessError):
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    return 0
+
+
 def main() -> None:
     """Serve until standard input ends."""
     gc.freeze()
@@ -110,9 +117,7 @@ def main() -> None:
     for line in sys.stdin:
         asked = json.loads(line)
         if "reap" in asked:
-            with suppress(ChildProcessError):
-                os.waitpid(asked["reap"], 0)
-            print("{}", flush=True)
+            print(json.dumps({"code": _collected(asked["reap"])}), flush=True)
             continue
         pid = os.fork()
         if not pid:
