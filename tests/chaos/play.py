@@ -374,6 +374,8 @@ class Player:
 def _is_transport(error: BaseException | None) -> bool:
     if isinstance(error, BaseExceptionGroup):
         return all(_is_transport(one) for one in error.exceptions)
+    if isinstance(error, httpx.HTTPStatusError):  # what opens an SSE stream of the SDK raises it
+        return error.response.status_code == httpx.codes.SERVICE_UNAVAILABLE
     return isinstance(error, (httpx.TransportError, APIConnectionError, InternalServerError))
 
 
