@@ -214,8 +214,18 @@ async def test_rollback_of_an_answer_takes_back_what_it_wrote_on_the_question(
                 and any(getattr(item, "node", "") == "slow" for item in v.items)
             )
         )
-        after = await scene.start("t1", "tokens=3", on_busy="rollback")
+        await scene.send(
+            {"type": "CancelTurn", "thread_id": "t1", "turn_id": answer, "rollback": True},
+            key=b"t1",
+        )
         assert (await scene.done("t1", answer)).terminal.cause == "rollback"
+        await scene.closed(answer)
+        # the head is the asking turn's again, and nobody reads what hangs on it
+        assert await scene.db.fetchval("SELECT interrupt FROM threads") is None
+        head = max((await checkpoints(scene, "t1"))[asking])
+        left = "SELECT count(*) FROM checkpoint_writes WHERE checkpoint_id = $1"
+        assert await scene.db.fetchval(left, head) == 0
+        after = await scene.start("t1", "tokens=3")
         assert isinstance((await scene.done("t1", after)).terminal, TurnCompleted)
         await scene.closed(after)
         assert set(await checkpoints(scene, "t1")) == {asking, after}

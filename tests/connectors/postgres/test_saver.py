@@ -205,6 +205,22 @@ async def test_acks_are_awaited_and_n_is_read_before(bench: Bench) -> None:
     assert bench.thread()["keep_n"] == 2
 
 
+async def test_the_outcome_waits_for_all_that_was_said(bench: Bench) -> None:
+    bench.log.auto = False
+    bench.say()
+    said = bench.log.n
+    ending = asyncio.create_task(
+        bench.saver.commit_outcome(bench.session(), Outcome(status="completed"))
+    )
+    await until(lambda: bench.log.waited_for or ending.done())
+    assert not ending.done()
+    assert bench.sql("SELECT outcome FROM turns")[0]["outcome"] is None
+    bench.log.ack(said)
+    await ending
+    assert bench.sql("SELECT outcome FROM turns")[0]["outcome"] == {"status": "completed"}
+    assert (bench.thread()["keep_n"], bench.thread()["high_n"]) == (said, said)
+
+
 async def test_a_finished_task_is_kept_and_an_interrupted_one_is_not(bench: Bench) -> None:
     session = bench.session()
     parent = checkpoint()
