@@ -42,16 +42,19 @@ def _avro_type(kind: msgspec.inspect.Type) -> object:
     raise AssertionError(kind)
 
 
-def _file_type(kind: object) -> object:
+def _file_type(kind: object, named: dict[str, object]) -> object:
+    """The type in short; `named` holds the records that stood before in the file."""
     if isinstance(kind, list):
-        return [_file_type(one) for one in kind]
+        return [_file_type(one, named) for one in kind]
     if isinstance(kind, dict):
         if kind["type"] == "array":
-            return {"array": _file_type(kind["items"])}
+            return {"array": _file_type(kind["items"], named)}
         if kind["type"] == "record":
-            return {field["name"]: _file_type(field["type"]) for field in kind["fields"]}
+            fields = {field["name"]: _file_type(field["type"], named) for field in kind["fields"]}
+            named[kind["name"]] = fields
+            return fields
         return kind["type"]
-    return kind
+    return named.get(str(kind), kind)
 
 
 @pytest.mark.parametrize("schema", ALL, ids=lambda schema: schema.name)
@@ -59,8 +62,9 @@ def test_struct_mirrors_file(schema):
     written = json.loads(schema.text)
     info = msgspec.inspect.type_info(schema.struct)
     assert [field.name for field in info.fields] == [field["name"] for field in written["fields"]]
+    named: dict[str, object] = {}
     for ours, theirs in zip(info.fields, written["fields"], strict=True):
-        assert _avro_type(ours.type) == _file_type(theirs["type"]), ours.name
+        assert _avro_type(ours.type) == _file_type(theirs["type"], named), ours.name
         assert ours.required == ("default" not in theirs), ours.name
         if not ours.required:
             default = ours.default_factory() if ours.default is msgspec.NODEFAULT else ours.default
