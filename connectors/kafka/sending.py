@@ -34,7 +34,9 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-REQUEST_TIMEOUT_MS = 40_000
+REQUEST_TIMEOUT_MS = 10_000
+"""A broker that is silent for longer is left; what is sent again is idempotent."""
+
 RETRY_S = 0.1
 
 
