@@ -376,7 +376,8 @@ def _is_transport(error: BaseException | None) -> bool:
         return all(_is_transport(one) for one in error.exceptions)
     if isinstance(error, httpx.HTTPStatusError):  # what opens an SSE stream of the SDK raises it
         return error.response.status_code == httpx.codes.SERVICE_UNAVAILABLE
-    return isinstance(error, (httpx.TransportError, APIConnectionError, InternalServerError))
+    kinds = (httpx.TransportError, APIConnectionError, InternalServerError, OSError)
+    return isinstance(error, kinds)
 
 
 def _turn_id(row: Any) -> str:
