@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import select
 import time
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
 from psycopg.rows import DictRow, dict_row
-from psycopg_pool import AsyncConnectionPool, PoolTimeout
+from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout
 
 from turnstream.schemas.errors import DatabaseUnavailableError
 
@@ -93,6 +93,7 @@ async def saver_pool(
         timeout=statement_timeout_s,
         # left to itself it doubles its pauses, and sleeps on when the server is back
         reconnect_timeout=RECONNECT_EVERY_S,
+        reconnect_failed=_connect_again,
         kwargs=options,
         open=False,
     )
@@ -109,25 +110,27 @@ async def borrow(
 ) -> AsyncIterator[AsyncConnection[Any]]:
     """Lend a connection that the server has not cut; waits for one (default: the pool's time-out).
 
-    Raises `PoolTimeout`, before anything was sent. Each try makes the pool connect anew.
+    Raises `PoolTimeout`, before anything was sent.
     """
     until = time.monotonic() + (pool.timeout if patience_s is None else patience_s)
     while True:
-        left = until - time.monotonic()
-        try:
-            connection = await pool.getconn(max(0.001, min(left, RECONNECT_EVERY_S)))
-        except PoolTimeout:
-            if left <= RECONNECT_EVERY_S:
-                raise
-            continue
+        connection = await pool.getconn(max(0.001, until - time.monotonic()))
         if not _cut(connection):
             break
-        await connection.close()
-        await pool.putconn(connection)
+        try:
+            await connection.close()
+        finally:
+            await pool.putconn(connection)
     try:
         yield connection
     finally:
         await pool.putconn(connection)
+
+
+async def _connect_again(pool: AsyncConnectionPool[Any]) -> None:
+    """Ask the pool for a connection, which makes it try to open one."""
+    with suppress(PoolTimeout, PoolClosed):
+        await pool.putconn(await pool.getconn(0.001))
 
 
 def _cut(connection: AsyncConnection[Any]) -> bool:
