@@ -9,6 +9,7 @@ import sys
 import time
 import uuid
 
+import psycopg
 import pytest
 
 from turnstream.connectors.postgres.lease import Lease
@@ -148,6 +149,23 @@ async def test_a_reaped_worker_is_lost(scene, ledger_dsn):
         assert await scene.ready() == ["acme/a"]
         async with beating(lease):
             await until(lost)
+
+
+@pytest.mark.parametrize("blocked", [False, True], ids=["cut off", "blocked"])
+async def test_a_loss_tells_whether_the_loop_had_faltered(ledger_dsn, blocked):
+    lease = Lease(ledger_dsn, uuid.uuid4(), "w", ttl_s=1.0, renew_every_s=0.2)
+
+    async def lost():
+        return lease.state == "lost"
+
+    async with lease, beating(lease):
+        await asyncio.sleep(0)
+        if blocked:
+            time.sleep(0.3)  # the fault: nothing else runs on the loop
+        with psycopg.connect(ledger_dsn, autocommit=True) as peer:
+            peer.execute("DELETE FROM workers WHERE worker = %s", (lease.worker,))
+        await until(lost)
+        assert lease.faltered is blocked
 
 
 async def reaped(scene) -> bool:
