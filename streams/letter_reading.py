@@ -39,7 +39,7 @@ class Reading:
     message: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Again:
     """The refused record as an intake would meet it once more."""
 

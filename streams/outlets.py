@@ -155,7 +155,7 @@ class Outlets:
     ) -> None:
         """Publish a record that could not be taken, with its raw bytes."""
         value = record.value or b""
-        letter, requeues = letter_of(record, topic_id)
+        letter_id, requeues = letter_of(record, topic_id)
         letter = DeadLetter(
             code=code,
             message=message[:2000],
@@ -166,7 +166,7 @@ class Outlets:
             at=time.time_ns() // 1000,
             key=record.key or b"",
             value=value[:LETTER_VALUE_BYTES_MAX],
-            letter_id=str(letter),
+            letter_id=str(letter_id),
             requeues=requeues,
         )
         key = record.key or b""

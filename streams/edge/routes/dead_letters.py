@@ -38,15 +38,19 @@ class LetterQuery(BaseModel):
     """Which letters, from where on, and for how long to look."""
 
     state: Literal["open", "requeue_due", "requeued", "dropped", "all"] = "open"
-    tenant: str = Field("", max_length=100, description="an operator's choice")
-    code: str = Field("", max_length=100, description="refused with this code")
-    topic: str = Field("", max_length=300, description="from this input topic")
-    partition: int | None = Field(None, ge=0, le=OFFSET_MAX, description="of the dead letters")
-    first: int = Field(0, alias="from", ge=0, le=OFFSET_MAX, description="first offset")
-    end: int | None = Field(None, alias="to", ge=0, le=OFFSET_MAX, description="after the last")
-    after: str = Field("", max_length=50, description="where the page before ended")
-    limit: int = Field(50, ge=1, le=PAGE_MAX)
-    timeout_s: float = Field(10.0, ge=0.1, le=20)
+    tenant: str = Field(default="", max_length=100, description="an operator's choice")
+    code: str = Field(default="", max_length=100, description="refused with this code")
+    topic: str = Field(default="", max_length=300, description="from this input topic")
+    partition: int | None = Field(
+        default=None, ge=0, le=OFFSET_MAX, description="of the dead letters"
+    )
+    first: int = Field(default=0, alias="from", ge=0, le=OFFSET_MAX, description="first offset")
+    end: int | None = Field(
+        default=None, alias="to", ge=0, le=OFFSET_MAX, description="after the last"
+    )
+    after: str = Field(default="", max_length=50, description="where the page before ended")
+    limit: int = Field(default=50, ge=1, le=PAGE_MAX)
+    timeout_s: float = Field(default=10.0, ge=0.1, le=20)
 
 
 class LetterShape(Shape):
@@ -90,17 +94,17 @@ class PageShape(Shape):
 class RequeueBody(BaseModel):
     """What to send instead of the record's own key and value, where it is given."""
 
-    key: str | None = Field(None, max_length=1000)
+    key: str | None = Field(default=None, max_length=1000)
     value: str | None = None
     value_base64: str | None = None
-    note: str = Field("", max_length=500)
+    note: str = Field(default="", max_length=500)
     force: bool = Field(default=False, description="also what would be refused again")
 
 
 class DropBody(BaseModel):
     """Why nothing is to be done."""
 
-    note: str = Field("", max_length=500)
+    note: str = Field(default="", max_length=500)
 
 
 @router.get("", responses=answers(PageShape, "the letters"), summary="List")
