@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 
 from turnstream.schemas.errors import UndecodableError
 from turnstream.schemas.events import AttemptStarted, Event, TurnEnded, TurnInterrupted
-from turnstream.streams.edge.cursor import RECORD_EVENTS_MAX, Cursor
+from turnstream.streams.edge.beginnings import Beginnings, next_offset
+from turnstream.streams.edge.cursor import Cursor
 from turnstream.streams.edge.places import Directory, Log, Place, Reset
 from turnstream.streams.edge.reader import Decoder, Reader, Step
 from turnstream.streams.edge.watch import Watch
@@ -28,12 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["Directory", "Feed", "Log", "Place", "Reset", "Step", "Thread", "Watch"]
 
 WATCH_STEPS_MAX = 1024
-# how long a cursor from another edge may be ahead of this one's tail
-CATCH_UP_WAIT_S = 2.0
-CATCH_UP_POLL_S = 0.01
 REPLAY_BATCH = 256
-# how far the database's clock and a producer's may lie apart
-CLOCKS_APART_MS = 10_000
 
 
 class Thread:
@@ -110,9 +106,11 @@ class Feed:
     threads: dict[str, Thread] = field(default_factory=dict)
     refills: int = 0
     resets: int = 0
+    _beginnings: Beginnings = field(init=False)
 
     def __post_init__(self) -> None:
         """Hear of lost records."""
+        self._beginnings = Beginnings(self.log)
         self.log.lost = self._lost
 
     def _lost(self, partition: int) -> None:
@@ -194,8 +192,9 @@ class Feed:
         With `since`: every step from its record on (that record too: it may have been cut between
         two protocol events), or first a `Reset` and then as without; with `whole_turn` too, from
         the start of the turn that the cursor lies in, for who has nothing of what came before.
-        With `from_turn`: every step from that turn's start. With neither: the steps of the turn
-        that is alive (running, or with an open question), and nothing of older ones.
+        With `from_turn`: every step from that turn's start that the log still has, after a `Reset`
+        if that is not all, or if `since` is void. With neither: the steps of the turn that is alive
+        (running, or with an open question), and nothing of older ones.
 
         Waits while the log is not ready: clients of an edge that went come to the new one while it
         starts, and a cursor is not void because nothing has been read yet.
@@ -204,33 +203,45 @@ class Feed:
         place = await self.directory.place(thread.key)
         partition = thread.partition if place is None else place.partition
         start: int | None = None
-        if place is not None and since is not None:
-            start = await self._start_since(thread, place, since)
-            if start is None:
-                self.resets += 1
-                at = self.log.end(place.partition) - 1
-                yield Reset(Cursor(self.log.incarnation, at), alive=place.alive)
-        elif place is not None and from_turn:
+        lost = False
+        if place is not None and from_turn:
             start = await self.directory.start_of(thread.key, from_turn)
+            begins = self._beginnings
+            lost = start is not None and await begins.is_gone(thread, place.partition, start)
+            lost = lost or (since is not None and not await begins.is_ours(place.partition, since))
+        elif place is not None and since is not None:
+            start = await self._beginnings.of_cursor(thread, place, since)
+            lost = start is None
         sift = _Sift() if start is None else None
         if start is None and place is not None:
-            start = await self._start_alive(thread, place)
+            start = await self._beginnings.of_alive(thread, place)
+        if lost and start is not None:
+            yield self._reset(start, place)
         if partition is None:
             self._attach(thread, tap, Reader(self.log.incarnation, self.decoder), None)
             return
         if start is None:
             start = thread.first_seen if thread.first_seen is not None else 0
         after = -1
-        if since is not None and sift is None and not whole_turn:
-            after = _next_offset(since)
+        if since is not None and sift is None and not (whole_turn or from_turn):
+            after = next_offset(since)
         reader = Reader(self.log.incarnation, self.decoder, begins=start)
         replay = self._replay(partition, thread.raw_key, reader, sift)
         async with aclosing(replay):
             async for steps in replay:
+                if not lost and (at := _broken_at(steps, from_turn)) is not None:
+                    # the ledger did not know where the turn began; the fold tells
+                    lost, after = True, -1
+                    yield self._reset(at, place)
                 shown = [step for step in steps if step.offset >= after]
                 if shown:
                     yield shown
         self._attach(thread, tap, reader, partition)
+
+    def _reset(self, begins: int, place: Place | None) -> Reset:
+        self.resets += 1
+        alive = place is None or place.alive
+        return Reset(Cursor(self.log.incarnation, begins - 1), alive=alive)
 
     def _attach(
         self,
@@ -270,68 +281,14 @@ class Feed:
             yield sift.release()
             sift = None
 
-    async def _start_alive(self, thread: Thread, place: Place) -> int:
-        """Return where a reader without a cursor begins."""
-        if not place.alive:
-            live = thread.first_seen
-            live = self.log.end(place.partition) if live is None else live
-            # the ledger may know of an end that the tail has not shown yet
-            return live if place.closed_to is None else max(live, place.closed_to + 1)
-        if place.head_from is not None:
-            return place.head_from
-        if place.starts:
-            return place.starts[0]
-        if place.first is not None:
-            return place.first
-        return await self._created(place)
 
-    async def _created(self, place: Place) -> int:
-        return await self.log.at_time(place.partition, place.created_ms - CLOCKS_APART_MS)
-
-    async def _start_since(self, thread: Thread, place: Place, since: Cursor) -> int | None:
-        """Return where the turn that contains the cursor begins; None: the cursor is void."""
-        if since.incarnation != self.log.incarnation:
-            return None
-        partition, offset = place.partition, since.offset
-        if offset >= self.log.end(partition) and not await self._reaches(partition, offset + 1):
-            return None
-        after = _next_offset(since)
-        start = _turn_start(place, after)
-        if start is None:
-            start = min(await self._created(place), after)
-        if self.log.held(partition, thread.raw_key, start) is not None:
-            return start
-        first, _ = await self.log.bounds(partition)
-        return start if start >= first else None
-
-    async def _reaches(self, partition: int, offset: int) -> bool:
-        """Wait for the tail where another edge was ahead; False for what the log never had."""
-        _, end = await self.log.bounds(partition)
-        if offset > end:
-            return False
-        deadline = asyncio.get_running_loop().time() + CATCH_UP_WAIT_S
-        while self.log.end(partition) < offset:
-            if asyncio.get_running_loop().time() > deadline:
-                break
-            await asyncio.sleep(CATCH_UP_POLL_S)
-        return True
-
-
-def _next_offset(since: Cursor) -> int:
-    """Return the first offset to show: a reader may have been cut off inside of a record."""
-    return since.offset if since.k < RECORD_EVENTS_MAX - 1 else since.offset + 1
-
-
-def _turn_start(place: Place, after: int) -> int | None:
-    """Return the start of the turn that a reader who has all before `after` is in."""
-    if place.head_from is not None and after >= place.head_from:
-        return place.head_from
-    if not place.alive and place.closed_to is not None and after > place.closed_to:
-        return after
-    earlier = [start for start in place.starts if start <= after]
-    if earlier:
-        return max(earlier)
-    return place.first if place.first is not None and place.first <= after else None
+def _broken_at(steps: list[Step], turn_id: str) -> int | None:
+    """Return the first offset of a turn whose beginning is lost; with `turn_id` of it only."""
+    for step in steps:
+        turn = step.change.turn
+        if turn is not None and turn.partial and turn_id in ("", turn.turn_id):
+            return step.offset
+    return None
 
 
 def _take(reader: Reader, entries: list[tuple[int, bytes]]) -> list[Step]:

@@ -49,9 +49,18 @@ class Joining:
     async def stream(
         self, key: str, projection: RunProjection, after: Cursor | None = None
     ) -> AsyncGenerator[bytes, None]:
-        """Yield the run's server-sent events, those up to the cursor left out."""
-        async with aclosing(self.steps(key, projection.run_id)) as steps:
+        """Yield the run's server-sent events, those up to the cursor left out.
+
+        With a cursor that is void, or a run whose beginning the log has lost, `reset` comes first.
+        """
+        async with aclosing(self.steps(key, projection.run_id, after)) as steps:
             async for step in steps:
+                if isinstance(step, Reset):
+                    after = None
+                    for item in projection.reset():
+                        for event in await self._events(key, projection, item):
+                            yield sse(event.event, encode(event.data), step.cursor.seq)
+                    continue
                 if isinstance(step, Outcome):
                     for lost in projection.lost(step):
                         for event in await self._events(key, projection, lost):
@@ -75,6 +84,8 @@ class Joining:
         items: list[RunEvent | StateWanted] = []
         async with aclosing(self.steps(key, run_id)) as steps:
             async for step in steps:
+                if isinstance(step, Reset):
+                    continue
                 if isinstance(step, Outcome):
                     items = projection.lost(step)
                 else:
@@ -94,14 +105,21 @@ class Joining:
             async for step in steps:
                 if isinstance(step, Outcome):
                     return step
+                if isinstance(step, Reset):
+                    continue
                 if isinstance(step.record, Event) and step.record.terminal:
                     return step.record
         raise AssertionError("a watch does not end")
 
-    async def steps(self, key: str, run_id: str) -> AsyncGenerator[Step | Outcome, None]:
-        """Yield the run's records once each, in order; the outcome where they do not come."""
+    async def steps(
+        self, key: str, run_id: str, after: Cursor | None = None
+    ) -> AsyncGenerator[Step | Reset | Outcome, None]:
+        """Yield the run's records once each, in order; the outcome where they do not come.
+
+        First a `Reset` where the cursor is void or the run's beginning is lost.
+        """
         last, quiet = -1, 0
-        async with self.feed.watch(key, from_turn=run_id) as watch:
+        async with self.feed.watch(key, after, from_turn=run_id) as watch:
             reading = aiter(watch)
             coming = asyncio.ensure_future(_next(reading))
             try:
@@ -117,8 +135,11 @@ class Joining:
                         continue
                     step = coming.result()
                     coming = asyncio.ensure_future(_next(reading))
+                    if isinstance(step, Reset):
+                        yield step
+                        continue
                     # a watch that fell behind repeats the record it continues from
-                    if isinstance(step, Reset) or step.offset <= last:
+                    if step.offset <= last:
                         continue
                     last = step.offset
                     record = step.record

@@ -61,7 +61,7 @@ class Projection:
             return []
         turn = self._turns.get(record.turn_id)
         if turn is None:
-            turn = self._turns[record.turn_id] = OpenTurn()
+            turn = self._turns[record.turn_id] = OpenTurn(partial=change.turn.partial)
         if verdict is Verdict.ACCEPTED and type(record) is TokensEmitted:
             drafts = tokens(turn, record)
         elif verdict is Verdict.GAP:

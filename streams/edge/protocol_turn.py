@@ -54,9 +54,10 @@ class _Message:
 
 @dataclass(slots=True)
 class OpenTurn:
-    """What the projection remembers of an open turn."""
+    """What the projection remembers of an open turn; `partial`: the log has lost its beginning."""
 
     graph: str = ""
+    partial: bool = False
     open: dict[str, _Message] = field(default_factory=dict)
     tools: dict[str, tuple[str, ...]] = field(default_factory=dict)
     public: dict[str, str] = field(default_factory=dict)
@@ -139,7 +140,9 @@ def tokens(turn: OpenTurn, record: TokensEmitted) -> list[Draft]:
     """Return a delta, with its block's and its message's start where they are new."""
     drafts: list[Draft] = []
     message = turn.open.get(record.message_id)
-    if message is None:  # a reader that began in mid-message
+    if message is None:
+        if turn.partial:  # its beginning is lost: the state at the turn's end has it whole
+            return drafts
         message, drafts = _open_message(turn, record.message_id, record.path, record)
     block = message.blocks.get(record.block)
     if block is None:

@@ -26,10 +26,14 @@ Said = tuple[str, str, Any]
 
 @dataclass(slots=True)
 class RunMessages:
-    """The messages that are open; each method takes a record in and yields what is shown of it."""
+    """The messages that are open; each method takes a record in and yields what is shown of it.
+
+    `partial`: the log has lost the run's beginning. A message that began there is not shown.
+    """
 
     modes: frozenset[str]
     tasks: Tasks
+    partial: bool = False
     _open: dict[str, OpenMessage] = field(default_factory=dict)
 
     def began(self, record: MessageStarted) -> None:
@@ -38,10 +42,12 @@ class RunMessages:
             record.message_id, record.role, record.name, record.path
         )
 
-    def take(self, record: TokensEmitted) -> OpenMessage:
-        """Add tokens to their message."""
+    def take(self, record: TokensEmitted) -> OpenMessage | None:
+        """Add tokens to their message; None for one that is not shown."""
         message = self._open.get(record.message_id)
-        if message is None:  # this reader began in the middle
+        if message is None:
+            if self.partial:
+                return None
             message = OpenMessage(record.message_id, "assistant", "", record.path)
             self._open[record.message_id] = message
         message.add(record)
@@ -52,7 +58,7 @@ class RunMessages:
         known = self._open.get(record.message_id)
         first = known is None or not known.blocks
         message = self.take(record)
-        if message.role != "assistant":
+        if message is None or message.role != "assistant":
             return
         metadata = self.tasks.metadata(record.path)
         if "messages-tuple" in self.modes:

@@ -5,6 +5,9 @@ Modes: `values`, `updates`, `messages`, `messages-tuple`, `custom`, `tasks`, `ch
 passes it to `state_events`. The first record of an attempt gives `metadata` (with the attempt's
 number), a failed turn ends with `error`, any other with `end`.
 
+Where the log has lost the run's beginning, or the cursor is void, `reset` comes first: what the
+client has is void, `values` are the truth, and of messages only those are shown that began later.
+
 A rewind: each message that was taken back is sent once more as a `remove` message, `metadata` tells
 the new attempt's number, and a `values` snapshot restores the truth. New text has new message ids.
 """
@@ -77,6 +80,7 @@ class RunProjection:
             return []
         if change.verdict in (Verdict.IGNORED, Verdict.UNKNOWN, Verdict.THREAD, Verdict.GAP):
             return []
+        self._messages.partial = change.turn is not None and change.turn.partial
         out: list[RunItem] = []
         if change.dropped:
             self._rewind(change.dropped, out)
@@ -151,6 +155,13 @@ class RunProjection:
         self.status, error = ending(record)
         asked = tuple(record.interrupts) if isinstance(record, TurnInterrupted) else ()
         self._end(error, asked, out)
+
+    def reset(self) -> list[RunItem]:
+        """Return what voids all that was shown: the cursor is void, or the run's beginning lost."""
+        out: list[RunItem] = [RunEvent("reset", {"run_id": self.run_id})]
+        if "values" in self.modes:
+            out.append(StateWanted())
+        return out
 
     def lost(self, outcome: Outcome) -> list[RunItem]:
         """Return the end of a run whose terminal the log lost, from the ledger's outcome."""

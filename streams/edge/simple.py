@@ -32,7 +32,7 @@ from turnstream.streams.edge.run_endings import ending, shown
 from turnstream.streams.edge.run_events import raw
 
 if TYPE_CHECKING:
-    from turnstream.schemas.fold import Change
+    from turnstream.schemas.fold import Change, TurnView
 
 SimpleEvent = tuple[str, dict[str, Any]]
 
@@ -57,10 +57,17 @@ class SimpleProjection:
             self._attempts[change.turn.turn_id] += 1
             attempt = self._attempts[change.turn.turn_id]
             out.append(("started", {"attempt": attempt}))
+        elif self._began_lost(change.turn, record):
+            pass  # its beginning is lost: the thread's state has it whole
         elif isinstance(record, Event) and (event := self._event(record)) is not None:
             out.append(event)
         run_id = {"run_id": change.turn.turn_id}
         return [(name, run_id | data) for name, data in out]
+
+    def _began_lost(self, turn: TurnView, record: object) -> bool:
+        if not isinstance(record, TokensEmitted | MessageFinished):
+            return False
+        return turn.partial and record.message_id not in self._roles
 
     def _event(self, record: Event) -> SimpleEvent | None:
         match record:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import quote, urlencode
 
-from fastapi import Header, Query
+from fastapi import Depends, Header, Query
 
 from turnstream.schemas.errors import ConflictError
 from turnstream.streams.edge.cursor import Cursor
@@ -84,25 +85,46 @@ async def waited(
     return later(rest, started.key, started.run_id, headers, leave)
 
 
-def joined(
-    rest: Rest,
-    row: TurnRow,
-    modes: frozenset[str],
+@dataclass(frozen=True, slots=True)
+class JoinQuery:
+    """What is asked of a stream that is joined."""
+
+    modes: frozenset[str]
+    subgraphs: bool
+    cancel: bool
+    after: Cursor | None
+
+
+# `async`, though it waits for nothing: FastAPI calls other functions in a thread of their own
+async def _join_query(
     *,
-    subgraphs: bool,
-    cancel: bool,
-    after: Cursor | None,
-) -> EventStream:
+    stream_mode: Modes = None,
+    stream_subgraphs: Flag = False,
+    cancel_on_disconnect: Flag = False,
+    last_event_id: LastEventId = None,
+) -> JoinQuery:
+    return JoinQuery(
+        modes_of(names(stream_mode), JOIN_MODES),
+        subgraphs=stream_subgraphs,
+        cancel=cancel_on_disconnect,
+        after=after_of(last_event_id),
+    )
+
+
+Joined = Annotated[JoinQuery, Depends(_join_query)]
+
+
+def joined(rest: Rest, row: TurnRow, asked: JoinQuery) -> EventStream:
     """Stream a run that the ledger knows."""
     return _follow(
         rest,
         row.thread_key,
         str(row.turn_id),
         row.graph,
-        modes,
-        subgraphs=subgraphs,
-        cancel=cancel,
-        after=after,
+        asked.modes,
+        subgraphs=asked.subgraphs,
+        cancel=asked.cancel,
+        after=asked.after,
     )
 
 

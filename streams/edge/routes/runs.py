@@ -20,22 +20,17 @@ from turnstream.streams.edge.routes.bodies import (
 )
 from turnstream.streams.edge.routes.deps import Caller, JsonAnswer, Rest, answers, streams
 from turnstream.streams.edge.routes.following import (
-    JOIN_MODES,
     Flag,
-    LastEventId,
-    Modes,
-    after_of,
+    Joined,
     canceller,
     created,
     joined,
     later,
-    names,
     streamed,
     waited,
 )
 from turnstream.streams.edge.routes.present import run_json, selected
 from turnstream.streams.edge.routes.shapes import Run, RunStatus
-from turnstream.streams.edge.routes.starting import modes_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -121,27 +116,10 @@ async def join(
 @router.get(
     "/threads/{thread_id}/runs/{run_id}/stream", responses=streams("its events"), summary="Stream"
 )
-async def join_stream(
-    rest: Caller,
-    thread_id: Text,
-    run_id: Id,
-    *,
-    stream_mode: Modes = None,
-    stream_subgraphs: Flag = False,
-    cancel_on_disconnect: Flag = False,
-    last_event_id: LastEventId = None,
-) -> Response:
+async def join_stream(rest: Caller, thread_id: Text, run_id: Id, asked: Joined) -> Response:
     """Stream a run from its beginning, or from after `Last-Event-ID`."""
     key = await rest.key(thread_id)
-    row = await rest.run(key, run_id)
-    return joined(
-        rest,
-        row,
-        modes_of(names(stream_mode), JOIN_MODES),
-        subgraphs=stream_subgraphs,
-        cancel=cancel_on_disconnect,
-        after=after_of(last_event_id),
-    )
+    return joined(rest, await rest.run(key, run_id), asked)
 
 
 @router.post(

@@ -12,20 +12,15 @@ from turnstream.schemas.errors import InvalidRequestError, NotFoundError
 from turnstream.streams.edge.routes.bodies import SEARCH_LIMIT_MAX, CancelMany, Id, RunBody
 from turnstream.streams.edge.routes.deps import Caller, JsonAnswer, answers, streams, thread_id_of
 from turnstream.streams.edge.routes.following import (
-    JOIN_MODES,
-    Flag,
-    LastEventId,
-    Modes,
-    after_of,
+    Joined,
     as_created,
     created,
     joined,
-    names,
     streamed,
     waited,
 )
 from turnstream.streams.edge.routes.shapes import Run
-from turnstream.streams.edge.routes.starting import modes_of, start
+from turnstream.streams.edge.routes.starting import start
 
 router = APIRouter(tags=["stateless runs"])
 BATCH_MAX = 50
@@ -90,25 +85,10 @@ async def cancel_many(
 
 
 @router.get("/runs/{run_id}/stream", responses=streams("its events"), summary="Stream")
-async def join_stream_stateless(
-    rest: Caller,
-    run_id: Id,
-    *,
-    stream_mode: Modes = None,
-    stream_subgraphs: Flag = False,
-    cancel_on_disconnect: Flag = False,
-    last_event_id: LastEventId = None,
-) -> Response:
+async def join_stream_stateless(rest: Caller, run_id: Id, asked: Joined) -> Response:
     """Stream a run whose thread the caller does not know."""
     row = await rest.find_run(run_id)
     if row is None or row.rolled_back:
         raise NotFoundError("there is no such run", code="run_not_found")
     await rest.key(thread_id_of(row.thread_key))
-    return joined(
-        rest,
-        row,
-        modes_of(names(stream_mode), JOIN_MODES),
-        subgraphs=stream_subgraphs,
-        cancel=cancel_on_disconnect,
-        after=after_of(last_event_id),
-    )
+    return joined(rest, row, asked)
