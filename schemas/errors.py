@@ -105,6 +105,12 @@ class UnavailableError(TurnstreamError):
     status = 503
 
 
+class OverloadedError(UnavailableError):
+    """As many turns are open as are taken on; try again later."""
+
+    code = "overloaded"
+
+
 class KafkaUnavailableError(UnavailableError):
     """Kafka does not answer, or refuses the record."""
 

@@ -50,6 +50,7 @@ from turnstream.streams.edge.directory import LedgerDirectory
 from turnstream.streams.edge.fanout import SocketLimits, Sockets
 from turnstream.streams.edge.feed import Feed
 from turnstream.streams.edge.limits import RequestRate
+from turnstream.streams.edge.pressure import Pressure
 from turnstream.streams.edge.process import Edge, Readiness, authenticator_of
 from turnstream.streams.edge.routes.deps import GRAPH_NAMESPACE
 from turnstream.streams.edge.server import EdgeServer
@@ -114,10 +115,13 @@ async def open_edge(
         places = directory or LedgerDirectory(LedgerPlaces(ledger))
         feed = Feed(tail, places, TokenDecoder(codec))
         sockets = Sockets(feed, Snapshots(reading), _socket_limits(settings))
+        pressure = Pressure(tail, ledger, settings.open_turns_max)
         context = EdgeContext(
             settings=settings,
             feed=feed,
-            submit=Submit(log, feed, settings.edge_start_wait_s, settings.text_chars_max),
+            submit=Submit(
+                log, feed, pressure, settings.edge_start_wait_s, settings.text_chars_max
+            ),
             auth=auth,
             sockets=sockets,
             state=reading,
@@ -132,7 +136,7 @@ async def open_edge(
             rate=RequestRate(settings.edge_requests_per_s_max),
             ready=Readiness(tail, ledger, sockets, auth).checks,
         )
-        yield Edge(context, tail, EdgeServer(context, settings))
+        yield Edge(context, tail, pressure, EdgeServer(context, settings))
 
 
 @asynccontextmanager

@@ -25,6 +25,7 @@ from turnstream.streams.edge.server import EdgeServer, is_loopback
 if TYPE_CHECKING:
     from turnstream.streams.edge.context import EdgeContext
     from turnstream.streams.edge.fanout import Sockets
+    from turnstream.streams.edge.pressure import Pressure
     from turnstream.streams.settings import Settings
 
 _log = structlog.get_logger(__name__)
@@ -106,10 +107,11 @@ class Readiness:
 
 @dataclass(slots=True)
 class Edge:
-    """An edge that listens. Its life, in order: tail, watchdog, server; a stop ends all three."""
+    """An edge that listens: tail, pressure, watchdog, server. A stop ends all of them."""
 
     context: EdgeContext
     tail: RunningTail
+    pressure: Pressure
     server: EdgeServer
 
     @property
@@ -121,6 +123,7 @@ class Edge:
         """Serve until `stop`. Raises when the tail ends: without it nobody is told anything."""
         supporting = [
             asyncio.create_task(self.tail.run(), name="tail"),
+            asyncio.create_task(self.pressure.watch(), name="pressure"),
             asyncio.create_task(self.context.sockets.watch(), name="watchdog"),
         ]
         serving = asyncio.create_task(self.server.run(), name="server")

@@ -73,16 +73,6 @@ class EdgeServer:
 
     def __init__(self, edge: EdgeContext, settings: Settings) -> None:
         self._edge = edge
-        try:
-            family = socket.AF_INET6 if ":" in settings.edge_host else socket.AF_INET
-            self._socket = socket.create_server(
-                (settings.edge_host, settings.edge_port), family=family, backlog=BACKLOG
-            )
-        except OSError as error:
-            raise ConfigurationError(
-                f"cannot listen on {settings.edge_host}:{settings.edge_port}: {error.strerror}"
-            ) from error
-        self.port: int = self._socket.getsockname()[1]
         config = uvicorn.Config(
             build_app(edge),
             loop="none",
@@ -101,6 +91,16 @@ class EdgeServer:
             timeout_graceful_shutdown=max(1, round(settings.edge_stop_timeout_s)),
         )
         self._server = _Server(config)
+        try:
+            family = socket.AF_INET6 if ":" in settings.edge_host else socket.AF_INET
+            self._socket = socket.create_server(
+                (settings.edge_host, settings.edge_port), family=family, backlog=BACKLOG
+            )
+        except OSError as error:
+            raise ConfigurationError(
+                f"cannot listen on {settings.edge_host}:{settings.edge_port}: {error.strerror}"
+            ) from error
+        self.port: int = self._socket.getsockname()[1]
 
     async def run(self) -> None:
         """Serve until `stop`."""

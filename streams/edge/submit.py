@@ -35,6 +35,14 @@ RECENT_MAX = 10_000
 RECORD_OVERHEAD_BYTES = 1024
 
 
+class Gate(Protocol):
+    """What says whether commands are taken."""
+
+    def check(self, *, starts: bool) -> None:
+        """Raise an `UnavailableError` where they are not."""
+        ...
+
+
 class CommandLog(Protocol):
     """What carries commands: the `turns` topic."""
 
@@ -68,11 +76,13 @@ class Submit:
     """Start, resume and cancel turns in the name of a principal.
 
     Each raises `InvalidRequestError` (422), `RecordTooLargeError` (413), `ConflictError` (409, the
-    turn was rejected; `code` is the reason) or `KafkaUnavailableError` (503).
+    turn was rejected; `code` is the reason) or `UnavailableError` (503): but for a command that
+    Kafka did not answer for, nothing was published.
     """
 
     log: CommandLog
     feed: Feed
+    gate: Gate
     start_wait_s: float = 2.0
     text_chars_max: int = 200_000
     _recent: OrderedDict[str, None] | None = None
@@ -210,6 +220,7 @@ class Submit:
                 f"the command has {size} bytes, {COMMAND_BYTES_MAX} are allowed",
                 code="command_too_large",
             )
+        self.gate.check(starts=not isinstance(command, CancelTurn))
         await self.log.append(key, command)
 
     def _remember(self, key: str) -> None:

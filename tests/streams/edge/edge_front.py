@@ -46,6 +46,12 @@ class Front:
         self._ports = list(ports)
         self._moved.set()
 
+    def cut(self) -> None:
+        """Break every connection off, and let those that come wait."""
+        self.to()
+        for task in self._serving:
+            task.cancel()
+
     async def _edge(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         while True:
             self._moved.clear()
@@ -59,7 +65,8 @@ class Front:
         assert task is not None
         self._serving.add(task)
         task.add_done_callback(self._serving.discard)
-        with contextlib.closing(writer):
+        # a cut ends the task without an error: asyncio would log it
+        with contextlib.suppress(asyncio.CancelledError), contextlib.closing(writer):
             edge_reader, edge_writer = await self._edge()
             self.opened += 1
             with contextlib.closing(edge_writer):

@@ -1,0 +1,137 @@
+"""An edge that is asked for more than there is room for, or whose servers do not answer."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+from urllib.parse import urlsplit, urlunsplit
+
+import httpx
+import pytest
+from edge_front import Front
+from pydantic import SecretStr
+from websockets.asyncio.client import connect
+
+from turnstream.connectors.kafka.admin import TopicAdmin
+from turnstream.deploy.local import LocalStack
+
+START = {"id": 1, "method": "run.start", "params": {"assistant_id": "agent", "input": {"n": 1}}}
+SURFACES = {
+    "commands": ("/threads/b/commands", START),
+    "run": ("/threads/b/runs", {"assistant_id": "agent", "input": {}, "if_not_exists": "create"}),
+    "chat": ("/chat", {"text": "hello", "thread_id": "b", "wait": False}),
+}
+
+
+async def ask(edge, surface="commands"):
+    path, body = SURFACES[surface]
+    async with httpx.AsyncClient(base_url=edge.url, timeout=60) as client:
+        return await client.post(path, json=body)
+
+
+async def until_answered(edge, status, surface="commands"):
+    """Ask until the answer has a status; returns it."""
+    async with asyncio.timeout(60):
+        while (answer := await ask(edge, surface)).status_code != status:
+            await asyncio.sleep(0.05)
+    return answer
+
+
+def refused(answer, code):
+    assert answer.status_code == 503, answer.text
+    assert int(answer.headers["Retry-After"]) >= 1
+    problem = answer.json()
+    assert (problem["code"], problem["retryable"]) == (code, True)
+
+
+async def test_a_full_ledger_refuses_turns_until_there_is_room(settings, open_running, worker):
+    go_on = asyncio.Event()
+
+    async def held(turn):
+        await turn.start()
+        await go_on.wait()
+        await turn.end()
+
+    worker.script = held
+    narrow = settings.model_copy(update={"open_turns_max": 1})
+    async with open_running(narrow) as edge:
+        assert (await ask(edge)).status_code == 200
+        refused(await until_answered(edge, 503), "overloaded")
+        taken = len(worker.commands)
+        for surface in SURFACES:
+            refused(await ask(edge, surface), "overloaded")
+        async with connect(f"{edge.ws}/threads/b/stream/events") as socket:
+            await socket.send(json.dumps(START))
+            answer = json.loads(await socket.recv())
+            assert (answer["type"], answer["id"]) == ("error", 1)
+            assert answer["message"].startswith("overloaded: ")
+        async with connect(f"{edge.ws}/ws") as socket:
+            await socket.send(json.dumps({"type": "chat", "text": "hi", "thread_id": "b"}))
+            answer = json.loads(await socket.recv())
+            assert (answer["type"], answer["code"]) == ("error", "overloaded")
+            assert answer["retryable"]
+        # a cancel makes room: it is taken, and the first one that is, after all of the above
+        run_id = worker.commands[0].turn_id
+        cancel = {"id": 2, "method": "run.cancel", "params": {"run_id": run_id}}
+        async with httpx.AsyncClient(base_url=edge.url, timeout=60) as client:
+            answer = await client.post("/threads/b/commands", json=cancel)
+            assert answer.status_code == 200, answer.text
+        async with asyncio.timeout(30):
+            while len(worker.commands) == taken:
+                await asyncio.sleep(0.01)
+        assert type(worker.commands[taken]).__name__ == "CancelTurn"
+        go_on.set()
+        await until_answered(edge, 200)
+
+
+async def test_a_database_that_is_cut_off_refuses_turns_until_it_is_back(
+    settings, open_running, worker
+):
+    parts = urlsplit(settings.database_url.get_secret_value())
+    async with Front() as front:
+        front.to(parts.port)
+        host = parts.netloc.replace(f":{parts.port}", f":{front.port}")
+        through = SecretStr(urlunsplit(parts._replace(netloc=host)))
+        cut_off = settings.model_copy(update={"database_url": through, "edge_start_wait_s": 0.2})
+        async with open_running(cut_off) as edge:
+            assert (await ask(edge)).status_code == 200
+            await worker.idle()
+            front.cut()
+            refused(await until_answered(edge, 503), "database_unavailable")
+            taken = len(worker.commands)
+            refused(await ask(edge), "database_unavailable")
+            async with connect(f"{edge.ws}/threads/b/stream/events") as socket:
+                await socket.send(json.dumps(START))
+                answer = json.loads(await asyncio.wait_for(socket.recv(), 30))
+                assert answer["message"].startswith("database_unavailable: ")
+            front.to(parts.port)
+            await until_answered(edge, 200)
+            assert len(worker.commands) == taken + 1
+
+
+@pytest.mark.timeout(180)
+async def test_a_kafka_that_does_not_answer_refuses_turns_until_it_does(
+    settings, open_running, make_worker
+):
+    with LocalStack(parts=("kafka",)) as stack:
+        own = settings.model_copy(update={"kafka_bootstrap": stack.kafka_bootstrap})
+        async with TopicAdmin(stack.kafka_bootstrap) as admin:
+            await admin.create(own.topics.all(own.tenants, own.partitions))
+        async with make_worker(own).run() as worker, open_running(own) as edge:
+            assert (await ask(edge)).status_code == 200
+            await worker.idle()
+            kafka = stack.processes["kafka"]
+            kafka.send(signal.SIGSTOP)
+            try:
+                async with asyncio.timeout(60):
+                    while edge.edge.tail.lag_s < 6:
+                        await asyncio.sleep(0.05)
+                for surface in SURFACES:
+                    began = asyncio.get_running_loop().time()
+                    refused(await ask(edge, surface), "kafka_unavailable")
+                    assert asyncio.get_running_loop().time() - began < 5, "it was published"
+            finally:
+                kafka.send(signal.SIGCONT)
+            await until_answered(edge, 200)
+            assert len(worker.commands) == 2
