@@ -205,7 +205,6 @@ async def test_bad_requests(
         ("webhook", "http://example.com"),
         ("after_seconds", 5),
         ("on_completion", "delete"),
-        ("multitask_strategy", "rollback"),
         ("context", {"a": 1}),
         ("command", {"goto": "plan"}),
         ("stream_mode", "events"),
