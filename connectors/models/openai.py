@@ -17,7 +17,7 @@ import msgspec
 from turnstream.connectors.models.pace import Pace
 from turnstream.connectors.models.refusals import error_of_event, error_of_response
 from turnstream.connectors.models.sse import DeltaParser
-from turnstream.connectors.models.transport import BadHttpError, HttpTransport
+from turnstream.connectors.models.transport import HttpTransport
 from turnstream.schemas.chat import ChatAnswer
 from turnstream.schemas.errors import (
     ModelBadResponseError,
@@ -102,7 +102,7 @@ class OpenAIModel:
                 return [entry.id for entry in msgspec.json.decode(body, type=_Models).data]
         except OSError as error:
             raise ModelUnreachableError(_unreachable(self.base_url, error)) from error
-        except (msgspec.DecodeError, BadHttpError) as error:
+        except msgspec.DecodeError as error:
             raise ModelBadResponseError(f"{self.base_url}/models sent no list") from error
 
     async def stream(self, request: ChatRequest, push: Callable[[list[Delta]], None]) -> ChatAnswer:
@@ -183,8 +183,6 @@ class _Call:
                 await response.read_into(_Reading(self, parser, response, deadline).feed)
         except _EndedError:
             pass
-        except BadHttpError as error:
-            raise ModelBadResponseError(f"{client.base_url}: {error}") from error
         except OSError as error:
             if headed:
                 raise self._cut() from error

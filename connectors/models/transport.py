@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 import httptools
 
-from turnstream.schemas.errors import ConfigurationError
+from turnstream.schemas.errors import ConfigurationError, ModelBadResponseError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -26,10 +26,6 @@ IDLE_S_MAX = 4.0
 
 HEAD_BYTES_MAX = 64 << 10
 _INFORMATIONAL_MAX = 199
-
-
-class BadHttpError(Exception):
-    """What came is no HTTP, or its head is too large."""
 
 
 class Connection(asyncio.Protocol):
@@ -61,11 +57,11 @@ class Connection(asyncio.Protocol):
         self.transport.write(request)
 
     async def head(self) -> None:
-        """Wait for status and headers. Raises `OSError` or `BadHttpError`."""
+        """Wait for status and headers. Raises `OSError` or `ModelBadResponseError`."""
         await self._headed
 
     async def read_into(self, feed: Callable[[bytes], None]) -> None:
-        """Hand the body to `feed` until its end. Raises `OSError`, `BadHttpError`, or its error."""
+        """Hand the body to `feed` until its end. Raises `OSError`, `ModelBadResponseError`, or its error."""
         if self._ended is None:
             raise RuntimeError("no exchange has begun")
         self.feed = feed
@@ -104,12 +100,12 @@ class Connection(asyncio.Protocol):
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError as error:
-            self._fail(BadHttpError(f"no HTTP answer: {error}"))
+            self._fail(ModelBadResponseError(f"no HTTP answer: {error}"))
             return
         if not self._headed.done():
             self._head_bytes += len(data)
             if self._head_bytes > HEAD_BYTES_MAX:
-                self._fail(BadHttpError(f"an answer's head above {HEAD_BYTES_MAX} bytes"))
+                self._fail(ModelBadResponseError(f"an answer's head above {HEAD_BYTES_MAX} bytes"))
             return
         if self._chunks and self.feed is not None:
             self._hand_over(self.feed)

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from turnstream.connectors.models.transport import BadHttpError, HttpTransport
-from turnstream.schemas.errors import ConfigurationError
+from turnstream.connectors.models.transport import HttpTransport
+from turnstream.schemas.errors import ConfigurationError, ModelBadResponseError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -131,7 +131,7 @@ async def test_a_connection_that_ends_in_the_middle(answer: bytes) -> None:
 )
 async def test_what_is_no_http(answer: bytes) -> None:
     async with serving([answer]) as (_, transport):
-        with pytest.raises(BadHttpError):
+        with pytest.raises(ModelBadResponseError):
             await ask(transport)
 
 
