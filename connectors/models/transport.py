@@ -61,7 +61,7 @@ class Connection(asyncio.Protocol):
         await self._headed
 
     async def read_into(self, feed: Callable[[bytes], None]) -> None:
-        """Hand the body to `feed` until its end. Raises `OSError`, `ModelBadResponseError`, or its error."""
+        """Hand the body to `feed` until its end; raises as `head`, or what `feed` raises."""
         if self._ended is None:
             raise RuntimeError("no exchange has begun")
         self.feed = feed
