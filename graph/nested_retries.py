@@ -30,7 +30,7 @@ def _count_from_the_first_again(config: RunnableConfig) -> RunnableConfig:
     if not isinstance(scratchpad, PregelScratchpad):
         return config
     anew = replace(scratchpad, subgraph_counter=LazyAtomicCounter())
-    return {**config, CONF: {**configurable, CONFIG_KEY_SCRATCHPAD: anew}}  # type: ignore[return-value,misc]
+    return {**config, CONF: {**configurable, CONFIG_KEY_SCRATCHPAD: anew}}
 
 
 def install() -> None:

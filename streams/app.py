@@ -119,9 +119,7 @@ async def open_edge(
         context = EdgeContext(
             settings=settings,
             feed=feed,
-            submit=Submit(
-                log, feed, pressure, settings.edge_start_wait_s, settings.text_chars_max
-            ),
+            submit=Submit(log, feed, pressure, settings.edge_start_wait_s, settings.text_chars_max),
             auth=auth,
             sockets=sockets,
             state=reading,
