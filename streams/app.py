@@ -359,8 +359,6 @@ def _model(settings: Settings) -> RoutedModel:
         first_token_timeout_s=settings.model_first_token_timeout_s,
         token_gap_timeout_s=settings.model_token_gap_timeout_s,
         connections_max=2 * settings.turns_max,
-        # a little more than the tick: the round then is due when the tokens have been read
-        read_every_s=1.1 * settings.tick_ms / 1000,
     )
     key = settings.model_api_key.get_secret_value()
     default = OpenAIModel(settings.model_url, model=settings.model_name, api_key=key, limits=limits)

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
 
-from turnstream.connectors.models.pace import Pace
 from turnstream.connectors.models.refusals import error_of_event, error_of_response
 from turnstream.connectors.models.sse import DeltaParser
 from turnstream.connectors.models.transport import HttpTransport
@@ -43,15 +42,13 @@ class ModelLimits:
 
     `first_token_timeout_s` runs from the request to the first delta, the wait for a connection
     included; `token_gap_timeout_s` between two events after that. `connections_max` should not be
-    below the turns of a worker. `read_every_s`: streams that have begun are read at moments so far
-    apart, see `pace`; 0 reads at once.
+    below the turns of a worker.
     """
 
     connect_timeout_s: float = 5.0
     first_token_timeout_s: float = 60.0
     token_gap_timeout_s: float = 30.0
     connections_max: int = 512
-    read_every_s: float = 0.0
     answer_bytes_max: int = 32 << 20
     error_bytes_max: int = 64 << 10
 
@@ -76,7 +73,6 @@ class OpenAIModel:
             connections_max=self.limits.connections_max,
             connect_timeout_s=self.limits.connect_timeout_s,
         )
-        self._pace = Pace(self.limits.read_every_s)
 
     async def __aenter__(self) -> Self:
         return self
@@ -180,7 +176,7 @@ class _Call:
                 if not response.ok:
                     body = await _body(response, client.limits.error_bytes_max)
                     raise error_of_response(response.status, body, response.headers)
-                await response.read_into(_Reading(self, parser, response, deadline).feed)
+                await response.read_into(_Reading(self, parser, deadline).feed)
         except _EndedError:
             pass
         except OSError as error:
@@ -211,16 +207,12 @@ class _EndedError(Exception):
 class _Reading:
     """What is done with each network read of an answer: the hot path of a worker."""
 
-    __slots__ = ("_call", "_connection", "_deadline", "_pace", "_parser", "_room", "_seen")
+    __slots__ = ("_call", "_deadline", "_parser", "_room", "_seen")
 
-    def __init__(
-        self, call: _Call, parser: DeltaParser, connection: Connection, deadline: asyncio.Timeout
-    ) -> None:
+    def __init__(self, call: _Call, parser: DeltaParser, deadline: asyncio.Timeout) -> None:
         self._call = call
         self._parser = parser
-        self._connection = connection
         self._deadline = deadline
-        self._pace = call.client._pace  # noqa: SLF001  same module
         self._room = call.client.limits.answer_bytes_max
         self._seen = 0
 
@@ -242,8 +234,6 @@ class _Reading:
             raise ModelBadResponseError(f"the answer is above {limit} B")
         if parser.error is not None:
             raise _EndedError
-        if deltas and not parser.finish_reason:
-            self._pace.hold(self._connection.transport)
 
 
 async def _body(response: Connection, bytes_max: int) -> bytes:
