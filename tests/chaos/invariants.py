@@ -18,7 +18,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tests.chaos.graphs.counting import KINDS
 from tests.chaos.second_fold import digest_of_fold, digest_of_records
-from turnstream.schemas.events import AttemptStarted, MessageFinished, TurnEnded
+from turnstream.schemas.events import (
+    AttemptStarted,
+    MessageFinished,
+    TurnCancelled,
+    TurnEnded,
+    TurnFailed,
+)
 from turnstream.schemas.fold import TIMELINE_BITS, Verdict, rolled_back
 from turnstream.schemas.transcript import text_sha256, transcript
 
@@ -294,16 +300,20 @@ def _effects(played: Played) -> Iterator[Broken]:
         for turn_id, view in log.fold.turns.items():
             for call in transcript(view).tools:
                 if call.name in KINDS:
-                    yield from _told(turn_id, call, acted[turn_id, call.name, call.name])
+                    yield from _told(view, call, acted[turn_id, call.name, call.name])
 
 
-def _told(turn_id: str, call: Tool, count: int) -> Iterator[Broken]:
-    """What the transcript says of a call has to be what happened."""
+def _told(view: TurnView, call: Tool, count: int) -> Iterator[Broken]:
+    """What the transcript says of a call has to be what happened.
+
+    A turn that was stopped in the middle of a call says of any tool that nobody knows.
+    """
+    turn_id, stopped = view.turn_id, isinstance(view.terminal, TurnCancelled | TurnFailed)
     if call.state == "finished" and not count:
         yield Broken(5, f"{turn_id}: {call.name} is told and never happened")
     if call.state == "failed" and call.code != "tool_indeterminate" and count:
         yield Broken(5, f"{turn_id}: {call.name} acted, and is told as {call.code}")
-    if call.state == "failed" and KINDS[call.name].honours_key:
+    if call.state == "failed" and KINDS[call.name].honours_key and not stopped:
         yield Broken(5, f"{turn_id}: {call.name} honours its key, and is told as {call.code}")
 
 
