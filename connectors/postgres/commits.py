@@ -197,6 +197,18 @@ class Session:
         self._steps[item.ns] = step
         if item.root:
             self.stepped_at = time.monotonic()
+        step_writes = [
+            write
+            for write in self._queue
+            if write.task and write.ns == item.ns and write.checkpoint_id == parent
+        ]
+        for write in step_writes:
+            write.claimed = True
+        if item.ns and self.gate is not None:
+            # what a nested graph's tasks said reaches us through the stream of the graph around it
+            for write in step_writes:
+                if write.keep:
+                    await self.gate(write.keep.rpartition("|")[2])
         if source != "input":
             path = "" if not item.ns else item.keep
             self.log.emit(
@@ -208,10 +220,8 @@ class Session:
                 ns=item.ns,
             )
         item.n = self.log.n
-        for write in self._queue:
-            if write.task and write.ns == item.ns and write.checkpoint_id == parent:
-                write.claimed = True
-                write.n = item.n
+        for write in step_writes:
+            write.n = item.n
         begun = any(
             put.holds and put.ns == item.ns and put.checkpoint_id == parent for put in self._queue
         )

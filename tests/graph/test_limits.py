@@ -272,9 +272,6 @@ async def test_a_parked_turn_is_ended_without_being_run(thread: Thread) -> None:
     assert ended.outcome.text == "next"
 
 
-@pytest.mark.xfail(
-    strict=True, reason="the inner step's whole message is taken back, its custom event is kept"
-)
 async def test_a_retry_of_a_nested_graph_goes_on_at_its_own_step(thread: Thread) -> None:
     """The retry policy stands on the outer node: what the inner step before had done is kept."""
     ran: list[str] = []
