@@ -83,7 +83,10 @@ class Agent:
 @asynccontextmanager
 async def agent(retries: RetrySettings = QUICK) -> AsyncIterator[Agent]:
     settings = AgentSettings(retries=retries)
-    async with ScriptedServer() as server, OpenAIModel(server.url, limits=LIMITS) as model:
+    async with (
+        ScriptedServer() as server,
+        OpenAIModel(server.url, model="scripted", limits=LIMITS) as model,
+    ):
         graph = build_agent(model, built_in_tools(), settings)
         yield Agent(server, graph.compile(checkpointer=InMemorySaver()))
 
