@@ -166,7 +166,7 @@ PLANTS: dict[str, Plant] = {
     "no-acks": Plant(3, "worker", _no_acks, faults=("kill@step", "kill@nested", "kill@outcome")),
     "reversed-batches": Plant(4, "worker", _reverse),
     "tools-again": Plant(5, "worker", _act_again),
-    "no-fence": Plant(6, "worker", _no_fence, faults=("freeze@token",)),
+    "no-fence": Plant(6, "worker", _no_fence, faults=("freeze@commit",)),
     "no-keep": Plant(7, "campaign", _forget_keep, faults=("kill@writes", "kill@nested")),
     "left-tasks": Plant(8, "worker", _leave_tasks),
 }

@@ -32,6 +32,7 @@ POINTS = {
     "token": "in the middle of a message's tokens",
     "tool-begun": "in a tool, before its effect",
     "tool": "in a tool, its effect done and its result not given back",
+    "commit": "before a commit's transaction is sent, all that it covers acknowledged",
     "writes": "after the writes of one task of a step were committed",
     "step": "after a step of the root graph was committed",
     "nested": "in a nested graph, an inner step committed",
@@ -138,6 +139,7 @@ def _watch_commits() -> None:
     send = Session._send_batch
 
     async def watched(self: Session, batch: Any, n: int, end: Any) -> None:
+        reach("commit", self.thread_key)
         await send(self, batch, n, end)
         if end is not None:
             point = "outcome"

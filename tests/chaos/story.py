@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 THREADS_MAX = 3
 TURNS_MAX = 5
-_ALWAYS = ("admitted", "claimed", "fenced", "token", "outcome", "terminal")
+_ALWAYS = ("admitted", "claimed", "fenced", "token", "commit", "outcome", "terminal")
 _TOOL = ("tool-begun", "tool", "tool")
 POINTS_OF: dict[str, tuple[str, ...]] = {
     "say": _ALWAYS,
