@@ -160,7 +160,7 @@ async def TurnAttempt_left_behind() -> None:  # noqa: N802  its name is what the
 
 PLANTS: dict[str, Plant] = {
     "lost-commands": Plant(1, "worker", _lose_commands),
-    "doubled-tokens": Plant(2, "edge", _say_twice),
+    "doubled-tokens": Plant(3, "edge", _say_twice),
     "no-rewind": Plant(2, "edge", _keep_all, faults=("kill@token", "kill@nested")),
     "skipped-n": Plant(3, "worker", _skip_n),
     "no-acks": Plant(3, "worker", _no_acks, faults=("kill@step", "kill@nested", "kill@outcome")),
