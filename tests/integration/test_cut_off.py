@@ -22,19 +22,30 @@ def speaks(scene: Any, thread: str, turn: str) -> bool:
 @contextlib.contextmanager
 def cut_off(worker: Any) -> Iterator[None]:
     """Let this worker's producer reach nobody: its requests hang, then fail."""
-    client = worker._pump._producer._client
-    send, healed = client.send, asyncio.Event()
+    producer = worker._pump._producer
+    client, healed, unanswered = producer._client, asyncio.Event(), []
+    send, open_wire = client.send, producer._open_wire
+    wires = list(producer._wires.values())
 
     async def hang(*_: Any, **__: Any) -> Any:
         await healed.wait()
         raise KafkaConnectionError("cut")
 
-    client.send = hang
+    def swallow(_api: int, _version: int, _body: bytes, told: Any) -> None:
+        unanswered.append(told)
+
+    client.send = producer._open_wire = hang
+    for wire in wires:
+        wire.send = swallow
     try:
         yield
     finally:
-        client.send = send
+        client.send, producer._open_wire = send, open_wire
+        for wire in wires:
+            del wire.send
         healed.set()
+        for told in unanswered:
+            told(b"", 0, KafkaConnectionError("cut"))
 
 
 async def test_it_leaves_its_threads_to_a_peer_that_hears_kafka(scene: Any) -> None:
