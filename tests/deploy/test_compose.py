@@ -10,7 +10,7 @@ import typer
 import yaml
 
 from turnstream.deploy.local.jars import read_lock
-from turnstream.deploy.local.kafka import _configuration
+from turnstream.deploy.local.kafka import Node, _configuration
 from turnstream.streams.cli import app
 from turnstream.streams.settings import Settings
 
@@ -56,7 +56,7 @@ def test_kafka_is_set_as_in_the_local_stack():
         name.removeprefix("KAFKA_").lower().replace("_", "."): value
         for name, value in SERVICES["kafka"]["environment"].items()
     }
-    local = _configuration(Path("/data"), 1, 2)
+    local = _configuration(Path("/data"), 1, Node(controller_ports=(2,)))
     same = {
         key: value
         for key, value in local.items()
