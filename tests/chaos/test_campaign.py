@@ -15,7 +15,7 @@ import pytest
 from tests.chaos.planted import PLANTS
 
 ROOT = Path(__file__).parents[2]
-RUNS, MINUTES = 60, 2.0
+RUNS, MINUTES = 60, 1.5
 """Whichever comes first; the machine decides how many stories that is."""
 
 
@@ -41,7 +41,7 @@ def test_a_short_campaign_breaks_nothing() -> None:
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("name", ["no-fence", "no-rewind", "skipped-n"])
+@pytest.mark.parametrize("name", ["no-fence"])
 def test_a_campaign_finds_a_planted_bug(stack: dict[str, str], name: str) -> None:
     code, said = campaign(
         *("--plain", "--runs", "6", "--stages", "2", "--planted", name),
