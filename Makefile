@@ -7,7 +7,7 @@ UV_VERSION := 0.13.9
 BIN := .venv/bin
 LOCKS := requirements/all.lock requirements/model.lock
 COMPILE := $(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes \
-	--no-emit-index-url --custom-compile-command 'make lock'
+	--custom-compile-command 'make lock'
 
 .PHONY: help
 help: ## print this list
