@@ -1,8 +1,8 @@
 """Requests of the hot path on a broker's connection: the answer comes as a call, not by a task.
 
 aiokafka opens the connection: brokers, TLS, SASL and versions are its own. Then its streams are
-taken off the transport, because a request passes two tasks and three futures there, which cost as
-much as all that is said in it. A connection that a wire has taken carries nothing else.
+taken off the transport, because a request passes two tasks and three futures there. A connection
+that a wire has taken carries nothing else.
 """
 
 from __future__ import annotations
@@ -48,7 +48,8 @@ class Wire(asyncio.Protocol):
         self._client_id = client_id.encode()
         self._timeout_s = timeout_s
         self._loop = asyncio.get_running_loop()
-        self._buffer = b""
+        self._parts: list[bytes] = []
+        self._missing = 0
         self._correlation = 0
         self._waiting: deque[tuple[int, float, Told]] = deque()
         self._watch: asyncio.TimerHandle | None = None
@@ -122,14 +123,24 @@ class Wire(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Tell whose answers are whole."""
-        if self._buffer:
-            data = self._buffer + data
+        if self._parts:  # joined once an answer is whole: megabytes come in hundreds of pieces
+            self._parts.append(data)
+            self._missing -= len(data)
+            if self._missing > 0:
+                return
+            data = b"".join(self._parts)
+            self._parts.clear()
         at, end = 0, len(data)
-        while end - at >= _SIZE.size:
-            (size,) = _SIZE.unpack_from(data, at)
+        while at < end and not self.lost:
             begin = at + _SIZE.size
-            if end - begin < size:
-                break
+            size = _SIZE.unpack_from(data, at)[0] if begin <= end else 0
+            if begin + size > end:
+                self._parts.append(data[at:] if at else data)
+                self._missing = begin + size - end
+                return
+            if size < _SIZE.size:
+                self.close(KafkaConnectionError(f"an answer of {size} bytes"))
+                return
             at = begin + size
             (correlation,) = _SIZE.unpack_from(data, begin)
             if not self._waiting or self._waiting[0][0] != correlation:
@@ -137,8 +148,10 @@ class Wire(asyncio.Protocol):
                 return
             _, _, told = self._waiting.popleft()
             self._connection._last_action = time.monotonic()  # noqa: SLF001  it is not idle
-            told(data[begin : begin + size], _SIZE.size, None)
-        self._buffer = data[at:] if at < end else b""
+            if at == end:  # nearly always: no other answer follows
+                told(data, begin + _SIZE.size, None)
+            else:
+                told(data[begin:at], _SIZE.size, None)
 
     def connection_lost(self, error: Exception | None) -> None:
         """Tell everybody, aiokafka too."""

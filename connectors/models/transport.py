@@ -1,8 +1,8 @@
 """HTTP/1.1 to one model server, over kept connections; bytes go to their reader as they come.
 
-For the hot path: a client of general use wakes a task for every network read, which cost as much as
-all else that is done with a token. Here the reader is called from the transport. Parsing is
-httptools'. No redirects, no proxies, no compression: a model server needs none.
+For the hot path: a client of general use wakes a task for every network read. Here the reader is
+called from the transport. Parsing is httptools'. No redirects, no proxies, no compression: a model
+server needs none.
 """
 
 from __future__ import annotations

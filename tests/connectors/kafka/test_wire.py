@@ -130,6 +130,21 @@ async def test_the_answer_to_something_else_ends_the_connection(client: AIOKafka
     peer.close(wire)
 
 
+@pytest.mark.parametrize("size", [0, 3, -5])
+async def test_an_answer_too_small_to_be_one_ends_the_connection(
+    client: AIOKafkaClient, size: int
+) -> None:
+    wire, peer = await wire_of(client), Silent()
+    await peer.between(wire)
+    asked = asyncio.ensure_future(wire.request(*VERSIONS))
+    await asyncio.sleep(0)
+    peer.transport.write(size.to_bytes(4, signed=True) + b"xxxxxxx")
+    with pytest.raises(KafkaConnectionError):
+        await asked
+    assert wire.lost
+    peer.close(wire)
+
+
 async def test_a_version_that_the_broker_lacks_is_not_sent(client: AIOKafkaClient) -> None:
     wire = await wire_of(client)
     with pytest.raises(IncompatibleBrokerVersion):
