@@ -10,6 +10,7 @@ from typing import Any
 import aiohttp
 from langgraph_sdk import get_client
 
+from tests.integration.sdk_projections import open_all
 from turnstream.schemas.transcript import transcript
 
 
@@ -102,18 +103,13 @@ class Sdk:
             ) as thread,
             asyncio.TaskGroup() as reading,
         ):
-            projections = (
+            await open_all(
+                thread,
+                reading,
                 self._messages(thread.messages, reading),
                 self._tools(thread.tool_calls, reading),
                 self._nested(thread.subgraphs, reading),
             )
-            for count, projection in enumerate(projections, 1):
-                reading.create_task(projection)
-                # one after another: the SDK replaces the stream that they share for each, and
-                # would wait for ever for one that it replaced before that was ready
-                while thread._shared_stream is None or len(thread._subscriptions) < count:
-                    await asyncio.sleep(0.005)
-                await thread._shared_stream.ready
             self.subscribed.set()
             if start is not None:
                 await thread.run.start(**start)
