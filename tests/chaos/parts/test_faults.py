@@ -226,7 +226,8 @@ async def test_a_link_that_carries_a_stream(one: Ground, between: str) -> None:
     kind = {"worker-model": one.servers.models, "client-edge": one.servers.edges}[between]
     kind.clear()
     one.name = between  # a link of its own
-    async with ScriptedServer() as model, aiohttp.ClientSession() as http:
+    fresh = aiohttp.TCPConnector(force_close=True)  # none kept from before the link was cut
+    async with ScriptedServer() as model, aiohttp.ClientSession(connector=fresh) as http:
         url = f"{links[between](one.name, model.url)}/chat/completions"
 
         async def stream() -> aiohttp.ClientResponse:
