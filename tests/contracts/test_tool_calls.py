@@ -223,7 +223,7 @@ async def test_a_start_waits_for_a_claim_that_is_under_way(real: Real) -> None:
     with psycopg.connect(real.dsn) as claiming:
         claiming.execute("UPDATE threads SET epoch = epoch + 1")
         starting = asyncio.create_task(session.tool_calls.start(call()))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while not real.waiting():
                 assert not starting.done()
                 await asyncio.sleep(0.002)
@@ -254,7 +254,7 @@ async def test_what_waits_to_be_committed_is_committed_before_a_call_begins(real
     session._queue.append(Item(ns="", rows=Rows(writes=[row]), n=0, checkpoint_id="checkpoint"))
     log.n = 1
     starting = asyncio.create_task(session.tool_calls.start(call()))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while not log.waited_for:
             await asyncio.sleep(0.002)
     assert real.sql("SELECT * FROM tool_calls") == []
@@ -269,13 +269,13 @@ async def test_a_result_is_recorded_though_its_caller_is_cancelled(real: Real) -
     with psycopg.connect(real.dsn) as other:
         other.execute("SELECT 1 FROM threads FOR UPDATE")
         finishing = asyncio.create_task(attempt.finish(call(), "worth it"))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while not real.waiting():
                 await asyncio.sleep(0.002)
         finishing.cancel()
         await asyncio.wait([finishing])
         other.commit()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while real.sql("SELECT state FROM tool_calls") != [("done",)]:
             await asyncio.sleep(0.002)
 
@@ -288,21 +288,20 @@ async def test_a_result_that_cannot_be_stored_says_so(real: Real) -> None:
 
 
 async def test_old_calls_are_forgotten_but_not_those_of_a_chain_that_may_go_on(real: Real) -> None:
-    from datetime import UTC, datetime, timedelta
+    from datetime import timedelta
 
     attempt = real.attempt(uuid.uuid4())
     await attempt.start(call())
-    later = datetime.now(UTC) + timedelta(hours=1)
     async with ledger_pool(real.dsn) as pool:
         store = Ledger(pool)
         real.sql("UPDATE threads SET interrupt = '{}'")
-        await store.purge(later, 10)
+        await store.purge(timedelta(0), 10)
         real.sql("UPDATE threads SET interrupt = NULL, head = 1")
-        await store.purge(later, 10)
+        await store.purge(timedelta(0), 10)
         real.sql("UPDATE threads SET head = NULL")
-        await store.purge(later - timedelta(hours=2), 10)
+        await store.purge(timedelta(hours=1), 10)
         assert real.sql("SELECT count(*) FROM tool_calls") == [(1,)]
-        await store.purge(later, 10)
+        await store.purge(timedelta(0), 10)
         assert real.sql("SELECT * FROM tool_calls") == []
 
 

@@ -50,7 +50,7 @@ def folder(place: Path):
         stop_parts(state, hurry=lambda: True)
 
 
-def run(*arguments: str, timeout: float = 60, **env: str) -> subprocess.CompletedProcess[str]:
+def run(*arguments: str, timeout: float = 120, **env: str) -> subprocess.CompletedProcess[str]:
     settings = {key: value for key, value in os.environ.items() if "TURNSTREAM_" not in key}
     return subprocess.run(
         [*CLI, *arguments],
@@ -62,7 +62,7 @@ def run(*arguments: str, timeout: float = 60, **env: str) -> subprocess.Complete
     )
 
 
-def until(condition, timeout_s: float = 20.0):
+def until(condition, timeout_s: float = 60.0):
     deadline = time.monotonic() + timeout_s
     while not (found := condition()):
         assert time.monotonic() < deadline, "the condition did not come true in time"
@@ -162,7 +162,7 @@ def test_ctrl_c_stops_what_was_started_and_nothing_else(folder):
         assert all(process.alive() for process in started)
         supervisor.send_signal(signal.SIGINT)
         lines += supervisor.stdout.readlines()
-        assert supervisor.wait(timeout=30) == 0
+        assert supervisor.wait(timeout=60) == 0
         assert not any(process.alive() for process in started)
         assert bystander.poll() is None
         said = [" ".join(line.split()[:2]) for line in lines]
@@ -215,7 +215,7 @@ def test_ctrl_c_during_the_start_stops_what_had_started(folder):
         assert started.alive()
         supervisor.send_signal(signal.SIGINT)
         rest = supervisor.stdout.read()
-        assert supervisor.wait(timeout=30) == 0
+        assert supervisor.wait(timeout=60) == 0
         assert not started.alive()
         assert "ready;" not in rest
     finally:
@@ -253,7 +253,7 @@ def test_logs_follow(folder):
         log.write_text("of the next start\n")
         assert following.stdout.readline() == "of the next start\n"
         following.send_signal(signal.SIGINT)
-        assert following.wait(timeout=10) == 0
+        assert following.wait(timeout=60) == 0
     finally:
         following.kill()
         following.wait()
@@ -301,7 +301,7 @@ def test_leftovers_are_stopped_by_identity_only(folder):
         write_state(folder, state)
         down = run("down", "--dir", str(folder))
         assert down.stdout == "stopped kafka\n"
-        assert ours.wait(timeout=10) == -signal.SIGTERM
+        assert ours.wait(timeout=60) == -signal.SIGTERM
         assert strangers.poll() is None
     finally:
         for process in (ours, strangers):

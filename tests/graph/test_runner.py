@@ -191,7 +191,7 @@ def answers_with(llm: Any) -> Any:
     return node
 
 
-async def until(condition: Any, timeout_s: float = 20.0) -> None:
+async def until(condition: Any, timeout_s: float = 60.0) -> None:
     async with asyncio.timeout(timeout_s):
         while not condition():
             await asyncio.sleep(0.005)
@@ -625,7 +625,7 @@ async def test_a_killed_process_loses_no_finished_task(
         turn_id,
     )
     try:
-        await until(lambda: thread.sql("SELECT keep FROM threads")[0]["keep"], 60)
+        await until(lambda: thread.sql("SELECT keep FROM threads")[0]["keep"])
         await until(
             lambda: (
                 (keep := thread.sql("SELECT keep FROM threads")[0]["keep"])

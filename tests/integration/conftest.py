@@ -43,7 +43,7 @@ class Process:
     def __init__(self, process: subprocess.Popen[bytes], port: int, log: Path) -> None:
         self.process, self.port, self.log = process, port, log
 
-    async def ready(self, timeout_s: float = 40.0) -> None:
+    async def ready(self, timeout_s: float = 60.0) -> None:
         async with asyncio.timeout(timeout_s), aiohttp.ClientSession() as http:
             while True:
                 if self.process.poll() is not None:
@@ -56,9 +56,9 @@ class Process:
 
     def kill(self) -> None:
         self.process.send_signal(signal.SIGKILL)
-        self.process.wait(10)
+        self.process.wait(60)
 
-    async def terminate(self, timeout_s: float = 30.0) -> int:
+    async def terminate(self, timeout_s: float = 60.0) -> int:
         self.process.send_signal(signal.SIGTERM)
         async with asyncio.timeout(timeout_s):
             while self.process.poll() is None:
@@ -150,7 +150,7 @@ class Scene:
         fold = self.folds.get(thread_key(tenant, thread))
         return fold.turns.get(turn) if fold else None
 
-    async def until(self, condition: Callable[[], Any], timeout_s: float = 40.0) -> Any:
+    async def until(self, condition: Callable[[], Any], timeout_s: float = 60.0) -> Any:
         try:
             async with asyncio.timeout(timeout_s):
                 while not (found := condition()):
@@ -163,7 +163,7 @@ class Scene:
         tail = "\n".join(p.log.read_text()[-1500:] for p in self.processes)
         return f"letters={self.letters} log={[r for _, _, r in self.log[-5:]]}\n{tail}"
 
-    async def done(self, thread: str, turn: str, timeout_s: float = 40.0) -> TurnView:
+    async def done(self, thread: str, turn: str, timeout_s: float = 60.0) -> TurnView:
         await self.until(lambda: (v := self.view(thread, turn)) and v.done, timeout_s)
         view = self.view(thread, turn)
         assert view is not None
@@ -177,7 +177,7 @@ class Scene:
         assert view is not None
         return transcript(view).messages[-1].text
 
-    async def closed(self, turn: str, timeout_s: float = 30.0) -> asyncpg.Record:
+    async def closed(self, turn: str, timeout_s: float = 60.0) -> asyncpg.Record:
         async with asyncio.timeout(timeout_s):
             while True:
                 row = await self.db.fetchrow(
@@ -204,7 +204,7 @@ class Scene:
                 yield worker
             finally:
                 worker.stop()
-                async with asyncio.timeout(40):
+                async with asyncio.timeout(60):
                     await running
 
     def process(

@@ -300,7 +300,7 @@ class Stage:
         )
 
     async def closed(self, turn: str) -> asyncpg.Record:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while True:
                 row = await self.db.fetchrow(
                     "SELECT * FROM turns WHERE turn_id = $1", uuid.UUID(turn)
@@ -325,7 +325,7 @@ class Stage:
             self.topics.events, self.codec.encode(record), key=key.encode(), partition=partition
         )
 
-    async def until(self, condition: Callable[[], Any], what: str, timeout_s: float = 30.0) -> Any:
+    async def until(self, condition: Callable[[], Any], what: str, timeout_s: float = 60.0) -> Any:
         """Wait until a condition, which may be a coroutine function, holds; return its value."""
         try:
             async with asyncio.timeout(timeout_s):

@@ -30,7 +30,7 @@ class Servers:
     async def end(self, name: str, how: signal.Signals) -> None:
         """Send a server a signal and wait until it is gone."""
         self.stack.processes[name].send(how)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while name in self.stack.processes:
                 await asyncio.sleep(0.01)
 

@@ -54,7 +54,7 @@ async def test_it_leaves_its_threads_to_a_peer_that_hears_kafka(scene: Any) -> N
         await scene.until(lambda: all(speaks(scene, *turn) for turn in turns.items()))
         async with scene.worker(ack_stall_s=1.0) as peer:
             with cut_off(cut):
-                await scene.until(lambda: len(peer.roster.running) == len(turns), 20)
+                await scene.until(lambda: len(peer.roster.running) == len(turns))
                 assert not cut.roster.running
                 assert cut.not_ready() == "Kafka does not acknowledge"
                 for thread, turn in turns.items():

@@ -119,7 +119,7 @@ async def test_an_edited_letter_becomes_a_turn_and_keeps_its_history(
         assert second.record.letter_id == letter.record.letter_id
 
         done = await letters.requeue(second, actor="lee", value=GOOD_JSON)
-        done = await letters.sent(done, timeout_s=10)
+        done = await letters.sent(done, timeout_s=60)
         assert done.state == "requeued"
         await scene.until(lambda: starts_of(scene, "t1"))
         turn = starts_of(scene, "t1")[0].turn_id
@@ -152,7 +152,7 @@ async def test_of_many_who_decide_at_once_one_has_decided(scene: Any, letters: D
         (decided,) = [one for one in came if not isinstance(one, BaseException)]
         if decided.state != "dropped":
             await scene.until(lambda: starts_of(scene, "t1"))
-        letter = await letters.sent(await letters.get(letter.place), timeout_s=10)
+        letter = await letters.sent(await letters.get(letter.place), timeout_s=60)
         assert letter.decision.actor == decided.decision.actor
         with pytest.raises(ConflictError):
             await letters.requeue(letter, actor="late", value=GOOD_JSON)
@@ -170,7 +170,7 @@ async def test_a_worker_killed_between_sending_and_noting_makes_no_second_turn(
     await scene.db.execute(NOTES_WAIT)
     await scene.db.execute("SELECT pg_advisory_lock(1)")
     await letters.requeue(letter, actor="kim", value=GOOD_JSON)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not await scene.db.fetchval(WAITING):
             await asyncio.sleep(0.02)
     first.kill()
@@ -183,7 +183,7 @@ async def test_a_worker_killed_between_sending_and_noting_makes_no_second_turn(
     assert (await letters.get(letter.place)).state == "requeue_due"
     await scene.db.execute("UPDATE letter_decisions SET due = clock_timestamp()")  # its time comes
     async with scene.worker():
-        assert (await letters.sent(letter, timeout_s=20)).state == "requeued"
+        assert (await letters.sent(letter, timeout_s=60)).state == "requeued"
         sent = await inputs(scene, scene.topics.turns_of("default"))
         assert [r.value for r in sent].count(GOOD_JSON) == 2, "it was sent again"
         assert {dict(r.headers)[LETTER_HEADER] for r in sent if r.headers} == {
@@ -203,7 +203,7 @@ async def test_two_letters_of_one_record_are_decided_as_one(
     """The intake died between the letter and its position."""
     async with scene.worker():
         await refused(scene, CUT_JSON, partition=0)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while not await scene.db.fetchval("SELECT max(next_off) FROM intake"):
                 await asyncio.sleep(0.02)
         await scene.db.execute("UPDATE intake SET next_off = 0")
@@ -216,7 +216,7 @@ async def test_two_letters_of_one_record_are_decided_as_one(
         await letters.requeue(twin, actor="kim", value=GOOD_JSON)
         with pytest.raises(ConflictError):
             await letters.drop(other, actor="lee")
-        assert (await letters.sent(other, timeout_s=10)).state == "requeued"
+        assert (await letters.sent(other, timeout_s=60)).state == "requeued"
 
 
 async def test_what_was_admitted_after_all_is_not_run_again(
@@ -232,7 +232,7 @@ async def test_what_was_admitted_after_all_is_not_run_again(
         await scene.closed(turn)
         letter = await only(letters)
         await letters.requeue(letter, actor="kim")
-        assert (await letters.sent(letter, timeout_s=10)).state == "requeued"
+        assert (await letters.sent(letter, timeout_s=60)).state == "requeued"
         after = await scene.start("t1", "tokens=1")
         await scene.done("t1", after)
     assert {r.turn_id for r in starts_of(scene, "t1")} == {turn, after}
@@ -246,7 +246,7 @@ async def test_a_decision_that_a_restore_forgot_makes_no_second_turn(
         letter = await only(letters)
         for _ in range(2):
             await letters.requeue(letter, actor="kim", value=GOOD_JSON)
-            assert (await letters.sent(letter, timeout_s=10)).state == "requeued"
+            assert (await letters.sent(letter, timeout_s=60)).state == "requeued"
             await scene.until(lambda: starts_of(scene, "t1"))
             await scene.db.execute("DELETE FROM letter_decisions")
             (letter,) = await letters.decided([letter])
@@ -407,7 +407,7 @@ async def test_the_api_shows_a_tenant_its_own_and_an_operator_all(scene: Any) ->
             assert (await call("GET", "?limit=0", default))[0] == 422
         finally:
             edge.stop()
-            await asyncio.wait_for(running, 20)
+            await asyncio.wait_for(running, 60)
 
 
 async def test_the_command_line(scene: Any, letters: DeadLetters, tmp_path: Any) -> None:

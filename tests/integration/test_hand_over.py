@@ -157,7 +157,7 @@ async def test_a_rolling_restart_of_all_workers_is_a_pause(stage: Stage) -> None
         clients = {"socket": asyncio.create_task(plain.watch())}
         sse = Sdk(stage.url, thread, "agent", "sse")
         clients["sse"] = asyncio.create_task(sse.watch())
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             await asyncio.gather(plain.subscribed.wait(), sse.subscribed.wait())
         sdk = Sdk(stage.url, thread, "agent", "websocket")
         text = (STEPS % 45).replace("reasoning=8", "reasoning=14")

@@ -137,7 +137,7 @@ async def watch(stage: Stage, name: str, partition: int | None, transport: str) 
         sdk = Sdk(stage.url, thread, case.graph, kind)
         watched.clients[f"sdk-{kind}"] = asyncio.create_task(sdk.watch())
         waiting.append(sdk.subscribed.wait())
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         await asyncio.gather(*waiting)
     sdk = Sdk(stage.url, thread, case.graph, starting)
     start = {"input": asking(case.text), "config": {"configurable": {"model": case.model}}}

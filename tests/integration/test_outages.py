@@ -75,7 +75,7 @@ async def load(scene: Any, seconds: float) -> dict[str, str]:
         if i % 2:
             text = TOOLS % max(1, seconds / 0.5)
         turns[f"t{i}"] = await scene.start(f"t{i}", text)
-    await scene.until(lambda: all(speaks(scene, *turn) for turn in turns.items()), 30)
+    await scene.until(lambda: all(speaks(scene, *turn) for turn in turns.items()))
     return turns
 
 
@@ -92,10 +92,10 @@ async def check(scene: Any, turns: dict[str, str]) -> Counter[int]:
         assert isinstance(view.terminal, TurnCompleted), view.terminal
         assert (view.gaps, view.partial) == (0, False)
         attempts[view.attempts] += 1
-    await scene.until(lambda: {r.turn_id for r in scene.results} >= set(turns.values()), 30)
+    await scene.until(lambda: {r.turn_id for r in scene.results} >= set(turns.values()))
     database = await asyncpg.connect(scene.settings.database_url.get_secret_value())
     try:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while await database.fetchval("SELECT count(*) FROM turns WHERE closed_at IS NULL"):
                 await asyncio.sleep(0.05)
         assert await database.fetchval("SELECT count(*) FROM turns") == len(turns)

@@ -117,7 +117,7 @@ async def test_each_bad_record_has_its_dead_letter_and_no_neighbour_waits(scene)
                     partition=index % 2,
                 )
                 good.append((f"good-{index}", turn))
-        await scene.until(lambda: len(scene.letters) >= len(sent), 30)
+        await scene.until(lambda: len(scene.letters) >= len(sent))
         for thread, turn in good:
             view = await scene.done(thread, turn)
             assert isinstance(view.terminal, TurnCompleted)

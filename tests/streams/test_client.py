@@ -94,7 +94,7 @@ async def test_each_caller_gets_its_own_result(backend: Backend):
     async with backend.client() as client:
         results = await asyncio.gather(
             *(
-                client.run(f"t{n % 3}", f"question {n}", correlation_id=f"c{n}", timeout_s=20)
+                client.run(f"t{n % 3}", f"question {n}", correlation_id=f"c{n}", timeout_s=60)
                 for n in range(30)
             )
         )
@@ -114,7 +114,7 @@ async def test_resume_and_cancel(backend: Backend):
         await client.cancel("t", started.turn_id, reason="changed my mind")
         resumed = await client.resume("t", {"f" * 32: "yes"}, idempotency_key="k")
         again = await client.resume("t", {"f" * 32: "yes"}, idempotency_key="k")
-        assert (await client.result(resumed, timeout_s=20)).status == "completed"
+        assert (await client.result(resumed, timeout_s=60)).status == "completed"
 
     commands = [command for _, command in backend.arrived]
     assert [type(command) for command in commands[:3]] == [StartTurn, CancelTurn, ResumeTurn]
@@ -137,7 +137,7 @@ async def test_a_result_that_does_not_come(backend: Backend):
             await client.start("t", "one more")
         backend.silent = False
         await backend.answer(StartTurn(thread_id="t", turn_id=started.turn_id, text="late"))
-        assert (await client.result(started, timeout_s=20)).text == "answer to late"
+        assert (await client.result(started, timeout_s=60)).text == "answer to late"
 
 
 async def test_what_is_wrong_is_refused_before_it_is_sent(backend: Backend):

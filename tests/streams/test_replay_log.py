@@ -99,7 +99,7 @@ class Log:
         }
         command = [sys.executable, "-m", "turnstream.streams.cli", "replay", "view", *args]
         return subprocess.run(
-            command, check=False, env=env, capture_output=True, text=True, timeout=60
+            command, check=False, env=env, capture_output=True, text=True, timeout=120
         )
 
 

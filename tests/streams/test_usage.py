@@ -178,11 +178,11 @@ async def test_what_cannot_be_counted_is_parked_and_stops_nobody(
         found = await latest(kafka, topics.usage)
         return [(t.turns, t.input_tokens) for t in found.values()] == [(2, 10)]
 
-    await until(parked, 40)
-    await until(counted, 20)
+    await until(parked, 60)
+    await until(counted, 60)
     for letter in await letters(kafka, topics.dead_letters):
         assert letter.code == bad[letter.value]
         assert letter.topic == topics.results_of("default")
 
     process.send_signal(signal.SIGTERM)
-    assert await asyncio.to_thread(process.wait, 20) == 0
+    assert await asyncio.to_thread(process.wait, 60) == 0

@@ -91,7 +91,7 @@ async def test_a_recreated_topic_has_another_id(kafka: str, admin: TopicAdmin, p
     first = (await admin.ids([topic.name]))[topic.name]
     await _delete(kafka, [topic.name])
 
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while topic.name in await admin.ids([topic.name]):
             await asyncio.sleep(0.05)
     await admin.create([topic])

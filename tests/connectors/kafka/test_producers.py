@@ -139,7 +139,7 @@ async def test_whatever_is_sent_again_is_in_the_log_once_and_in_order(
     try:
         ends = await consumer.end_offsets([TopicPartition(topic, i) for i in range(3)])
         assert sum(ends.values()) == said, "the log holds each record once"
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             records = [await consumer.getone() for _ in range(said)]
     finally:
         await consumer.stop()

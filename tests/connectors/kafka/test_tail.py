@@ -54,7 +54,7 @@ async def tailing(kafka, topic, options=OPTIONS):
     tail = Tail(kafka, topic, Numbers(), options)
     running = asyncio.create_task(tail.run())
     try:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while not tail.ready.is_set():
                 if running.done():
                     running.result()
@@ -70,7 +70,7 @@ async def put(producer, topic, key, value, partition=0):
 
 
 async def reach(tail, partition, end):
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while tail.end(partition) < end:
             await asyncio.sleep(0.005)
 
@@ -161,14 +161,14 @@ async def test_a_topic_made_anew_ends_it(kafka, topic, producer):
         await admin.delete_topics([topic])
         await admin.close()
         async with TopicAdmin(kafka) as again:
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 while topic in await again.describe([topic]):
                     await asyncio.sleep(0.05)
             await again.create([Topic(topic, 2, {})])
 
     tail = Tail(kafka, topic, Numbers(), OPTIONS)
     running = asyncio.create_task(tail.run())
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         await tail.ready.wait()
         await remake()
         with pytest.raises((TopicChangedError, NotFoundError, ExceptionGroup)):

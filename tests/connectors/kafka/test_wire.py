@@ -34,7 +34,7 @@ async def client(kafka: str) -> AsyncIterator[AIOKafkaClient]:
     await opened.close()
 
 
-async def wire_of(client: AIOKafkaClient, timeout_s: float = 10.0) -> Wire:
+async def wire_of(client: AIOKafkaClient, timeout_s: float = 60.0) -> Wire:
     return await Wire.open(client, client.get_random_node(), timeout_s)
 
 

@@ -9,7 +9,7 @@ import asyncpg
 
 async def until_blocked(pool: asyncpg.Pool, backend: int) -> None:
     """Wait until a backend waits for a lock."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while (
             await pool.fetchval(
                 "SELECT wait_event_type FROM pg_stat_activity WHERE pid = $1", backend

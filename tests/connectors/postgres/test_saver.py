@@ -120,7 +120,7 @@ def checkpoint(**values: Any) -> Any:
     return {**empty_checkpoint(), "channel_values": values}
 
 
-async def until(condition: Any, timeout_s: float = 5.0) -> None:
+async def until(condition: Any, timeout_s: float = 60.0) -> None:
     async with asyncio.timeout(timeout_s):
         while not condition():
             await asyncio.sleep(0.002)
@@ -282,7 +282,7 @@ async def test_writes_never_wait_for_a_checkpoint(bench: Bench) -> None:
         putting = asyncio.create_task(put(bench.saver, checkpoint(), checkpoint_id="other"))
         await until(lambda: bench.log.waited_for)
         bench.log._acked = 1  # the writes' position is acknowledged, the checkpoint still waits
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             await bench.saver.aput_writes(config("", parent["id"]), [("c", 1)], TASK_A)
         assert bench.count("checkpoint_writes") == 1
         assert not putting.done()

@@ -45,7 +45,7 @@ async def running_edge(scene: Any, **changes: Any) -> AsyncIterator[Edge]:
             yield edge
         finally:
             edge.stop()
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 await running
 
 

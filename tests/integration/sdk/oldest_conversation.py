@@ -73,7 +73,7 @@ async def main() -> None:
     client = get_client(url=sys.argv[1])
     seen = {"runs": await runs(client)}
     for transport in ("sse", "websocket"):
-        seen[transport] = await asyncio.wait_for(protocol(client, transport), 20)
+        seen[transport] = await asyncio.wait_for(protocol(client, transport), 60)
     await client.aclose()
     print(json.dumps(seen))
 

@@ -130,7 +130,7 @@ async def test_chat_and_the_socket(http: aiohttp.ClientSession) -> None:
         problem = await response.json(content_type=None)
     assert (response.status, problem["field"]) == (422, "body.on_busy")
 
-    async with asyncio.timeout(30), http.ws_connect("/ws") as ws:
+    async with asyncio.timeout(60), http.ws_connect("/ws") as ws:
         await ws.send_json({"type": "subscribe", "id": "s", **thread})
         seen: list[dict[str, Any]] = []
 
@@ -183,7 +183,7 @@ async def test_the_thread_stream(http: aiohttp.ClientSession) -> None:
 
 async def test_answers_that_do_not_fit(asking: Any) -> None:
     async with (
-        asyncio.timeout(30),
+        asyncio.timeout(60),
         get_client(url=asking.url) as client,
         aiohttp.ClientSession(asking.url) as http,
     ):

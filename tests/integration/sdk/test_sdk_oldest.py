@@ -26,7 +26,7 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
         [UV, "venv", "--python", sys.executable, folder],
         [UV, "pip", "install", "--python", made, OLDEST],
     ):
-        done = subprocess.run(command, capture_output=True, timeout=110, check=False)
+        done = subprocess.run(command, capture_output=True, timeout=240, check=False)
         assert done.returncode == 0, done.stderr.decode()[-4000:]
     return made
 
@@ -40,7 +40,7 @@ async def test_a_conversation(python: Path, service: Any) -> None:
         stderr=asyncio.subprocess.PIPE,
     )
     try:
-        out, errors = await asyncio.wait_for(process.communicate(), 90)
+        out, errors = await asyncio.wait_for(process.communicate(), 120)
     finally:
         if process.returncode is None:
             process.kill()

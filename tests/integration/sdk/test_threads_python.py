@@ -52,7 +52,7 @@ async def test_a_conversation_with_tools(client: Any, transport: str) -> None:
     thread_id = None
     for turn in (1, 2):
         async with (
-            asyncio.timeout(30),
+            asyncio.timeout(60),
             client.threads.stream(thread_id, assistant_id="agent", transport=transport) as thread,
         ):
             await thread.run.start(input=user(f"{SEOUL} tokens=5"))
@@ -70,7 +70,7 @@ async def test_a_conversation_with_tools(client: Any, transport: str) -> None:
 
 async def test_interrupt_and_answer(client: Any, transport: str) -> None:
     async with (
-        asyncio.timeout(30),
+        asyncio.timeout(60),
         client.threads.stream(assistant_id="approval", transport=transport) as thread,
     ):
         await thread.run.start(input=user("How many people live in Seoul?"))
@@ -86,7 +86,7 @@ async def test_interrupt_and_answer(client: Any, transport: str) -> None:
 
 async def test_cancel_ends_the_run_and_keeps_what_was_said(client: Any, transport: str) -> None:
     async with (
-        asyncio.timeout(30),
+        asyncio.timeout(60),
         client.threads.stream(assistant_id="agent", transport=transport) as thread,
     ):
         run = await thread.run.start(input=user("tokens=2000 rate=50"))

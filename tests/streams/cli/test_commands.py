@@ -21,7 +21,7 @@ def run(*args: str, **environment: str) -> subprocess.CompletedProcess[str]:
         env={**env, **{f"TURNSTREAM_{key}": value for key, value in environment.items()}},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
     )
 
 

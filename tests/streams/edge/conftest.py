@@ -92,7 +92,7 @@ async def running_edge(settings: Settings) -> AsyncIterator[Running]:
     async with open_edge(settings, state=states) as edge:
         task = asyncio.create_task(edge.run())
         try:
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(60):
                 while not edge.tail.ready.is_set():
                     if task.done():
                         task.result()
@@ -100,7 +100,7 @@ async def running_edge(settings: Settings) -> AsyncIterator[Running]:
             yield Running(edge, states)
         finally:
             edge.stop()
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(60):
                 await task
 
 
@@ -298,7 +298,7 @@ class FakeWorker:
 
     async def idle(self) -> None:
         """Wait until no turn is played."""
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while self._playing:
                 await asyncio.gather(*self._playing)
 

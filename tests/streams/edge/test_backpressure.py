@@ -77,7 +77,7 @@ async def test_a_full_ledger_refuses_turns_until_there_is_room(settings, open_ru
         async with httpx.AsyncClient(base_url=edge.url, timeout=60) as client:
             answer = await client.post("/threads/b/commands", json=cancel)
             assert answer.status_code == 200, answer.text
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while len(worker.commands) == taken:
                 await asyncio.sleep(0.01)
         assert type(worker.commands[taken]).__name__ == "CancelTurn"
@@ -103,7 +103,7 @@ async def test_a_database_that_is_cut_off_refuses_turns_until_it_is_back(
             refused(await ask(edge), "database_unavailable")
             async with connect(f"{edge.ws}/threads/b/stream/events") as socket:
                 await socket.send(json.dumps(START))
-                answer = json.loads(await asyncio.wait_for(socket.recv(), 30))
+                answer = json.loads(await asyncio.wait_for(socket.recv(), 60))
                 assert answer["message"].startswith("database_unavailable: ")
             front.to(parts.port)
             await until_answered(edge, 200)

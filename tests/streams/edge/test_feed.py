@@ -9,11 +9,11 @@ import pytest
 
 from turnstream.schemas import events as ev
 from turnstream.streams.edge.cursor import Cursor
-from turnstream.streams.edge.feed import Reset
+from turnstream.streams.edge.feed import Begins, Reset
 
 
 async def start(edge, thread="a"):
-    async with httpx.AsyncClient(base_url=edge.url, timeout=20) as client:
+    async with httpx.AsyncClient(base_url=edge.url, timeout=60) as client:
         body = {"id": 1, "method": "run.start", "params": {"assistant_id": "agent", "input": {}}}
         answer = await client.post(f"/threads/{thread}/commands", json=body)
         assert answer.status_code == 200, answer.text
@@ -22,8 +22,10 @@ async def start(edge, thread="a"):
 
 async def steps_of(feed, key="default/a", since=None, from_turn="", until=ev.TurnCompleted):
     got = []
-    async with asyncio.timeout(30), feed.watch(key, since, from_turn) as watch:
+    async with asyncio.timeout(60), feed.watch(key, since, from_turn) as watch:
         async for step in watch:
+            if isinstance(step, Begins):
+                continue
             got.append(step)
             if not isinstance(step, Reset) and isinstance(step.record, until):
                 return got
@@ -63,7 +65,7 @@ async def test_a_watch_in_mid_turn_begins_with_the_turn(edge, worker):
     feed = edge.edge.context.feed
     watching = asyncio.create_task(steps_of(feed))
     second = asyncio.create_task(steps_of(feed))
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while sum(len(thread.taps) for thread in feed.threads.values()) < 2:
             await asyncio.sleep(0.01)
     go.set()
@@ -93,6 +95,48 @@ async def test_watches_that_begin_while_records_come_miss_and_double_nothing(edg
         assert offsets == sorted(set(offsets))
 
 
+@pytest.mark.parametrize("known", [False, True], ids=["new", "quiet"])
+async def test_who_has_no_cursor_is_told_where_the_stream_begins(edge, worker, known):
+    """Cut off before the first step, it comes back with that and misses nothing."""
+    feed = edge.edge.context.feed
+    if known:
+        await start(edge)
+        await steps_of(feed, since=Cursor(1, -1))
+    async with asyncio.timeout(60), feed.watch("default/a") as watch:
+        begins = await anext(aiter(watch))
+    assert isinstance(begins, Begins)
+    turn = (await start(edge))["result"]["run_id"]
+    async with asyncio.timeout(60):
+        while len(worker.turns) <= known:
+            await asyncio.sleep(0.01)
+    steps = await steps_of(feed, since=begins.cursor)
+    assert words(steps) == "hello world "
+    assert {step.record.turn_id for step in steps} == {turn}
+
+
+async def test_in_mid_turn_the_stream_begins_before_the_turn(edge, worker):
+    go = asyncio.Event()
+
+    async def slow(turn):
+        await turn.start()
+        await turn.tokens("one")
+        await go.wait()
+        await turn.end()
+
+    await start(edge)
+    feed = edge.edge.context.feed
+    await steps_of(feed, since=Cursor(1, -1))
+    worker.script = slow
+    await start(edge)
+    async with asyncio.timeout(60), feed.watch("default/a") as watch:
+        reading = aiter(watch)
+        begins, first = await anext(reading), await anext(reading)
+    assert begins.cursor == Cursor(1, first.offset - 1)
+    assert isinstance(first.record, ev.AttemptStarted)
+    go.set()
+    assert words(await steps_of(feed, since=begins.cursor)) == "one "
+
+
 async def test_from_a_turn_that_is_over(edge, worker):
     first = (await start(edge))["result"]["run_id"]
     feed = edge.edge.context.feed
@@ -112,7 +156,7 @@ async def test_what_the_ring_no_longer_holds_comes_from_the_log(settings, open_r
         before = await steps_of(feed, since=Cursor(1, -1))
         await noise(worker, claim, 1500)
         tail = edge.edge.tail
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while tail.held(claim.partition, b"default/a", before[0].offset) is not None:
                 await asyncio.sleep(0.01)
         after = await steps_of(feed, since=Cursor(1, -1))
@@ -131,7 +175,7 @@ async def test_a_cursor_of_another_log_is_reset(edge, worker, cursor):
     await start(edge)
     feed = edge.edge.context.feed
     await steps_of(feed, since=Cursor(1, -1))
-    async with asyncio.timeout(30), feed.watch("default/a", cursor) as watch:
+    async with asyncio.timeout(60), feed.watch("default/a", cursor) as watch:
         first = await anext(aiter(watch))
     assert isinstance(first, Reset)
     assert first.cursor.incarnation == 1
@@ -153,7 +197,7 @@ async def test_a_cursor_before_the_logs_start_is_reset(edge, worker, kafka, sett
     await admin.close()
     # what the ring still holds it may still give
     edge.edge.tail._ring.restart(claim.partition, edge.edge.tail.end(claim.partition))
-    async with asyncio.timeout(30), feed.watch("default/a", Cursor(1, 1)) as watch:
+    async with asyncio.timeout(60), feed.watch("default/a", Cursor(1, 1)) as watch:
         assert isinstance(await anext(aiter(watch)), Reset)
 
 
@@ -178,8 +222,10 @@ async def test_a_slow_watch_loses_its_queue_and_nothing_else(edge, worker):
         go.set()
 
     letting = asyncio.create_task(let_go())
-    async with asyncio.timeout(30), feed.watch("default/a") as watch:
+    async with asyncio.timeout(60), feed.watch("default/a") as watch:
         async for step in watch:
+            if isinstance(step, Begins):
+                continue
             got.append(step)
             while len(got) == 2 and feed.refills == 0:  # until it has fallen behind
                 await asyncio.sleep(0.01)
@@ -225,7 +271,7 @@ async def test_an_ended_turns_late_records_show_nothing(edge, worker):
     await start(edge)
     feed = edge.edge.context.feed
     watching = asyncio.create_task(steps_of(feed))
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while not any(thread.taps for thread in feed.threads.values()):
             await asyncio.sleep(0.01)
     await old.tokens("zombie", "old")

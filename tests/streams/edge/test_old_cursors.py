@@ -61,7 +61,7 @@ class Heard:
 
 async def listen(heard, surface, url, run_id, cursor, until) -> None:
     """Hear a surface from a cursor on, until a condition holds."""
-    async with asyncio.timeout(40), _opened(surface, url, run_id, cursor) as items:
+    async with asyncio.timeout(60), _opened(surface, url, run_id, cursor) as items:
         async for item in items:
             if surface == "join-stream":
                 heard.run(*item)
@@ -88,7 +88,7 @@ async def _opened(surface, url, run_id, cursor):
             yield frames()
         return
     headers = {} if cursor is None else {"Last-Event-ID": str(cursor)}
-    async with httpx.AsyncClient(base_url=url, timeout=40) as client:
+    async with httpx.AsyncClient(base_url=url, timeout=60) as client:
         if surface == "join-stream":
             call = client.stream(
                 "GET",
@@ -146,7 +146,7 @@ def settings(settings):
 
 
 async def begin(edge):
-    async with httpx.AsyncClient(base_url=edge.url, timeout=40) as client:
+    async with httpx.AsyncClient(base_url=edge.url, timeout=60) as client:
         command = {"id": 1, "method": "run.start", "params": {"assistant_id": "agent", "input": {}}}
         answer = (await client.post("/threads/a/commands", json=command)).json()
         return answer["result"]["run_id"], answer["meta"]["applied_through_seq"]
@@ -189,7 +189,7 @@ async def test_old_by_log_size(settings, open_running, worker, story, surface):
         await listen(before, surface, edge.url, run_id, since, heard_words)
         last = await noise(worker, 1500)
         tail, partition = edge.edge.tail, worker.turns[0].claim.partition
-        async with asyncio.timeout(40):
+        async with asyncio.timeout(60):
             while tail.end(partition) <= last:
                 await asyncio.sleep(0.01)
             while tail.held(partition, b"default/a", worker.turns[0].first_off) is not None:
@@ -230,7 +230,7 @@ async def test_old_by_retention_within_the_turn(
     async with open_running(settings) as edge:
         run_id, since = await begin(edge)
         await listen(before, surface, edge.url, run_id, since, heard_words)
-        async with asyncio.timeout(40):
+        async with asyncio.timeout(60):
             while worker.turns[0].n < 18:  # it stands in its second message
                 await asyncio.sleep(0.01)
         await deleted(kafka, worker, worker.turns[0].last_off - 1)
@@ -238,7 +238,7 @@ async def test_old_by_retention_within_the_turn(
         heard = asyncio.create_task(
             listen(after, surface, edge.url, run_id, before.cursor, lambda it: it.ended)
         )
-        async with asyncio.timeout(40):
+        async with asyncio.timeout(60):
             while not (after.resets or heard.done() or edge.edge.context.feed.resets):
                 await asyncio.sleep(0.01)
         story.set()
@@ -262,7 +262,7 @@ async def test_old_by_retention_before_the_turn(
         await worker.idle()
         story.clear()
         current, _ = await begin(edge)
-        async with asyncio.timeout(40):
+        async with asyncio.timeout(60):
             while worker.turns[1].n < 10:
                 await asyncio.sleep(0.01)
         await deleted(kafka, worker, worker.turns[1].first_off)
@@ -276,7 +276,7 @@ async def test_old_by_retention_before_the_turn(
         listening = asyncio.create_task(
             listen(after, surface, edge.url, current, gone.cursor, lambda it: it.ended)
         )
-        async with asyncio.timeout(40):
+        async with asyncio.timeout(60):
             while not after.text:
                 await asyncio.sleep(0.01)
         story.set()

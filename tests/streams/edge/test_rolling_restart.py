@@ -45,7 +45,7 @@ class Reader:
 
 
 async def until(condition):
-    async with asyncio.timeout(40):
+    async with asyncio.timeout(60):
         while not condition():
             await asyncio.sleep(0.01)
 
@@ -97,7 +97,7 @@ async def test_a_rolling_restart_is_a_pause(settings, open_running, front, worke
         await second.aclose()
         await until(lambda: len(third.edge.context.sockets.outlets) == CLIENTS * STREAMS)
         go_on[2].set()
-        async with asyncio.timeout(40):
+        async with asyncio.timeout(60):
             assert [await reader.reading for reader in readers] == ["".join(WORDS)] * CLIENTS
             for reader in readers:
                 assert (await reader.thread._wait_for_run_done()).status == "completed"

@@ -23,7 +23,7 @@ async def texts_of(thread):
         except RuntimeError as error:
             return str(error)
 
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         reads = [asyncio.create_task(read(message)) async for message in thread.messages]
         return await asyncio.gather(*reads)
 
@@ -43,7 +43,7 @@ async def test_messages_of_a_run(client, worker, transport):
         result = await thread.run.start(input={"messages": []})
         assert result["run_id"] == worker.commands[0].turn_id
         assert await texts_of(thread) == ["hello world "]
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             done = await thread._wait_for_run_done()
         assert done.status == "completed"
 
@@ -78,7 +78,7 @@ async def test_interrupt_and_answer(client, worker, transport):
         thread_id="a", assistant_id="agent", transport=transport
     ) as thread:
         await thread.run.start(input={})
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while not thread.interrupted:
                 await asyncio.sleep(0.01)
         assert [entry["value"] for entry in thread.interrupts] == ["sure?"]
@@ -92,7 +92,7 @@ async def test_interrupt_and_answer(client, worker, transport):
         result = await thread.run.respond("yes")
         assert result["run_id"] == worker.commands[-1].turn_id
         assert json.loads(worker.commands[-1].answers) == {"i" * 32: "yes"}
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             assert (await thread._wait_for_run_done()).status == "completed"
 
 
@@ -115,7 +115,7 @@ async def test_a_rewind_is_an_error_and_a_new_message(client, worker, transport)
     ) as thread:
         await thread.run.start(input={})
         reading = asyncio.create_task(texts_of(thread))
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while not thread._active_message_streams:
                 await asyncio.sleep(0.01)
         seen.set()
@@ -142,7 +142,7 @@ async def test_a_failed_and_a_cancelled_run(client, worker, transport):
             thread_id="a", assistant_id="agent", transport=transport
         ) as thread:
             await thread.run.start(input={})
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(60):
                 done = await thread._wait_for_run_done()
             assert error in str(done.error)
 
@@ -174,7 +174,7 @@ async def test_an_edge_that_goes_and_comes_back(settings, open_running, front, w
         ) as thread:
             await thread.run.start(input={})
             reading = asyncio.create_task(texts_of(thread))
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(60):
                 # until every stream has a cursor: the SDK cannot resume what has heard nothing
                 while not thread._active_message_streams or thread._lifecycle_cursor is None:
                     await asyncio.sleep(0.01)
@@ -182,6 +182,6 @@ async def test_an_edge_that_goes_and_comes_back(settings, open_running, front, w
             async with open_running(settings) as second:
                 front.to(second.edge.port)
                 half.set()
-                async with asyncio.timeout(30):
+                async with asyncio.timeout(60):
                     assert await reading == ["one two three four "]
                     assert (await thread._wait_for_run_done()).status == "completed"

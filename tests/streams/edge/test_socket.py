@@ -27,14 +27,14 @@ def url(edge, thread="a"):
 async def command(socket, method, **params):
     await socket.send(json.dumps({"id": 7, "method": method, "params": params}))
     while True:
-        answer = json.loads(await asyncio.wait_for(socket.recv(), 30))
+        answer = json.loads(await asyncio.wait_for(socket.recv(), 60))
         if answer.get("id") == 7 or answer.get("type") == "error":
             return answer
 
 
 async def until_end(socket):
     got = []
-    async with asyncio.timeout(50):
+    async with asyncio.timeout(60):
         while True:
             item = json.loads(await socket.recv())
             got.append(item)
@@ -48,7 +48,7 @@ async def until_end(socket):
 @pytest.fixture
 async def thread(edge, worker):
     """A thread that exists."""
-    async with httpx.AsyncClient(base_url=edge.url, timeout=20) as client:
+    async with httpx.AsyncClient(base_url=edge.url, timeout=60) as client:
         body = {"id": 1, "method": "run.start", "params": {"assistant_id": "agent", "input": {}}}
         assert (await client.post("/threads/a/commands", json=body)).status_code == 200
     return "a"
@@ -131,7 +131,7 @@ async def test_final_values_come_before_the_end_on_every_subscription(edge, work
 async def test_a_bad_frame_is_answered_and_the_socket_goes_on(edge, thread, frame, error):
     async with connect(url(edge)) as socket:
         await socket.send(frame)
-        answer = json.loads(await asyncio.wait_for(socket.recv(), 30))
+        answer = json.loads(await asyncio.wait_for(socket.recv(), 60))
         assert (answer["type"], answer["error"]) == ("error", error)
         answer = await command(socket, "subscription.subscribe", channels=ALL)
         assert answer["type"] == "success"
@@ -145,7 +145,7 @@ async def test_bytes_are_no_command(edge, thread):
 
 async def closed_with(socket):
     with pytest.raises(ConnectionClosed) as closed:  # noqa: PT012  whatever comes before the close
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while True:
                 await socket.recv()
     return closed.value.rcvd.code
@@ -193,7 +193,7 @@ async def test_a_thread_may_begin_on_its_own_socket(edge, worker):
         await until_end(socket)
         deadline = time.monotonic() + 1.5  # past the wait: a thread that began stays
         while time.monotonic() < deadline:
-            await asyncio.wait_for(await socket.ping(), 30)
+            await asyncio.wait_for(await socket.ping(), 60)
             await asyncio.sleep(0.1)
 
 
@@ -219,12 +219,12 @@ async def test_too_many_sockets_of_one_user(settings, open_running, worker):
     async with open_running(few) as edge:
         await start(edge)
         async with connect(url(edge)), connect(url(edge)):
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(60):
                 while len(edge.edge.context.sockets.outlets) < 2:
                     await asyncio.sleep(0.01)
             async with connect(url(edge)) as third:
                 assert await closed_with(third) == 4429
-            async with httpx.AsyncClient(base_url=edge.url) as client:
+            async with httpx.AsyncClient(base_url=edge.url, timeout=60) as client:
                 body = {"channels": ["values"]}
                 answer = await client.post("/threads/a/stream/events", json=body)
                 assert answer.status_code == 429
@@ -232,7 +232,7 @@ async def test_too_many_sockets_of_one_user(settings, open_running, worker):
 
 
 async def start(edge, thread="a", headers=None):
-    async with httpx.AsyncClient(base_url=edge.url, timeout=20, headers=headers) as client:
+    async with httpx.AsyncClient(base_url=edge.url, timeout=60, headers=headers) as client:
         body = {"id": 1, "method": "run.start", "params": {"assistant_id": "agent", "input": {}}}
         answer = await client.post(f"/threads/{thread}/commands", json=body)
         assert answer.status_code == 200, answer.text
@@ -345,11 +345,11 @@ async def test_a_socket_that_takes_nothing_is_dropped(settings, open_running, wo
         head = f"POST /threads/a/stream/events HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}"
         writer.write(head.encode() + b"\r\n\r\n" + body)
         sockets = edge.edge.context.sockets
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while not sockets.outlets:
                 await asyncio.sleep(0.01)
         go.set()
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while not sockets.aborted:
                 await asyncio.sleep(0.05)
             while sockets.outlets:
@@ -368,7 +368,7 @@ async def test_a_question_is_answered_over_the_socket(edge, worker):
     await start(edge)
     async with connect(url(edge)) as socket:
         await command(socket, "subscription.subscribe", channels=["input", "lifecycle"])
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while json.loads(await socket.recv()).get("method") != "input.requested":
                 pass
         wrong = await command(socket, "input.respond", interrupt_id="j" * 32, response=1)

@@ -69,7 +69,7 @@ async def test_it_is_kept_while_somebody_listens_and_a_while_longer():
     assert opened(starts) == FIRST
     starts.closed(ME, only_lifecycle=False)
     starts.closed(ME, only_lifecycle=False)
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while starts._starts:
             await asyncio.sleep(0.01)
     assert not starts._listening

@@ -31,7 +31,7 @@ async def sse(client, thread, **body):
 
 async def until(events, method="lifecycle", event=("completed", "failed")):
     got = []
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         async for item in events:
             got.append(item)
             data = item["params"]["data"]
@@ -43,7 +43,7 @@ async def until(events, method="lifecycle", event=("completed", "failed")):
 
 @pytest.fixture
 async def client(edge):
-    async with httpx.AsyncClient(base_url=edge.url, timeout=20) as client:
+    async with httpx.AsyncClient(base_url=edge.url, timeout=60) as client:
         yield client
 
 
@@ -76,6 +76,18 @@ async def test_a_turn_streams_from_its_start(client, worker):
     seqs = [e["seq"] for e in got]
     assert seqs == sorted(seqs)
     assert len({e["event_id"] for e in got}) == len(got)
+
+
+async def test_a_stream_that_is_cut_before_its_first_event_has_a_cursor(client, worker):
+    await run_start(client, "a")
+    async with sse(client, "a", channels=["lifecycle"]) as events, asyncio.timeout(60):
+        opened = await anext(events)
+    assert opened["method"] == "stream.opened"
+    answer = await run_start(client, "a")
+    async with sse(client, "a", since=opened["seq"]) as events:
+        got = await until(events)
+    assert text_of(got) == "hello world "
+    assert got[0]["seq"] > answer["meta"]["applied_through_seq"]
 
 
 async def test_every_message_event_names_its_message(client, worker):
@@ -117,7 +129,7 @@ async def test_streams_that_come_while_the_edge_starts_wait_for_it(edge, client,
         base = f"http://127.0.0.1:{edge.port}"
         try:
             async with (
-                httpx.AsyncClient(base_url=base, timeout=20) as newcomer,
+                httpx.AsyncClient(base_url=base, timeout=60) as newcomer,
                 sse(newcomer, "a", since=since) as replayed,
                 sse(newcomer, "a", since=whole[2]["seq"]) as resumed,
                 sse(newcomer, "a") as bare,
@@ -127,7 +139,7 @@ async def test_streams_that_come_while_the_edge_starts_wait_for_it(edge, client,
                 assert await until(replayed) == whole
                 assert await until(resumed) == whole[3:]
                 taps = edge.context.feed.threads["default/a"].taps
-                async with asyncio.timeout(30):
+                async with asyncio.timeout(60):
                     while len(taps) < 3:
                         await asyncio.sleep(0.01)
                 await run_start(client, "a")
