@@ -50,6 +50,14 @@ def folder(place: Path):
         stop_parts(state, hurry=lambda: True)
 
 
+@pytest.fixture
+def ctrl_c():
+    """Let programs hear SIGINT also where the tests run in a shell's background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def run(*arguments: str, timeout: float = 120, **env: str) -> subprocess.CompletedProcess[str]:
     settings = {key: value for key, value in os.environ.items() if "TURNSTREAM_" not in key}
     return subprocess.run(
@@ -235,6 +243,7 @@ def test_a_part_that_dies_is_seen(folder):
     assert run("down", *where).stdout == "stopped postgres\n"
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_logs_follow(folder):
     log = folder / "logs" / "small.log"
     log.parent.mkdir(parents=True)

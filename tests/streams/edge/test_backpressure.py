@@ -16,6 +16,7 @@ from websockets.asyncio.client import connect
 from turnstream.connectors.kafka.admin import TopicAdmin
 from turnstream.deploy.local import LocalStack
 
+TAKEN = (200, 202)
 START = {"id": 1, "method": "run.start", "params": {"assistant_id": "agent", "input": {"n": 1}}}
 SURFACES = {
     "commands": ("/threads/b/commands", START),
@@ -30,12 +31,30 @@ async def ask(edge, surface="commands"):
         return await client.post(path, json=body)
 
 
-async def until_answered(edge, status, surface="commands"):
-    """Ask until the answer has a status; returns it."""
+async def until_refused(edge, code):
+    """Ask until the answer is a refusal; returns how many turns were taken before."""
+    taken = 0
     async with asyncio.timeout(60):
-        while (answer := await ask(edge, surface)).status_code != status:
+        while (answer := await ask(edge)).status_code in TAKEN:
+            taken += 1
             await asyncio.sleep(0.05)
-    return answer
+    refused(answer, code)
+    return taken
+
+
+async def until_taken(edge):
+    """Ask until a turn is taken, whether it has begun by then or not."""
+    async with asyncio.timeout(60):
+        while (await ask(edge)).status_code not in TAKEN:
+            await asyncio.sleep(0.05)
+
+
+async def until_read(worker, count):
+    """Wait until the worker has read so many commands; there are no more than these."""
+    async with asyncio.timeout(60):
+        while len(worker.commands) < count:
+            await asyncio.sleep(0.01)
+    assert len(worker.commands) == count
 
 
 def refused(answer, code):
@@ -57,8 +76,8 @@ async def test_a_full_ledger_refuses_turns_until_there_is_room(settings, open_ru
     narrow = settings.model_copy(update={"open_turns_max": 1})
     async with open_running(narrow) as edge:
         assert (await ask(edge)).status_code == 200
-        refused(await until_answered(edge, 503), "overloaded")
-        taken = len(worker.commands)
+        taken = 1 + await until_refused(edge, "overloaded")
+        await until_read(worker, taken)
         for surface in SURFACES:
             refused(await ask(edge, surface), "overloaded")
         async with connect(f"{edge.ws}/threads/b/stream/events") as socket:
@@ -77,12 +96,10 @@ async def test_a_full_ledger_refuses_turns_until_there_is_room(settings, open_ru
         async with httpx.AsyncClient(base_url=edge.url, timeout=60) as client:
             answer = await client.post("/threads/b/commands", json=cancel)
             assert answer.status_code == 200, answer.text
-        async with asyncio.timeout(60):
-            while len(worker.commands) == taken:
-                await asyncio.sleep(0.01)
+        await until_read(worker, taken + 1)
         assert type(worker.commands[taken]).__name__ == "CancelTurn"
         go_on.set()
-        await until_answered(edge, 200)
+        await until_taken(edge)
 
 
 async def test_a_database_that_is_cut_off_refuses_turns_until_it_is_back(
@@ -98,16 +115,16 @@ async def test_a_database_that_is_cut_off_refuses_turns_until_it_is_back(
             assert (await ask(edge)).status_code == 200
             await worker.idle()
             front.cut()
-            refused(await until_answered(edge, 503), "database_unavailable")
-            taken = len(worker.commands)
+            taken = 1 + await until_refused(edge, "database_unavailable")
+            await until_read(worker, taken)
             refused(await ask(edge), "database_unavailable")
             async with connect(f"{edge.ws}/threads/b/stream/events") as socket:
                 await socket.send(json.dumps(START))
                 answer = json.loads(await asyncio.wait_for(socket.recv(), 60))
                 assert answer["message"].startswith("database_unavailable: ")
             front.to(parts.port)
-            await until_answered(edge, 200)
-            assert len(worker.commands) == taken + 1
+            await until_taken(edge)
+            await until_read(worker, taken + 1)
 
 
 @pytest.mark.timeout(180)
@@ -130,8 +147,8 @@ async def test_a_kafka_that_does_not_answer_refuses_turns_until_it_does(
                 for surface in SURFACES:
                     began = asyncio.get_running_loop().time()
                     refused(await ask(edge, surface), "kafka_unavailable")
-                    assert asyncio.get_running_loop().time() - began < 5, "it was published"
+                    assert asyncio.get_running_loop().time() - began < 20, "it was published"
             finally:
                 kafka.send(signal.SIGCONT)
-            await until_answered(edge, 200)
-            assert len(worker.commands) == 2
+            await until_taken(edge)
+            await until_read(worker, 2)

@@ -15,6 +15,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from turnstream.schemas import events as ev
+from turnstream.streams.edge import server
 
 SECRET = "a secret of at least thirty-two bytes"
 ALL = ["lifecycle", "messages", "input", "tools", "values"]
@@ -34,7 +35,7 @@ async def command(socket, method, **params):
 
 async def until_end(socket):
     got = []
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(120):
         while True:
             item = json.loads(await socket.recv())
             got.append(item)
@@ -181,8 +182,9 @@ def no_wait_for_unknown_threads(edge, wait_s=0.0):
 
 async def test_a_thread_may_begin_on_its_own_socket(edge, worker):
     """The JavaScript SDK connects before it begins a thread that it named itself."""
-    no_wait_for_unknown_threads(edge, 1.0)
+    no_wait_for_unknown_threads(edge, 3.0)
     async with connect(url(edge, "new")) as socket:
+        deadline = time.monotonic() + 3.5  # past the wait: a thread that began stays
         answer = await command(socket, "subscription.subscribe", channels=ALL)
         assert answer["type"] == "success"
         refused = await command(socket, "input.respond", interrupt_id="i", response=1)
@@ -191,7 +193,6 @@ async def test_a_thread_may_begin_on_its_own_socket(edge, worker):
         started = await command(socket, "run.start", assistant_id="agent", input={})
         assert started["type"] == "success"
         await until_end(socket)
-        deadline = time.monotonic() + 1.5  # past the wait: a thread that began stays
         while time.monotonic() < deadline:
             await asyncio.wait_for(await socket.ping(), 60)
             await asyncio.sleep(0.1)
@@ -284,7 +285,7 @@ async def test_origins(edge, thread):
 
 
 async def test_a_slow_reader_gets_everything_and_the_others_do_not_wait(
-    settings, open_running, worker
+    settings, open_running, worker, monkeypatch
 ):
     """Eight megabytes to one that pauses: it falls behind, is refilled, and misses nothing."""
     go = asyncio.Event()
@@ -298,13 +299,15 @@ async def test_a_slow_reader_gets_everything_and_the_others_do_not_wait(
         await turn.end()
 
     worker.script = flood
-    # the quick one alone takes its time where the machine is slow: the other is not dropped for it
-    patient = settings.model_copy(update={"edge_stall_timeout_s": 60.0})
+    # the quick one alone takes its time where the machine is slow: the other is not dropped for it,
+    # neither by the edge, whose stall and ping it outlasts, nor by its own client's ping
+    monkeypatch.setattr(server, "PING_S", 600.0)
+    patient = settings.model_copy(update={"edge_stall_timeout_s": 600.0})
     async with open_running(patient) as edge:
         await start(edge)
         async with (
-            connect(url(edge), max_queue=1, max_size=None) as slow,
-            connect(url(edge), max_size=None) as quick,
+            connect(url(edge), max_queue=1, max_size=None, ping_interval=None) as slow,
+            connect(url(edge), max_size=None, ping_interval=None) as quick,
         ):
             for socket in (slow, quick):
                 await command(socket, "subscription.subscribe", channels=ALL)
