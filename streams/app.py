@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import socket
 from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import timedelta
 from typing import TYPE_CHECKING, cast
 from uuid import uuid5
 
@@ -61,6 +62,7 @@ from turnstream.streams.health import health_port
 from turnstream.streams.intake import Intake
 from turnstream.streams.metrics import WorkerMetrics, watch_worker
 from turnstream.streams.outlets import Outlets
+from turnstream.streams.purge import Purge
 from turnstream.streams.worker import Worker
 
 REQUEUES_AT_ONCE_MAX = 50
@@ -203,7 +205,10 @@ def _states(catalog: Catalog, saver: FencedSaver, ledger: Ledger) -> States:
         turns = [turn for turn in await ledger.turns_of(key, 10) if not turn.rolled_back]
         # a turn of a graph that nobody has was refused, and left no state
         known = [turn.graph for turn in turns if turn.graph in catalog]
-        return next(iter(known or [turn.graph for turn in turns]), None)
+        if found := known or [turn.graph for turn in turns]:
+            return found[0]
+        thread = await ledger.thread(key)  # its turns may have been purged, its state has not
+        return thread.graph if thread is not None else None
 
     async def open_questions(key: str) -> tuple[str, ...]:
         thread = await ledger.thread(key)
@@ -314,6 +319,12 @@ async def open_worker(
             listen=lambda listeners, on_connect: listen(direct, listeners, on_connect=on_connect),
             attempt=lambda claim, release: TurnAttempt(claim, bench, release),
             requeue=lambda: outlets.requeue(letters, REQUEUES_AT_ONCE_MAX),
+            purge=Purge(
+                ledger,
+                lambda: _settings_of_topics(settings),
+                after=timedelta(days=settings.purge_after_days),
+                forgot=metrics.forgot,
+            ),
             turns_max=settings.turns_max,
             ack_stall_s=settings.ack_stall_s,
             drain_timeout_s=settings.drain_timeout_s,
@@ -351,6 +362,18 @@ async def open_worker(
                 )
             )
         yield worker
+
+
+async def _settings_of_topics(settings: Settings) -> list[dict[str, str]]:
+    """Return the settings of the topics that the ledger has to outlast."""
+    topics = settings.topics
+    names = (
+        *topics.inputs(settings.tenants),
+        *(topics.results_of(tenant) for tenant in settings.tenants),
+        topics.dead_letters,
+    )
+    async with TopicAdmin(settings.kafka_bootstrap) as admin:
+        return [topic.config for topic in (await admin.describe(names)).values()]
 
 
 def _model(settings: Settings) -> RoutedModel:

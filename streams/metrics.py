@@ -37,6 +37,12 @@ class WorkerMetrics:
             "Tasks that ran again inside an attempt, of turns that ended here",
             registry=self.registry,
         )
+        self.purged = Counter(
+            "turnstream_purged",
+            "Rows of the ledger that this worker forgot, by table",
+            ["table"],
+            registry=self.registry,
+        )
         self.turn_seconds = Histogram(
             "turnstream_turn_seconds",
             "From the claim to the acked terminal",
@@ -62,6 +68,10 @@ class WorkerMetrics:
         self.turn_seconds.observe(took_s)
         if emitter.first_token_s is not None:
             self.first_token_seconds.observe(emitter.first_token_s)
+
+    def forgot(self, table: str, rows: int) -> None:
+        """Count rows that were purged."""
+        self.purged.labels(table).inc(rows)
 
     def text(self) -> bytes:
         """Return the exposition format."""

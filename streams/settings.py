@@ -79,6 +79,13 @@ class Settings(BaseSettings):
     turn_timeout_s: float = Field(3600.0, gt=0, description="of a turn, from its first claim")
     step_timeout_s: float = Field(600.0, gt=0, description="of one step of a turn's graph")
     open_turns_max: int = Field(100_000, ge=1, description="in the ledger; above, intake pauses")
+    purge_after_days: float = Field(
+        37.0,
+        gt=0,
+        le=36_500,
+        description="closed turns, their tool calls, decisions about dead letters are kept; never "
+        "less than inputs, results and dead letters are, and 7 days more",
+    )
     tick_ms: float = Field(5.0, ge=0, le=1000, description="least time between produce rounds")
     ack_stall_s: float = Field(10.0, gt=0, description="without acks: claim none, look for a peer")
     lease_ttl_s: float = Field(3.0, gt=0.5, description="a frozen worker is dead after it")

@@ -6,7 +6,8 @@
 2. the lease says that this worker lives; it comes before the first claim
 3. wake-ups of peers are listened for, polls with jitter stand behind them
 4. finished attempts are closed in batches
-5. threads without an owner are claimed, those of dead peers freed, unclaimed ends published
+5. threads without an owner are claimed, those of dead peers freed, unclaimed ends published, what
+   is long over forgotten
 6. the intake takes commands in
 7. told to stop, it hands over what still runs, and everything ends in reverse
 """
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from turnstream.connectors.postgres.signals import Listeners, Signals
     from turnstream.streams.intake import Intake
     from turnstream.streams.outlets import Outlets
+    from turnstream.streams.purge import Purge
     from turnstream.streams.roster import Attempt
 
     # what the composition root hands in
@@ -84,6 +86,7 @@ class Worker:
         listen: Listen,
         attempt: Callable[[Claim, Callable[[Claim, str], Awaitable[None]]], Attempt],
         requeue: Callable[[], Awaitable[int]],
+        purge: Purge,
         turns_max: int,
         ack_stall_s: float,
         drain_timeout_s: float,
@@ -104,6 +107,7 @@ class Worker:
         self._open_lease = open_lease
         self._listen = listen
         self._requeue = requeue
+        self._purge = purge
         self._ack_stall_s = ack_stall_s
         self._drain_timeout_s = drain_timeout_s
         self._intake: Intake | None = None
@@ -163,6 +167,7 @@ class Worker:
         tasks.create_task(self._sweep(), name="sweep")
         tasks.create_task(self._look_for_cancels(), name="cancels")
         tasks.create_task(self._requeue_letters(), name="requeue")
+        tasks.create_task(self._purge.run(), name="purge")
         taking = tasks.create_task(intake.run(), name="intake")  # 6
         log.info("worker_ready", worker=self.name, id=str(self.roster.worker))
         await self._stop.wait()  # 7

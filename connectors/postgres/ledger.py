@@ -34,7 +34,6 @@ from turnstream.schemas.errors import DatabaseUnavailableError, TurnstreamError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from datetime import datetime
     from uuid import UUID
 
 __all__ = [
@@ -78,6 +77,7 @@ SELECT thread_key, epoch, cancel FROM threads
 """
 _STOP_TAKING = "UPDATE workers SET taking = false WHERE worker = $1"
 _PEER_HEARS = "SELECT peer_hears($1, $2)"
+_PURGE = "SELECT * FROM purge($1, $2)"
 _UNCLOSED = "SELECT sum(unclosed)::bigint FROM tally"
 
 
@@ -232,9 +232,13 @@ class Ledger:
         """Return the timeline; it rises when the database is restored or fails over."""
         return int(await self._value("SELECT timeline()"))
 
-    async def purge(self, before: datetime, limit: int) -> int:
-        """Forget at most `limit` turns closed before a time; their ids may then come again."""
-        return int(await self._value("SELECT purge($1, $2)", before, limit))
+    async def purge(self, age: timedelta, limit: int) -> dict[str, int]:
+        """Forget what is older than `age`, at most `limit` rows a table; returns rows by table.
+
+        Turns count from their close; their ids may then come again. Nothing is done, and the answer
+        is empty, while another caller is at it.
+        """
+        return {row[0]: row[1] for row in await self._rows(_PURGE, age, limit)}
 
     async def turn(self, tenant: str, turn_id: UUID) -> TurnRow | None:
         """Return a turn, None if it is not (or no longer) in the ledger."""

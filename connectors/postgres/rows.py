@@ -236,7 +236,7 @@ class ThreadRow:
     """A thread as the ledger holds it. Its records lie from `first_off` to at least `last_off`.
 
     `interrupts`: ids of the open interrupts. `busy`: a turn has no outcome yet. `head` is the turn
-    that is claimed and not closed.
+    that is claimed and not closed. `graph`: what was claimed last, None if nothing ever was.
     """
 
     thread_key: str
@@ -247,6 +247,7 @@ class ThreadRow:
     busy: bool
     interrupts: tuple[str, ...]
     cancel: str | None
+    graph: str | None
     first_off: int | None
     head_off: int | None
     last_off: int | None

@@ -26,17 +26,19 @@ SortBy = Literal["thread_id", "status", "created_at", "updated_at", "state_updat
 
 # $1: first key, $2: the key after the last. "/" is followed by "0", so one tenant is one range of
 # the primary key. `busy` as in the ledger's own view. The outcome is looked at as text: its status
-# comes first, and its JSON operators fail where a model's text holds U+0000.
+# comes first, and its JSON operators fail where a model's text holds U+0000. A thread outlives its
+# turns: what it ran last, and when, stands on its own row too.
 _THREADS = """
 SELECT thread_key, coalesce(i.metadata, '{}') AS metadata,
        least(i.created_at, t.created_at) AS created_at,
-       greatest(i.updated_at, last.created_at, last.closed_at) AS updated_at,
+       greatest(i.updated_at, t.created_at, t.head_at, last.created_at,
+                last.closed_at) AS updated_at,
        CASE WHEN EXISTS (SELECT FROM turns b WHERE b.thread_key = t.thread_key
                           AND b.seq >= t.settled AND b.outcome IS NULL) THEN 'busy'
             WHEN t.interrupt IS NOT NULL THEN 'interrupted'
             WHEN last.outcome::text LIKE '{"status":"failed"%' THEN 'error'
             ELSE 'idle' END AS status,
-       last.graph, t.interrupt
+       coalesce(last.graph, t.graph) AS graph, t.interrupt
   FROM (SELECT * FROM threads WHERE thread_key >= $1 AND thread_key < $2) t
   FULL JOIN (SELECT * FROM thread_info WHERE thread_key >= $1 AND thread_key < $2) i
        USING (thread_key)

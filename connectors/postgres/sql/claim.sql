@@ -200,7 +200,7 @@ BEGIN
            keep_n = t.keep_n, high_n = t.high_n, keep = t.keep, base = t.base, cancel = t.cancel,
            attempts = t.attempts, trouble = t.trouble, carried = t.carried, head_at = t.head_at,
            interrupt = t.interrupt, resolved = t.resolved, rev = t.rev,
-           answering = t.answering, head_off = t.head_off
+           answering = t.answering, graph = u.graph, head_off = t.head_off
      WHERE thread_key = k;
 
     r.what := 'claim';

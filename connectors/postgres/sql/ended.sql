@@ -50,22 +50,3 @@ BEGIN
   RETURN done;
 END
 $$;
-
--- Forget turns that closed before a time, and early cancels, expired interrupts and tool calls older
--- than it; at most p_limit of each.
-CREATE OR REPLACE FUNCTION purge(p_before timestamptz, p_limit integer) RETURNS integer
-LANGUAGE plpgsql AS $$
-DECLARE
-  gone integer;
-BEGIN
-  DELETE FROM early_cancels WHERE ctid IN (
-    SELECT ctid FROM early_cancels WHERE created_at < p_before LIMIT p_limit);
-  DELETE FROM expired_interrupts WHERE ctid IN (
-    SELECT ctid FROM expired_interrupts WHERE at < p_before AND due IS NULL LIMIT p_limit);
-  DELETE FROM turns WHERE ctid IN (
-    SELECT ctid FROM turns WHERE created_at < p_before AND closed_at < p_before LIMIT p_limit);
-  GET DIAGNOSTICS gone = ROW_COUNT;
-  PERFORM purge_tool_calls(p_before, p_limit);
-  RETURN gone;
-END
-$$;

@@ -5,7 +5,8 @@
 -- and resolved are of the head: the claimed turn that is not closed. `attempts` are its claims that
 -- were not released, `trouble` is how the last of them ended that counts, `carried` what attempts
 -- hand on to the next, `head_at` its first claim. Turns up to `settled` have been claimed or have an
--- outcome, but for those that go to the front. `interrupt`: {"turn_id": …, "ids": [open ids]}.
+-- outcome, but for those that go to the front. `graph` is what was claimed last. `interrupt`:
+-- {"turn_id": …, "ids": [open ids]}.
 CREATE TABLE threads (
   thread_key text COLLATE "C" PRIMARY KEY,
   partition  integer NOT NULL,
@@ -25,6 +26,7 @@ CREATE TABLE threads (
   interrupt  jsonb,
   resolved   jsonb,
   answering  jsonb,
+  graph      text,
   rev        bigint NOT NULL DEFAULT 0,
   head_off   bigint,
   first_off  bigint,
@@ -61,7 +63,7 @@ CREATE TABLE turns (
 ) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_cost_delay = 0);
 CREATE INDEX turns_thread ON turns (thread_key, seq);
 CREATE INDEX turns_front ON turns (thread_key, seq) WHERE front;
-CREATE INDEX turns_created ON turns USING brin (created_at);
+CREATE INDEX turns_created ON turns (created_at);
 
 -- Threads with a turn to run and no owner; due from `at` on.
 CREATE TABLE ready (

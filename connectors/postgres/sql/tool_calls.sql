@@ -18,7 +18,7 @@ CREATE TABLE tool_calls (
   ended_at   timestamptz,
   PRIMARY KEY (thread_key, origin, path, ordinal)
 ) WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_cost_delay = 0);
-CREATE INDEX tool_calls_started ON tool_calls USING brin (started_at);
+CREATE INDEX tool_calls_started ON tool_calls (started_at);
 
 -- The thread's row, locked, if the attempt still holds it; else no row. Comes first in each function.
 CREATE FUNCTION hold_thread(p_key text, p_epoch bigint) RETURNS TABLE (cancel text)
@@ -86,20 +86,5 @@ BEGIN
    WHERE c.thread_key = p_key AND c.origin = p_origin AND c.path = p_path AND c.ordinal = p_ordinal
      AND c.state = 'started';
   RETURN QUERY SELECT held.cancel;
-END
-$$;
-
--- Forget calls from before a time; not of a thread whose turn runs or waits for an answer, for its
--- chain may find them again.
-CREATE FUNCTION purge_tool_calls(p_before timestamptz, p_limit integer) RETURNS integer
-LANGUAGE plpgsql AS $$
-DECLARE
-  gone integer;
-BEGIN
-  DELETE FROM tool_calls WHERE ctid IN (
-    SELECT c.ctid FROM tool_calls c JOIN threads t USING (thread_key)
-     WHERE c.started_at < p_before AND t.head IS NULL AND t.interrupt IS NULL LIMIT p_limit);
-  GET DIAGNOSTICS gone = ROW_COUNT;
-  RETURN gone;
 END
 $$;

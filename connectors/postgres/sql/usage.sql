@@ -7,7 +7,7 @@ CREATE TABLE usage_turns (
   counted_at   timestamptz NOT NULL DEFAULT now(),
   PRIMARY KEY (tenant, turn_id)
 );
-CREATE INDEX usage_turns_counted ON usage_turns USING brin (counted_at);
+CREATE INDEX usage_turns_counted ON usage_turns (counted_at);
 
 -- Totals of a window and model; `window_start` in microseconds since 1970. Each change raises `rev`;
 -- `published` is the rev that stands in the topic.

@@ -224,14 +224,6 @@ async def test_a_chain_keeps_its_first_turn_as_origin(asked):
     assert last.resolved[0].rev > claim.resolved[0].rev
 
 
-async def test_an_answer_outlives_the_turn_that_asked(asked):
-    """The question stands on the thread: what forgets old turns does not take it along."""
-    await asked.ledger.purge(datetime.now(UTC) + timedelta(seconds=1), 10)
-    assert await asked.ledger.turn("acme", asked.turn_id("ask")) is None
-    (claim,) = await claimed(asked, asked.one, asked.resume("go", "i1", "i2"))
-    assert (claim.outcome, claim.origin) == (None, asked.turn_id("ask"))
-
-
 @pytest.mark.parametrize("answers", [("i3",), ("i1", "i3"), ()])
 async def test_a_foreign_answer_changes_nothing(asked, answers):
     (claim,) = await claimed(asked, asked.one, asked.resume("go", *answers))

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
-
 from turnstream.connectors.postgres.ledger import Closed, Finish
 
 
@@ -62,16 +60,3 @@ async def test_a_later_end_stretches_the_threads_records(scene):
     await scene.settle(claim)
     await scene.ledger.finish(worker, 0, [Finish(claim.thread_key, claim.epoch, 80)])
     assert (await scene.ledger.thread("acme/a")).last_off == 90
-
-
-async def test_purge_forgets_only_what_is_closed_and_old(scene):
-    worker = await scene.worker()
-    (claim,) = (await scene.admit(worker, scene.start("1"), scene.cancel("x"))).claims
-    await scene.run(worker, claim)
-    await scene.admit(worker, scene.start("2"))
-    now = datetime.now(UTC)
-    assert await scene.ledger.purge(now - timedelta(hours=1), 10) == 0
-    assert await scene.ledger.purge(now + timedelta(hours=1), 10) == 1
-    assert await scene.ledger.turn("acme", claim.turn_id) is None
-    assert await scene.ledger.turn("acme", scene.turn_id("2"))
-    assert await scene.pool.fetchval("SELECT count(*) FROM early_cancels") == 0
