@@ -39,6 +39,7 @@ from turnstream.connectors.kafka.fetches import (
 from turnstream.connectors.kafka.log_reads import LATEST, LogReads
 from turnstream.connectors.kafka.metadata import DescribeTopics
 from turnstream.connectors.kafka.ring import Ring, batch_records, next_offset
+from turnstream.connectors.kafka.scan import partition_of
 from turnstream.connectors.kafka.wire import Wire
 from turnstream.schemas.errors import (
     KafkaUnavailableError,
@@ -180,6 +181,10 @@ class Tail:
     def ring_bytes(self) -> int:
         """Return how many bytes of log are held."""
         return self._ring.bytes
+
+    def partition_of(self, key: bytes) -> int:
+        """Return the partition that Kafka's default partitioner gives a key."""
+        return partition_of(key, self.partitions)
 
     @property
     def partitions(self) -> int:

@@ -17,7 +17,7 @@ from turnstream.schemas.errors import UndecodableError
 from turnstream.schemas.events import AttemptStarted, Event, TurnEnded, TurnInterrupted
 from turnstream.streams.edge.beginnings import Beginnings, next_offset
 from turnstream.streams.edge.cursor import Cursor
-from turnstream.streams.edge.places import Directory, Log, Place, Reset
+from turnstream.streams.edge.places import Begins, Directory, Log, Place, Reset
 from turnstream.streams.edge.reader import Decoder, Reader, Step
 from turnstream.streams.edge.watch import Watch
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     import msgspec
 
-__all__ = ["Directory", "Feed", "Log", "Place", "Reset", "Step", "Thread", "Watch"]
+__all__ = ["Begins", "Directory", "Feed", "Log", "Place", "Reset", "Step", "Thread", "Watch"]
 
 WATCH_STEPS_MAX = 1024
 REPLAY_BATCH = 256
@@ -167,6 +167,11 @@ class Feed:
             except TimeoutError:
                 return None
 
+    def end_of(self, thread: Thread) -> int:
+        """Return the offset after the last record of the partition where the thread lies."""
+        known = thread.partition
+        return self.log.end(self.log.partition_of(thread.raw_key) if known is None else known)
+
     def watch(
         self,
         key: str,
@@ -186,7 +191,7 @@ class Feed:
         from_turn: str = "",
         *,
         whole_turn: bool = False,
-    ) -> AsyncGenerator[Reset | list[Step], None]:
+    ) -> AsyncGenerator[Reset | Begins | list[Step], None]:
         """Yield what a newcomer has missed, then attach `tap` and end, without an await between.
 
         With `since`: every step from its record on (that record too: it may have been cut between
@@ -194,7 +199,8 @@ class Feed:
         the start of the turn that the cursor lies in, for who has nothing of what came before.
         With `from_turn`: every step from that turn's start that the log still has, after a `Reset`
         if that is not all, or if `since` is void. With neither: the steps of the turn that is alive
-        (running, or with an open question), and nothing of older ones.
+        (running, or with an open question), and nothing of older ones; before them a `Begins`,
+        so that who is cut off before the first step comes back with a cursor and misses nothing.
 
         Waits while the log is not ready: clients of an edge that went come to the new one while it
         starts, and a cursor is not void because nothing has been read yet.
@@ -202,21 +208,15 @@ class Feed:
         await self.log.ready.wait()
         place = await self.directory.place(thread.key)
         partition = thread.partition if place is None else place.partition
-        start: int | None = None
-        lost = False
-        if place is not None and from_turn:
-            start = await self.directory.start_of(thread.key, from_turn)
-            begins = self._beginnings
-            lost = start is not None and await begins.is_gone(thread, place.partition, start)
-            lost = lost or (since is not None and not await begins.is_ours(place.partition, since))
-        elif place is not None and since is not None:
-            start = await self._beginnings.of_cursor(thread, place, since)
-            lost = start is None
+        start, lost = await self._asked(thread, place, since, from_turn)
         sift = _Sift() if start is None else None
         if start is None and place is not None:
             start = await self._beginnings.of_alive(thread, place)
         if lost and start is not None:
             yield self._reset(start, place)
+        if partition is None:
+            yield self._begins(self.end_of(thread))
+            partition = thread.partition  # its first record may have come
         if partition is None:
             self._attach(thread, tap, Reader(self.log.incarnation, self.decoder), None)
             return
@@ -229,6 +229,9 @@ class Feed:
         replay = self._replay(partition, thread.raw_key, reader, sift)
         async with aclosing(replay):
             async for steps in replay:
+                if isinstance(steps, Begins):
+                    yield steps
+                    continue
                 if not lost and (at := _broken_at(steps, from_turn)) is not None:
                     # the ledger did not know where the turn began; the fold tells
                     lost, after = True, -1
@@ -237,6 +240,24 @@ class Feed:
                 if shown:
                     yield shown
         self._attach(thread, tap, reader, partition)
+
+    async def _asked(
+        self, thread: Thread, place: Place | None, since: Cursor | None, from_turn: str
+    ) -> tuple[int | None, bool]:
+        """Return where the reader asks to begin, None for no place, and whether that is lost."""
+        begins = self._beginnings
+        if place is None or not (from_turn or since):
+            return None, False
+        if from_turn:
+            start = await self.directory.start_of(thread.key, from_turn)
+            lost = start is not None and await begins.is_gone(thread, place.partition, start)
+            foreign = since is not None and not await begins.is_ours(place.partition, since)
+            return start, lost or foreign
+        start = None if since is None else await begins.of_cursor(thread, place, since)
+        return start, start is None
+
+    def _begins(self, offset: int) -> Begins:
+        return Begins(Cursor(self.log.incarnation, offset - 1))
 
     def _reset(self, begins: int, place: Place | None) -> Reset:
         self.resets += 1
@@ -257,7 +278,7 @@ class Feed:
 
     async def _replay(
         self, partition: int, key: bytes, reader: Reader, sift: _Sift | None
-    ) -> AsyncGenerator[list[Step], None]:
+    ) -> AsyncGenerator[Begins | list[Step], None]:
         """Yield steps until ring and log hold no more; the end comes without an await."""
         position = reader.begins
         while True:
@@ -276,10 +297,12 @@ class Feed:
                     yield steps
                 await asyncio.sleep(0)  # a long replay must not stop the live ones
                 continue
-            if sift is None or not sift.alive:
+            if sift is None:
                 return
-            yield sift.release()
-            sift = None
+            steps, sift = sift.release(), None
+            yield self._begins(steps[0].offset if steps else max(position, self.log.end(partition)))
+            if steps:
+                yield steps
 
 
 def _broken_at(steps: list[Step], turn_id: str) -> int | None:
@@ -310,11 +333,6 @@ class _Sift:
     def __init__(self) -> None:
         self._turn_id = ""
         self._steps: list[Step] = []
-
-    @property
-    def alive(self) -> bool:
-        """Say whether there is anything to show."""
-        return bool(self._steps)
 
     def take(self, step: Step) -> None:
         record = step.record

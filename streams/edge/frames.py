@@ -10,6 +10,8 @@ from __future__ import annotations
 import msgspec
 
 VALUES = "values"
+# no method of the protocol's: carries only the `seq` where a stream begins
+OPENED = "stream.opened"
 # how the data of root lifecycle events begins after which clients leave off
 _ENDS = (b'{"event":"completed"', b'{"event":"failed"', b'{"event":"interrupted"')
 _encode = msgspec.json.Encoder().encode

@@ -18,7 +18,7 @@ from turnstream.schemas.ids import split_thread_key
 from turnstream.schemas.results import Outcome
 from turnstream.streams.edge.cursor import RECORD_EVENTS_MAX, Cursor
 from turnstream.streams.edge.event_stream import sse
-from turnstream.streams.edge.feed import Reset
+from turnstream.streams.edge.feed import Begins, Reset
 from turnstream.streams.edge.run_endings import shown
 from turnstream.streams.edge.run_events import RunEvent, StateWanted
 from turnstream.streams.edge.run_projection import RunProjection
@@ -135,6 +135,8 @@ class Joining:
                         continue
                     step = coming.result()
                     coming = asyncio.ensure_future(_next(reading))
+                    if isinstance(step, Begins):
+                        continue
                     if isinstance(step, Reset):
                         yield step
                         continue
@@ -176,5 +178,5 @@ class Joining:
         return row.outcome if row is not None and row.closed_at is not None else None
 
 
-async def _next(reading: AsyncIterator[Step | Reset]) -> Step | Reset:
+async def _next(reading: AsyncIterator[Step | Reset | Begins]) -> Step | Reset | Begins:
     return await anext(reading)

@@ -61,6 +61,10 @@ class Log(Protocol):
         """Stop calling."""
         ...
 
+    def partition_of(self, key: bytes) -> int:
+        """Return the partition where the key's records lie once there are any."""
+        ...
+
     def end(self, partition: int) -> int:
         """Return the offset after the last record that followers were told of."""
         ...
@@ -96,3 +100,10 @@ class Reset:
 
     cursor: Cursor
     alive: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Begins:
+    """Said once to a reader without a cursor: all that it is shown comes after `cursor`."""
+
+    cursor: Cursor

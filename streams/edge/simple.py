@@ -3,8 +3,13 @@
 Events (all with `run_id`): `started {attempt}`, `token {message_id, text}`,
 `reasoning {message_id, text}`, `message {message_id, role, text}` (whole), `tool {tool_call_id,
 name, state: running|progress|finished|failed, ...}`, `custom {name, payload}`,
-`question {id, value}`, `rewind {message_ids, tool_call_ids}` (forget them: said again under other
+`question {id, value}`, `resolved {id, actor}` (a question is open no more; `actor` is who answered,
+`expired` or `superseded`; `run_id` is the run that closed it), `rewind {message_ids, tool_call_ids}` (forget them: said again under other
 ids), and once a run `end {status, text, error?, questions?}`.
+
+Of the stream itself, without `run_id`: first `opened {}` for who came without a cursor (its cursor
+is where the stream begins, to come back with after a cut), and `reset {alive}` where the log no
+longer reaches a cursor.
 """
 
 from __future__ import annotations
@@ -18,6 +23,7 @@ from turnstream.schemas.events import (
     CustomEmitted,
     Event,
     InputRequested,
+    InputResolved,
     MessageFinished,
     MessageStarted,
     TokensEmitted,
@@ -48,6 +54,9 @@ class SimpleProjection:
     def apply(self, change: Change) -> list[SimpleEvent]:
         """Return the events that the change shows, in order."""
         record = change.record
+        if change.verdict is Verdict.THREAD and isinstance(record, InputResolved):
+            closed = {"id": record.interrupt_id, "actor": record.actor}
+            return [("resolved", {"run_id": record.turn_id} | closed)]
         if change.turn is None or change.verdict in (Verdict.IGNORED, Verdict.GAP):
             return []
         out: list[SimpleEvent] = []

@@ -16,8 +16,8 @@ import structlog
 
 from turnstream.schemas.errors import TurnstreamError
 from turnstream.streams.edge.cursor import Cursor, first_seq
-from turnstream.streams.edge.feed import Reset
-from turnstream.streams.edge.frames import VALUES, ProtocolEvent, json_bytes
+from turnstream.streams.edge.feed import Begins, Reset
+from turnstream.streams.edge.frames import OPENED, VALUES, ProtocolEvent, json_bytes
 from turnstream.streams.edge.starts import LINGER_S
 
 if TYPE_CHECKING:
@@ -105,6 +105,8 @@ class Subscription:
         """Deliver until cancelled."""
         feed = self._sockets.feed
         self._outlet.subscriptions.add(self)
+        if self._start is not None:
+            self._tell(self._start.cursor)
         try:
             while True:
                 self._behind = False
@@ -120,7 +122,7 @@ class Subscription:
                     await self._drain()
                 self._sockets.refills += 1
                 await self._room()
-                self._since = self._stand()
+                self._since = Cursor.of_seq(self._cursor)
         finally:
             self._leave()
             self._outlet.subscriptions.discard(self)
@@ -134,7 +136,12 @@ class Subscription:
             and self._filter.takes(snapshot)
         )
 
-    async def _refill(self, item: Reset | list[Step]) -> None:
+    async def _refill(self, item: Reset | Begins | list[Step]) -> None:
+        if isinstance(item, Begins):
+            if self._cursor < 0:
+                self._cursor = item.cursor.seq
+                self._tell(item.cursor)
+            return
         if isinstance(item, Reset):
             await self._reset(item)
             return
@@ -142,13 +149,6 @@ class Subscription:
             for event in step.events:
                 await self._deliver(event)
         await self._room()
-
-    def _stand(self) -> Cursor:
-        if self._cursor >= 0:
-            return Cursor.of_seq(self._cursor)
-        partition = self._thread.partition or 0
-        feed = self._sockets.feed
-        return Cursor(feed.incarnation, feed.log.end(partition) - 1)
 
     def _tap(self, step: Step | None) -> None:
         if step is None or len(self._queue) > self._sockets.limits.queue_events_max:
@@ -238,6 +238,18 @@ class Subscription:
                     await self._start.superseded.wait()
             self._start.over = True
         self._lingers_until = 0.0
+
+    def _tell(self, begins: Cursor) -> None:
+        """Give a client that came without a cursor one: all that it is shown comes after it.
+
+        The stock SDKs take the `seq` of any event and skip methods that they do not know; without
+        it one that is cut off before the first event would come back as a newcomer, and miss what
+        was said meanwhile.
+        """
+        seq = begins.seq
+        name = f"opened-{self._thread.key}-{seq}"
+        at_ms = time.time_ns() // 1_000_000
+        self._outlet.write(ProtocolEvent(seq, name, OPENED, OPENED, (), at_ms, b"{}"))
 
     async def _reset(self, reset: Reset) -> None:
         """Show the state as it is; with no turn alive, also that the run is over."""

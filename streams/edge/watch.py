@@ -8,7 +8,6 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING
 
 from turnstream.streams.edge.cursor import Cursor
-from turnstream.streams.edge.places import Reset
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator
@@ -16,15 +15,16 @@ if TYPE_CHECKING:
     from typing import Self
 
     from turnstream.streams.edge.feed import Feed, Thread
+    from turnstream.streams.edge.places import Begins, Reset
     from turnstream.streams.edge.reader import Step
 
 
 class Watch:
     """Steps of one thread, in log order, without gap or double: `async with`, then `async for`.
 
-    Yields `Step`, or `Reset` where the cursor cannot be honoured. What it begins with: see
-    `Feed.catch_up`. A consumer that falls `watch_steps_max` behind loses its queue and is refilled
-    from ring or log, unnoticed but for the time.
+    Yields `Step`, `Reset` where the cursor cannot be honoured, and first a `Begins` to who has no
+    cursor. What it begins with: see `Feed.catch_up`. A consumer that falls `watch_steps_max` behind
+    loses its queue and is refilled from ring or log, unnoticed but for the time.
     """
 
     def __init__(
@@ -54,10 +54,10 @@ class Watch:
         self._leave()
         self._hold.__exit__(None, None, None)
 
-    def __aiter__(self) -> AsyncIterator[Step | Reset]:
+    def __aiter__(self) -> AsyncIterator[Step | Reset | Begins]:
         return self._steps()
 
-    async def _steps(self) -> AsyncGenerator[Step | Reset, None]:
+    async def _steps(self) -> AsyncGenerator[Step | Reset | Begins, None]:
         thread = self._thread
         if thread is None:
             raise RuntimeError("enter the watch before reading it")
@@ -68,15 +68,15 @@ class Watch:
             missed = self._feed.catch_up(thread, self._tap, since, from_turn, whole_turn=whole_turn)
             async with aclosing(missed):
                 async for item in missed:
-                    if isinstance(item, Reset):
+                    if not isinstance(item, list):
+                        last = item.cursor.offset
                         yield item
                         continue
                     for step in item:
                         last = step.offset
                         yield step
             if last < 0:
-                partition = thread.partition
-                last = -1 if partition is None else self._feed.log.end(partition) - 1
+                last = self._feed.end_of(thread) - 1
             while not self._behind:
                 if self._queue:
                     step = self._queue.popleft()

@@ -53,7 +53,6 @@ class Tally:
     run_s: list[float] = field(default_factory=list)
     leaks: list[str] = field(default_factory=list)
     gave_up: int = 0
-    blind: int = 0
 
     def take(self, played: Played, broken: list[Broken]) -> None:
         """Count one run."""
@@ -76,7 +75,6 @@ class Tally:
                 if view.terminal is not None:
                     self.ends[type(view.terminal).__name__] += 1
         self.gave_up += sum(bool(sdk.gave_up) for sdk in played.sdks)
-        self.blind += sum(c.blind for cs in played.plain.values() for c in cs)
         self.client_drops += sum(c.drops for cs in played.plain.values() for c in cs)
         self.broken.update({b.invariant for b in broken})
         if broken:

@@ -44,8 +44,6 @@ class Plain:
         self.resets = 0
         self.reopened: list[str] = []
         """Turns that were over and run again, as may be where the database was put back."""
-        self.blind = False
-        """It was cut off before it had any cursor: what came meanwhile it cannot know of."""
         self.subscribed = asyncio.Event()
         self._url, self._thread, self._transport = url, thread, transport
         self._cursor: int | None = None
@@ -59,7 +57,6 @@ class Plain:
                     async for event in listen(http):
                         self._take(event)
                 self.drops += 1
-                self.blind = self.blind or (self._cursor is None and self.subscribed.is_set())
                 await asyncio.sleep(CONNECT_PAUSE_S)
 
     async def _socket(self, http: aiohttp.ClientSession) -> AsyncIterator[dict[str, Any]]:
@@ -73,13 +70,12 @@ class Plain:
                     return  # the peer does not answer pings
                 event = frame.json()
                 if event["type"] == "ok":
-                    self.subscribed.set()
-                elif event["type"] == "error":
+                    continue
+                if event["type"] == "error":
                     if not event["retryable"]:
                         self.problems.append(f"error {event}")
                     return
-                else:
-                    yield event
+                yield event
         if socket.close_code not in (1012, 1006, None):
             self.problems.append(f"closed with {socket.close_code}")
 
@@ -92,7 +88,6 @@ class Plain:
                 if response.status < 500 and response.status != 429:
                     self.problems.append(f"{response.status} {await response.text()}")
                 return
-            self.subscribed.set()
             fields: dict[str, str] = {}
             async for raw in response.content:
                 line = raw.decode().rstrip("\n")
@@ -112,6 +107,9 @@ class Plain:
         if self._cursor is not None and cursor <= self._cursor:
             self.problems.append(f"cursor {cursor} came after {self._cursor}")
         self._cursor = cursor
+        self.subscribed.set()
+        if event["type"] == "opened":
+            return
         if event["type"] == "reset":
             self.resets += 1
             self.turns.clear()
@@ -186,6 +184,9 @@ class Sdk:
                 self._calls(thread.tool_calls, reading),
                 self._nested(thread.subgraphs, reading),
             )
+            # from its first cursor on a cut loses nothing
+            while thread._cursor is None or thread._lifecycle_cursor is None:
+                await asyncio.sleep(0.005)
             self.subscribed.set()
             if start is not None:
                 self.run_id = (await thread.run.start(**start))["run_id"]

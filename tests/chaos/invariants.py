@@ -167,7 +167,7 @@ def _plain_shows(client: Plain, turn_id: str, view: TurnView) -> Iterator[Broken
     messages, tools = _shown_in(view)
     shown = client.turns[turn_id]
     if len(shown.ends) != 1:
-        if not (client.resets or client.blind) or shown.ends:
+        if not client.resets or shown.ends:
             yield Broken(2, f"{client.name}: {turn_id} ended {len(shown.ends)} times")
         return
     if rolled_back(view):

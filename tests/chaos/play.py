@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 from langgraph_sdk.errors import APIConnectionError, InternalServerError
+from websockets.exceptions import ConnectionClosedError, InvalidMessage, InvalidStatus
 
 from tests.chaos.asked import GRAPHS, asked_of, ends_of, expected_of, graph_of
 from tests.chaos.clients import Plain, Sdk
@@ -376,7 +377,11 @@ def _is_transport(error: BaseException | None) -> bool:
         return all(_is_transport(one) for one in error.exceptions)
     if isinstance(error, httpx.HTTPStatusError):  # what opens an SSE stream of the SDK raises it
         return error.response.status_code == httpx.codes.SERVICE_UNAVAILABLE
-    kinds = (httpx.TransportError, APIConnectionError, InternalServerError, OSError)
+    if isinstance(error, InvalidStatus):
+        return error.response.status_code == httpx.codes.SERVICE_UNAVAILABLE
+    # a socket of the SDK's that was cut while it was being opened
+    opening = (InvalidMessage, ConnectionClosedError)
+    kinds = (httpx.TransportError, APIConnectionError, InternalServerError, OSError, *opening)
     return isinstance(error, kinds)
 
 

@@ -70,7 +70,6 @@ def report_of(tally: Tally, conditions: Conditions) -> dict[str, Any]:
         "rewinds seen": tally.rewinds,
         "void records seen": tally.void_records,
         "reconnects of clients": tally.client_drops,
-        "clients cut off before they had a cursor": tally.blind,
         "SDK clients whose own request met a dead edge": tally.gave_up,
         "seconds of overlap of two owners": round(sum(h.overlap_s for h in tally.hits), 1),
         "overlaps": sum(hit.overlap_s > 0 for hit in tally.hits),

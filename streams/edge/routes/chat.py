@@ -17,7 +17,7 @@ from turnstream.schemas.errors import InvalidRequestError
 from turnstream.schemas.events import Event
 from turnstream.streams.edge.cursor import RECORD_EVENTS_MAX, Cursor, first_seq
 from turnstream.streams.edge.event_stream import EventStream, LaterAnswer, sse
-from turnstream.streams.edge.feed import Reset
+from turnstream.streams.edge.feed import Begins, Reset
 from turnstream.streams.edge.routes.assistants import entry_of
 from turnstream.streams.edge.routes.bodies import SEARCH_LIMIT_MAX, ChatBody, Id, Text
 from turnstream.streams.edge.routes.deps import Caller, JsonAnswer, Rest, answers, streams
@@ -71,7 +71,8 @@ async def chat_stream(
 ) -> Response:
     """Stream a thread as plain events: what runs now from its beginning, then what comes.
 
-    Each event's id is a cursor. A cursor that the log no longer reaches gives a `reset` event: read
+    Each event's id is a cursor; a stream without one begins with `opened`, whose id is where it
+    stands. A cursor that the log no longer reaches gives a `reset` event: read
     `/state` and go on from here.
     """
     key = await rest.key(thread_id)
@@ -129,10 +130,14 @@ async def plain_events(
     """Yield the thread's plain events after a cursor: name, data, the event's own cursor."""
     feed = rest.edge.feed
     projection = SimpleProjection()
-    last = -1
+    last, newcomer = -1, after is None
     # the projection has to see what was before the cursor: a message that ends after it is whole
     async with feed.watch(key, since=after, whole_turn=True) as watch:
         async for step in watch:
+            if isinstance(step, Begins):
+                if newcomer:
+                    yield "opened", {}, step.cursor.seq
+                continue
             if isinstance(step, Reset):
                 projection, after = SimpleProjection(), None
                 yield "reset", {"alive": step.alive}, step.cursor.seq
