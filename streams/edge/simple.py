@@ -3,9 +3,9 @@
 Events (all with `run_id`): `started {attempt}`, `token {message_id, text}`,
 `reasoning {message_id, text}`, `message {message_id, role, text}` (whole), `tool {tool_call_id,
 name, state: running|progress|finished|failed, ...}`, `custom {name, payload}`,
-`question {id, value}`, `resolved {id, actor}` (a question is open no more; `actor` is who answered,
-`expired` or `superseded`; `run_id` is the run that closed it), `rewind {message_ids, tool_call_ids}` (forget them: said again under other
-ids), and once a run `end {status, text, error?, questions?}`.
+`question {id, value}`, `resolved {id, actor}` (a question is open no more: `actor` is who answered
+with the run, `superseded` by it, or `expired`), `rewind {message_ids, tool_call_ids}` (forget them:
+said again under other ids), and once a run `end {status, text, error?, questions?}`.
 
 Of the stream itself, without `run_id`: first `opened {}` for who came without a cursor (its cursor
 is where the stream begins, to come back with after a cut), and `reset {alive}` where the log no

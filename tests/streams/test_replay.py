@@ -17,6 +17,7 @@ from turnstream.schemas.events import (
 )
 from turnstream.schemas.ids import event_id
 from turnstream.schemas.transcript import text_sha256
+from turnstream.streams.cli.transcript import as_json
 from turnstream.streams.replay import Replay, ThreadReplay
 
 TURN = "018f0000-0000-7000-8000-000000000001"
@@ -167,8 +168,9 @@ def test_a_cancelled_turn_keeps_its_text():
 def test_resolved_questions_and_unreadable_records_are_kept():
     one = Replay("default/t", partition=0, first=0, end=9)
     for rev in (3, 2, 4):
-        one.apply(say(InputResolved, 0, 0, interrupt_id="i", rev=rev), rev)
+        one.apply(say(InputResolved, 0, 0, actor="ann", interrupt_id="i", rev=rev), rev)
     one.undecodable(5, "not ours")
 
     assert [resolved.rev for resolved in one.result.resolved] == [3, 4]
+    assert as_json(one.result)["resolved"][1] == {"interrupt_id": "i", "actor": "ann", "rev": 4}
     assert one.result.problems == ["offset 5 cannot be read: not ours"]

@@ -119,8 +119,13 @@ async def test_the_socket(http: aiohttp.ClientSession) -> None:
         resume = {"type": "resume", "thread_id": asked["thread_id"]}
         await ws.send_json(resume | {"answers": answers, "id": "r"})
         ended: dict[str, Any] = {}
+        resolved: list[dict[str, Any]] = []
         while ended.get("type") != "end" or ended["run_id"] == asked["run_id"]:
             ended = await ws.receive_json()
+            resolved += [ended] if ended["type"] == "resolved" else []
+        (closed,) = resolved
+        assert closed["id"] in answers
+        assert (closed["run_id"], closed["actor"]) == (ended["run_id"], "dev")
         assert ended["text"] == "I looked it up: Seoul has 9.4 million inhabitants."
 
         await ws.send_json({"type": "chat", "text": "tokens=2000 rate=50", "id": "l"})

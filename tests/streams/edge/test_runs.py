@@ -243,9 +243,10 @@ def test_plain_events(emitter: MemoryEmitter) -> None:
     )
     end = ev.TurnFailed(**ENVELOPE, epoch=2, n=high + 1, code="boom", message="why", text="he")
     fold, projection = ThreadFold(), SimpleProjection()
+    closed = ev.InputResolved(**ENVELOPE, epoch=0, n=0, actor="ann", interrupt_id="i", rev=1)
     out = [
         (name, plain(data))
-        for record in (*emitter.events, again, end)
+        for record in (*emitter.events, closed, closed, again, end)
         for name, data in projection.apply(fold.apply(record))
     ]
     run = {"run_id": TURN}
@@ -254,6 +255,7 @@ def test_plain_events(emitter: MemoryEmitter) -> None:
         ("token", run | {"message_id": "m", "text": "hello"}),
         ("message", run | {"message_id": "m", "role": "assistant", "text": "hello"}),
         ("question", run | {"id": "i", "value": "sure?"}),
+        ("resolved", run | {"id": "i", "actor": "ann"}),
         ("rewind", run | {"message_ids": ["m"], "tool_call_ids": []}),
         ("started", run | {"attempt": 2}),
         (
