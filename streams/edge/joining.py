@@ -126,6 +126,8 @@ class Joining:
                 while True:
                     await asyncio.wait((coming,), timeout=self.quiet_s)
                     if not coming.done():
+                        if not watch.live:  # slow to catch up is not quiet
+                            continue
                         outcome = await self._closed(key, run_id)
                         quiet = quiet + 1 if outcome is not None else 0
                         # its terminal may be on its way: ask twice

@@ -24,7 +24,8 @@ class Watch:
 
     Yields `Step`, `Reset` where the cursor cannot be honoured, and first a `Begins` to who has no
     cursor. What it begins with: see `Feed.catch_up`. A consumer that falls `watch_steps_max` behind
-    loses its queue and is refilled from ring or log, unnoticed but for the time.
+    loses its queue and is refilled from ring or log, unnoticed but for the time. `live` while there
+    is nothing left to catch up with.
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class Watch:
         self._queue: deque[Step] = deque()
         self._wake = asyncio.Event()
         self._behind = False
+        self.live = False
 
     async def __aenter__(self) -> Self:
         self._thread = self._hold.__enter__()
@@ -77,6 +79,7 @@ class Watch:
                         yield step
             if last < 0:
                 last = self._feed.end_of(thread) - 1
+            self.live = True
             while not self._behind:
                 if self._queue:
                     step = self._queue.popleft()
@@ -85,6 +88,7 @@ class Watch:
                 else:
                     self._wake.clear()
                     await self._wake.wait()
+            self.live = False
             since, from_turn, whole_turn = Cursor(self._feed.incarnation, last), "", False
 
     def _tap(self, step: Step | None) -> None:

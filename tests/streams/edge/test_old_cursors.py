@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import httpx
 import pytest
@@ -17,6 +17,9 @@ from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 from websockets.asyncio.client import connect
 
 from turnstream.schemas import events as ev
+from turnstream.streams.edge.auth import Principal
+from turnstream.streams.edge.routes.deps import Rest
+from turnstream.streams.edge.run_projection import RunProjection
 
 SURFACES = ["websocket", "since", "last-event-id", "join-stream"]
 CHANNELS = ["lifecycle", "messages", "input"]
@@ -219,6 +222,28 @@ async def test_old_by_restarts(settings, open_running, worker, story, surface):
             assert heard.resets == 0
             text, cursor = text + heard.text, heard.cursor
     assert text == "".join(WORDS) + "fresh words "
+
+
+async def test_an_edge_that_is_slow_to_catch_up_does_not_take_a_run_for_lost(edge, worker, story):
+    """Else it would show how the run ended in place of what was said."""
+    run_id, _ = await begin(edge)
+    story.set()
+    await worker.idle()
+    context, tail = edge.edge.context, edge.edge.tail
+    joining = replace(Rest(context, Principal("default", "dev")).joining, quiet_s=0.05)
+    heard, projection = [], RunProjection(run_id, frozenset({"messages-tuple"}))
+
+    async def listen_in():
+        heard.extend([chunk async for chunk in joining.stream("default/a", projection)])
+
+    tail.ready.clear()
+    listening = asyncio.create_task(listen_in())
+    await asyncio.wait((listening,), timeout=20 * joining.quiet_s)
+    assert not listening.done()
+    tail.ready.set()
+    async with asyncio.timeout(60):
+        await listening
+    assert all(word.strip().encode() in b"".join(heard) for word in WORDS)
 
 
 @pytest.mark.parametrize("surface", SURFACES)
