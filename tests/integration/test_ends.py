@@ -1,0 +1,166 @@
+"""A turn's end: first the ledger has it, then the log, then the turn is closed (RULES W7-W9, A5).
+
+In every other order a crash in between leaves readers with an end that the ledger does not hold, or
+with none. Here the log or the ledger refuses in between, and a worker dies there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import sys
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from aiokafka.errors import MessageSizeTooLargeError
+
+from tests.chaos.parts.topic_faults import RefuseRecords
+from turnstream.schemas.events import (
+    AttemptStarted,
+    InputResolved,
+    TokensEmitted,
+    TurnCancelled,
+    TurnCompleted,
+    TurnEnded,
+)
+from turnstream.schemas.fold import Verdict
+from turnstream.schemas.transcript import transcript
+
+sys.path.insert(0, str(Path(__file__).parent))
+import points_worker
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+WAITS = """
+SELECT count(*) FROM pg_stat_activity
+ WHERE datname = current_database() AND wait_event_type = 'Lock'
+"""
+
+
+def ends_of(scene: Any, turn: str) -> list[Any]:
+    return [r for _, _, r in scene.log if r.turn_id == turn and r.terminal]
+
+
+@contextlib.asynccontextmanager
+async def before_the_outcome(scene: Any, change: str) -> AsyncIterator[str]:
+    """Give a turn that has run, and whose outcome waits for this change of its thread's row."""
+    turn = await scene.start("t1", "tokens=30 rate=30")
+    await scene.until(lambda: (v := scene.view("t1", turn)) and len(v.items) > 4)
+    async with scene.db.transaction():
+        await scene.db.execute(f"UPDATE threads SET {change} WHERE thread_key = 'default/t1'")
+        async with asyncio.timeout(60):
+            while not await scene.db.fetchval(WAITS):
+                await asyncio.sleep(0.01)
+        yield turn
+
+
+@contextlib.asynccontextmanager
+async def refusing(scene: Any) -> AsyncIterator[None]:
+    """Let the log refuse every record; results and commands come through."""
+    fault = RefuseRecords()
+    probe = InputResolved(
+        event_id="", tenant="default", thread_id="probe", turn_id=str(uuid.uuid4()), epoch=0, n=0,
+        interrupt_id="i", rev=1,
+    )  # fmt: skip
+    await fault.strike(scene)
+    try:
+        with contextlib.suppress(MessageSizeTooLargeError):
+            async with asyncio.timeout(60):
+                while True:
+                    await scene.send(
+                        scene.codec.encode(probe), key=b"default/probe", topic=scene.topics.events
+                    )
+        yield
+    finally:
+        await fault.heal(scene)
+
+
+async def test_the_log_says_the_end_that_the_ledger_took(scene) -> None:
+    """It was to be `completed`, and the ledger, which knows of a rollback, would not have it."""
+    async with scene.worker():
+        async with before_the_outcome(scene, "cancel = 'rollback'") as turn:
+            pass
+        view = await scene.done("t1", turn)
+        assert isinstance(view.terminal, TurnCancelled)
+        row = await scene.closed(turn)
+        assert json.loads(row["outcome"])["status"] == "cancelled"
+    assert len(ends_of(scene, turn)) == 1
+
+
+async def test_a_turn_is_not_closed_before_its_terminal_is_in_the_log(scene) -> None:
+    async with scene.worker(), contextlib.AsyncExitStack() as refusal:
+        async with before_the_outcome(scene, "owner = owner") as turn:
+            await refusal.enter_async_context(refusing(scene))
+        # the terminal is refused: another attempt begins, or, if nobody cared, the turn is closed
+        async with asyncio.timeout(60):
+            while not await scene.db.fetchval(
+                "SELECT epoch & 255 > 1 OR closed_at IS NOT NULL"
+                " FROM threads JOIN turns USING (thread_key)"
+            ):
+                await asyncio.sleep(0.01)
+        await refusal.aclose()
+        view = await scene.done("t1", turn)
+        assert isinstance(view.terminal, TurnCompleted)
+        assert view.gaps == 0
+        await scene.closed(turn)
+    assert len(ends_of(scene, turn)) == 1
+
+
+async def test_an_unclaimed_end_is_not_closed_before_it_is_in_the_log(scene) -> None:
+    async with scene.worker():
+        async with refusing(scene):
+            turn = await scene.start("t1", "x", graph="nobody")
+            await scene.until(lambda: [r for r in scene.results if r.turn_id == turn])
+        await scene.db.execute("UPDATE ended SET at = now()")  # the decider's time is over
+        view = await scene.done("t1", turn)
+        assert isinstance(view.terminal, TurnEnded)
+        assert view.terminal.code == "unknown_graph"
+        row = await scene.closed(turn)
+    (offset,) = [offset for _, offset, r in scene.log if r.turn_id == turn]
+    assert row["first_off"] == offset
+    assert all(result == scene.results[0] for result in scene.results)
+
+
+async def test_kill_9_between_a_rollbacks_outcome_and_its_terminal(scene) -> None:
+    """The next owner says the rollback, once, and goes on; the sweep leaves the turn to it."""
+    worker = scene.process("first", program=points_worker.PROGRAM, POINTS=str(scene.folder))
+    await worker.ready()
+    gone = await scene.start("t1", 'tool=current_time({"zone":"Asia/Seoul"}) tokens=500 rate=50')
+    await scene.until(
+        lambda: (
+            (v := scene.view("t1", gone))
+            and any(isinstance(item, TokensEmitted) and item.kind == "text" for item in v.items)
+        )
+    )
+    points_worker.arm(scene.folder, "t1", "outcome", "kill")
+    after = await scene.start("t1", "tokens=3", on_busy="rollback")
+    async with asyncio.timeout(60):
+        while worker.process.poll() is None:
+            await asyncio.sleep(0.01)
+    row = await scene.db.fetchrow("SELECT * FROM turns WHERE turn_id = $1", uuid.UUID(gone))
+    assert json.loads(row["outcome"])["code"] == "rollback"
+    assert row["closed_at"] is None
+    assert ends_of(scene, gone) == []
+    requests = len(scene.model.requests)
+    # in a group of its own it need not wait until Kafka gives the dead member up
+    async with scene.worker(consumer_group=f"{scene.settings.topic_prefix}second"):
+        view = await scene.done("t1", gone)
+        assert isinstance(view.terminal, TurnCancelled)
+        assert (view.terminal.cause, view.terminal.text) == ("rollback", "")
+        assert transcript(view).entries == []
+        assert isinstance((await scene.done("t1", after)).terminal, TurnCompleted)
+        for turn in (gone, after):
+            await scene.closed(turn)
+        # nothing of it ran again, and the next turn's model knows nothing of it
+        assert len(scene.model.requests) == requests + 1
+        left = "SELECT DISTINCT metadata->>'run_id' AS turn FROM checkpoints"
+        assert [row["turn"] for row in await scene.db.fetch(left)] == [after]
+        (result,) = await scene.until(lambda: [r for r in scene.results if r.turn_id == gone])
+        assert (result.status, result.code, result.text) == ("cancelled", "rollback", "")
+    assert len(ends_of(scene, gone)) == 1
+    starts = [r.turn_id for _, _, r in scene.log if isinstance(r, AttemptStarted)]
+    assert starts == [gone, gone, after]
+    assert Verdict.GAP not in scene.verdicts
