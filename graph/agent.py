@@ -50,16 +50,12 @@ def build_agent(
     graph: StateGraph[AgentState, TurnContext, Any, Any] = StateGraph(
         AgentState, context_schema=TurnContext
     )
-    graph.add_node("model", model_node.model_node(model, [tool.spec for tool in tools], settings))
+    call_model = model_node.model_node(model, [tool.spec for tool in tools], settings)
+    graph.add_node("model", call_model, destinations=("tools", END))
     graph.add_node("tools", tool_node.tool_node(named, settings))
     graph.add_edge(START, "model")
-    graph.add_conditional_edges("model", _after_model, {"tools": "tools", END: END})
     graph.add_edge("tools", "model")
     return graph
-
-
-async def _after_model(now: AgentState) -> str:  # a plain function would run in a thread
-    return "tools" if tool_node.calls_of(now["messages"][-1]) else END
 
 
 def agent_entry(

@@ -32,9 +32,9 @@ class TurnLimits:
 
 
 async def overrun(
-    waiting: Collection[asyncio.Task[Any]], limits: TurnLimits, stepped_at: Callable[[], float]
+    waiting: Collection[asyncio.Future[Any]], limits: TurnLimits, stepped_at: Callable[[], float]
 ) -> TurnError | None:
-    """Wait until one of the tasks is done (None) or a bound is passed: then its error.
+    """Wait until one of these is done (None) or a bound is passed: then its error.
 
     `stepped_at` gives the time (`time.monotonic`) when the running step began.
     """

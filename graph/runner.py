@@ -111,19 +111,18 @@ async def run_turn(
     """
     attempt = _Attempt(entry, turn, Said(emitter, turn.carried), saver, control, commits)
     run = asyncio.create_task(attempt.run())
-    stopping = asyncio.Event()
+    told: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def stop() -> None:
         if not run.done():  # one that has ended before has ended all the same
             attempt.stop()
             run.cancel()
-            stopping.set()
+            if not told.done():
+                told.set_result(None)
 
     control.on_stop(stop)
     try:
-        told = asyncio.create_task(stopping.wait())
         late = await overrun({run, told}, limits, lambda: commits.stepped_at)
-        told.cancel()
         if late is not None:
             attempt.stop()
             run.cancel()
@@ -140,7 +139,7 @@ async def run_turn(
     if late is not None:
         ended = await attempt.close(outcome_of(late))
         return replace(ended, instead=attempt.cancelled)
-    if stopping.is_set():  # whatever a node made of it: what it did since is stored nowhere
+    if told.done():  # whatever a node made of it: what it did since is stored nowhere
         return await attempt.cancelled(control.cause or "")
     if not run.cancelled() and run.exception() is None:
         return replace(run.result(), instead=attempt.cancelled)

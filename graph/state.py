@@ -7,6 +7,7 @@ import msgspec
 from langchain_core.messages import AIMessage, AnyMessage, HumanMessage
 from langgraph.graph.message import add_messages
 from langgraph.runtime import Runtime
+from langgraph.types import Command
 
 # pydantic, which makes the schemas that clients see, refuses typing's own before Python 3.12
 from typing_extensions import TypedDict
@@ -22,13 +23,14 @@ class AgentState(TypedDict):
     messages: Annotated[list[AnyMessage], add_messages]
 
 
+Update = dict[str, Any] | Command[str]
+
+
 class Node(Protocol):
     """A node of the agent, as LangGraph calls it."""
 
-    def __call__(
-        self, state: AgentState, *, runtime: Runtime[TurnContext]
-    ) -> Awaitable[dict[str, Any]]:
-        """Return what the node adds to the state."""
+    def __call__(self, state: AgentState, *, runtime: Runtime[TurnContext]) -> Awaitable[Update]:
+        """Return what the node adds to the state, and where to go on."""
         ...
 
 
