@@ -9,53 +9,53 @@ from __future__ import annotations
 import uuid
 from typing import Any
 
-import pytest
-
 from turnstream.schemas.events import TurnEnded
 from turnstream.schemas.transcript import transcript
 
-SIGNS = {
-    "reconnect": """
-        SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
-         WHERE datname = current_database() AND application_name = 'turnstream-listener'
-    """,
-    "timeline": "SELECT raise_timeline()",
-}
+CUT = """
+SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+ WHERE datname = current_database() AND application_name = 'turnstream-listener'
+"""
 
 
 async def go_back(scene: Any) -> None:
     """Let the ledger be what it was before anything was admitted."""
-    async with scene.db.transaction():
-        for table in ("turns", "ready", "threads", "checkpoints"):
-            await scene.db.execute(f"DELETE FROM {table}")
-        await scene.db.execute("UPDATE intake SET next_off = 0")
+    for table in ("turns", "ready", "threads", "checkpoints"):
+        await scene.db.execute(f"DELETE FROM {table}")
+    await scene.db.execute("UPDATE intake SET next_off = 0")
 
 
-@pytest.mark.parametrize("sign", SIGNS)
-async def test_the_intake_goes_back_with_the_ledger_without_a_new_command(scene, sign: str) -> None:
+async def test_the_intake_seeks_when_its_connection_was_replaced(scene) -> None:
     async with scene.worker():
         turn = await scene.start("t1", "tokens=1")
         await scene.done("t1", turn)
         await scene.closed(turn)
-        await go_back(scene)
-        assert await scene.db.fetchval(SIGNS[sign])
-        await scene.closed(turn)
+        async with scene.db.transaction():
+            await go_back(scene)
+        assert await scene.db.fetchval(CUT)
+        await scene.closed(turn)  # again, with no new command
 
 
-async def test_an_unclaimed_end_ends_what_a_lost_timeline_had_begun(scene) -> None:
-    """Readers saw it run; after the restore a cancel comes before it."""
+async def test_a_new_timeline_is_seen_and_what_ends_in_it_ends_for_readers(
+    scene,
+) -> None:
+    """Readers saw both turns run; after the restore one's cancel comes before it."""
     async with scene.worker():
-        turn = await scene.start("t1", "tokens=1000 rate=50")
-        await scene.until(lambda: (v := scene.view("t1", turn)) and len(v.items) > 4)
+        again = await scene.start("t1", "tokens=1")
+        await scene.done("t1", again)
+        await scene.closed(again)
+        ends = await scene.start("t2", "tokens=1000 rate=50")
+        await scene.until(lambda: (v := scene.view("t2", ends)) and len(v.items) > 4)
         async with scene.db.transaction():
             await go_back(scene)
             await scene.db.execute(
                 "INSERT INTO early_cancels (tenant, turn_id, thread_key) VALUES ($1, $2, $3)",
-                "default", uuid.UUID(turn), "default/t1",
+                "default", uuid.UUID(ends), "default/t2",
             )  # fmt: skip
-            await scene.db.execute(SIGNS["timeline"])
-        view = await scene.done("t1", turn)
+            await scene.db.execute("SELECT raise_timeline()")
+        await scene.closed(again)  # with no new command
+        view = await scene.done("t2", ends)
         assert isinstance(view.terminal, TurnEnded)
         assert view.terminal.outcome == "cancelled"
         assert transcript(view).entries == []
-        await scene.closed(turn)
+        await scene.closed(ends)
