@@ -14,6 +14,7 @@ from turnstream.schemas.commands import OnBusy
 from turnstream.schemas.errors import CommandError, NotFoundError
 from turnstream.schemas.ids import check_thread_id, thread_key
 from turnstream.streams.edge.cursor import Cursor
+from turnstream.streams.edge.submit import check_expires_at
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -113,6 +114,7 @@ class Commands:
             config=_json_object(params, "config"),
             metadata=metadata,
             on_busy=_on_busy(params),
+            expires_at=_expires_at(params),
         )
         return self._submitted(command, submitted)
 
@@ -137,6 +139,7 @@ class Commands:
             graph=await self.edge.graph_asking(key),
             config=_json_object(params, "config"),
             metadata=_json_object(params, "metadata"),
+            expires_at=_expires_at(params),
         )
         return self._submitted(command, submitted)
 
@@ -168,6 +171,19 @@ def _on_busy(params: dict[str, Any]) -> OnBusy:
     if asked not in get_args(OnBusy):
         raise CommandError(f"multitask_strategy is one of {', '.join(get_args(OnBusy))}")
     return cast("OnBusy", asked)
+
+
+def _expires_at(params: dict[str, Any]) -> int:
+    """Return when the turn is to be over by, 0 for never: ours, the protocol has no such field."""
+    value = params.get("expires_at")
+    if value is None:
+        return 0
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise CommandError("expires_at must be an integer, microseconds since 1970")
+    try:
+        return check_expires_at(value)
+    except ValueError as error:
+        raise CommandError(str(error)) from error
 
 
 def _json(value: Any) -> str:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from turnstream.streams.edge.feed import Feed
 
 RECENT_MAX = 10_000
+EXPIRES_IN_S_MAX = 10 * 365 * 86_400
 # Kafka's own framing of a record beside its key and value
 RECORD_OVERHEAD_BYTES = 1024
 
@@ -105,7 +106,10 @@ class Submit:
         traceparent: str = "",
         wait: bool = True,
     ) -> Submitted:
-        """Publish a `StartTurn`; `input`, `config`, `metadata` are JSON text."""
+        """Publish a `StartTurn`; `input`, `config`, `metadata` are JSON text.
+
+        `expires_at`, here and in `resume`: 0, or what `check_expires_at` has passed.
+        """
         if len(text) > self.text_chars_max:
             raise RecordTooLargeError(
                 f"text has {len(text)} characters, {self.text_chars_max} are allowed",
@@ -142,6 +146,7 @@ class Submit:
         turn_id: str = "",
         idempotency_key: str = "",
         correlation_id: str = "",
+        expires_at: int = 0,
         wait: bool = True,
     ) -> Submitted:
         """Publish a `ResumeTurn`. `answers` is a JSON object: interrupt id to answer."""
@@ -156,6 +161,7 @@ class Submit:
             graph=graph,
             config=config,
             metadata=metadata,
+            expires_at=expires_at,
         )
         return await self._submit(command, wait=wait)
 
@@ -229,6 +235,20 @@ class Submit:
         recent.move_to_end(key)
         if len(recent) > RECENT_MAX:
             recent.popitem(last=False)
+
+
+def check_expires_at(micros: int) -> int:
+    """Return a turn's `expires_at`; raises ValueError for what can only be a mistake.
+
+    It is said in microseconds since 1970: seconds or milliseconds would be in the past. This clock
+    only tells mistakes; the database's decides when a turn expires.
+    """
+    ahead = micros - time.time_ns() // 1000
+    if ahead <= 0:
+        raise ValueError("expires_at is in the past (it is in microseconds since 1970)")
+    if ahead > EXPIRES_IN_S_MAX * 1_000_000:
+        raise ValueError("expires_at is more than 10 years ahead (microseconds since 1970)")
+    return micros
 
 
 def _refused(record: TurnRejected) -> InvalidRequestError | ConflictError:

@@ -9,10 +9,11 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict, WithJsonSchema
 
 from turnstream.schemas.commands import OnBusy
 from turnstream.schemas.errors import InvalidRequestError
+from turnstream.streams.edge.submit import check_expires_at
 
 DEPTH_MAX = 64
 SEARCH_LIMIT_MAX = 1000
@@ -61,6 +62,16 @@ def check_text(text: str) -> str:
 Json = Annotated[Any, AfterValidator(check_json), WithJsonSchema({})]
 JsonObject = Annotated[dict[str, Any], AfterValidator(check_json)]
 Text = Annotated[str, AfterValidator(check_text)]
+ExpiresAt = Annotated[
+    int,
+    Strict(),
+    AfterValidator(check_expires_at),
+    Field(
+        description="microseconds since 1970, at most 10 years ahead: what is not over by then "
+        "ends as `timeout` (code `expired`), whether it waits or runs; what it said is kept",
+        examples=[1_893_456_000_000_000],
+    ),
+]
 Id = Annotated[str, AfterValidator(check_text), Field(max_length=500)]
 
 
@@ -122,6 +133,7 @@ class RunBody(Body):
         description="what to do if the thread is busy; default enqueue. reject: 409; interrupt: "
         "stop the run and keep what it said; rollback: stop it and take it back as a whole",
     )
+    expires_at: ExpiresAt | None = None
     if_not_exists: Literal["create", "reject"] | None = Field(
         default=None, description="of the thread; default reject (404)"
     )
@@ -235,6 +247,7 @@ class ChatBody(Body):
     on_busy: OnBusy = Field(
         default="enqueue", description="what to do if the thread is busy: as `multitask_strategy`"
     )
+    expires_at: ExpiresAt | None = None
     wait: bool = Field(
         default=True, description="false: answer as soon as the turn is accepted (202)"
     )

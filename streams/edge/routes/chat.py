@@ -120,6 +120,7 @@ async def say(rest: Rest, body: ChatBody) -> tuple[str, Submitted]:
         text=body.text,
         idempotency_key=body.idempotency_key or "",
         on_busy=body.on_busy,
+        expires_at=body.expires_at or 0,
     )
     return thread_id, submitted
 

@@ -2,9 +2,10 @@
 
 The client sends JSON objects; `id` (optional) comes back in the answer:
 
-- `{"type": "chat", "text", "thread_id"?, "graph"?, "idempotency_key"?, "on_busy"?}`: say something;
-  subscribes to the thread; answered by `{"type": "accepted", "thread_id", "run_id", "status"}`
-- `{"type": "resume", "thread_id", "answers": {question id: answer}}`: answered likewise
+- `{"type": "chat", "text", "thread_id"?, "graph"?, "idempotency_key"?, "on_busy"?, "expires_at"?}`:
+  say something; subscribes to the thread; answered by
+  `{"type": "accepted", "thread_id", "run_id", "status"}`
+- `{"type": "resume", "thread_id", "answers": {question id: answer}, "expires_at"?}`: likewise
 - `{"type": "cancel", "thread_id", "run_id", "rollback"?}`: answered by `{"type": "ok"}`
 - `{"type": "subscribe", "thread_id", "since"?}`, `{"type": "unsubscribe", "thread_id"}`: `ok`
 - `{"type": "ping"}`: `{"type": "pong"}`
@@ -71,6 +72,7 @@ class Frame(msgspec.Struct):
     graph: str = ""
     idempotency_key: str = ""
     on_busy: OnBusy = "enqueue"
+    expires_at: int | None = None
     answers: dict[str, Any] = msgspec.field(default_factory=dict)
     since: int | None = None
     rollback: bool = False
@@ -186,6 +188,7 @@ class PlainSocket:
                 graph=frame.graph or DEFAULT_GRAPH,
                 idempotency_key=frame.idempotency_key or None,
                 on_busy=frame.on_busy,
+                expires_at=frame.expires_at,
             )
         except ValidationError as error:
             raise _invalid(error) from error
@@ -207,7 +210,9 @@ class PlainSocket:
         graph = frame.graph or await self.rest.edge.graph_asking(key)
         try:
             body = RunBody(
-                assistant_id=graph, command=CommandBody(resume=check_json(frame.answers))
+                assistant_id=graph,
+                command=CommandBody(resume=check_json(frame.answers)),
+                expires_at=frame.expires_at,
             )
         except (ValidationError, ValueError) as error:
             raise _invalid(error) from error

@@ -56,6 +56,7 @@ async def start(
             graph=graph,
             config=config,
             metadata=metadata,
+            expires_at=body.expires_at or 0,
             wait=wait,
         )
     else:
@@ -69,6 +70,7 @@ async def start(
             config=config,
             metadata=metadata,
             on_busy=body.multitask_strategy or "enqueue",
+            expires_at=body.expires_at or 0,
             wait=wait,
         )
     return Started(
