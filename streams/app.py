@@ -134,7 +134,7 @@ async def open_edge(
             letters=_dead_letters(settings, pool, codec, catalog),
             tail=tail,
             rate=RequestRate(settings.edge_requests_per_s_max),
-            ready=Readiness(tail, ledger, sockets, auth).checks,
+            ready=Readiness(tail, ledger, pressure, sockets, auth).checks,
         )
         yield Edge(context, tail, pressure, EdgeServer(context, settings))
 

@@ -66,6 +66,13 @@ class Pressure:
         if self._refusal is not None:
             raise type(self._refusal)(str(self._refusal))
 
+    @property
+    def broken(self) -> str:
+        """Return the code of the error for which all commands are refused, "" if there is none."""
+        if self._refusal is None or isinstance(self._refusal, OverloadedError):
+            return ""
+        return self._refusal.code
+
     async def watch(self) -> None:
         """Look at the ledger once a second, until cancelled."""
         while True:

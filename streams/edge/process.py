@@ -82,6 +82,7 @@ class Readiness:
 
     tail: RunningTail
     database: Pings
+    pressure: Pressure
     sockets: Sockets
     auth: Authenticator
 
@@ -100,6 +101,7 @@ class Readiness:
         return {
             "tail": tail,
             "database": database,
+            "commands": self.pressure.broken or "ok",
             "process": "stopping" if self.sockets.closing.is_set() else "ok",
             "auth": "off: DEV MODE, no authentication" if self.auth.dev else "ok",
         }

@@ -43,6 +43,8 @@ def ends_of(turn: Turn) -> set[str]:
         ends.add("cancelled")
     if turn.expires_s is not None:
         ends |= {"failed", "cancelled"}
+    if turn.kind == "stalls":  # a slow machine may take all its tries
+        ends.add("failed")
     if turn.on_busy == "reject":
         ends.add("rejected")
     return ends

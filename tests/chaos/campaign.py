@@ -15,6 +15,7 @@ from tests.chaos.leaks import left_ended, left_running
 from tests.chaos.play import play
 from tests.chaos.recovery import measure
 from tests.chaos.shrink import shortest
+from turnstream.schemas.events import TaskRetried
 from turnstream.schemas.fold import Verdict
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ class Tally:
     drawn: Counter[str] = field(default_factory=Counter)
     hits: list[Hit] = field(default_factory=list)
     rewinds: int = 0
+    retries: int = 0
     void_records: int = 0
     client_drops: int = 0
     attempts: Counter[int] = field(default_factory=Counter)
@@ -67,6 +69,7 @@ class Tally:
             self.kinds[sent.kind if sent else "?"] += 1
         for log in played.logs.values():
             for entry in log.entries:
+                self.retries += isinstance(entry.record, TaskRetried)
                 self.rewinds += entry.change.verdict is Verdict.REWOUND
                 view = entry.change.turn
                 void = view is not None and entry.record.epoch < view.epoch

@@ -68,6 +68,7 @@ def report_of(tally: Tally, conditions: Conditions) -> dict[str, Any]:
         "ends": dict(sorted(tally.ends.items())),
         "attempts of a turn": {str(n): count for n, count in sorted(tally.attempts.items())},
         "rewinds seen": tally.rewinds,
+        "tasks tried again": tally.retries,
         "void records seen": tally.void_records,
         "reconnects of clients": tally.client_drops,
         "SDK clients whose own request met a dead edge": tally.gave_up,
@@ -167,8 +168,9 @@ def _conditions_told(about: dict[str, Any]) -> str:
 def _counts_told(report: dict[str, Any]) -> str:
     return (
         f"{report['runs']} runs, {report['turns']} turns, {report['failed runs']} runs with a"
-        f" broken invariant. Rewinds seen: {report['rewinds seen']}, void records:"
-        f" {report['void records seen']}, reconnects of clients: {report['reconnects of clients']},"
+        f" broken invariant. Rewinds seen: {report['rewinds seen']}, tasks tried again:"
+        f" {report['tasks tried again']}, void records: {report['void records seen']},"
+        f" reconnects of clients: {report['reconnects of clients']},"
         f" overlap of two owners: {report['seconds of overlap of two owners']} s in"
         f" {report['overlaps']} hits."
     )

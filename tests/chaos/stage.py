@@ -213,8 +213,12 @@ class RealStage:
         await self.until(ready, f"{workers} workers and an edge", 60.0)
 
     async def _is_ready(self, process: Process) -> bool:
-        process.was_ready = process.was_ready or await process.is_ready(self.http)
-        return process.was_ready
+        """Ask a worker until it was ready; an edge may have stopped taking commands."""
+        if process.kind == "worker" and process.was_ready:
+            return True
+        ready = await process.is_ready(self.http)
+        process.was_ready = process.was_ready or ready
+        return ready
 
     async def _tend(self) -> None:
         """Put new processes in the place of those that died."""

@@ -24,13 +24,21 @@ POINTS_OF: dict[str, tuple[str, ...]] = {
     "talker": (*_ALWAYS, "step"),
     "branches": (*_ALWAYS, "writes", "writes", "writes", "step"),
     "nested": (*_ALWAYS, "nested", "nested", "nested", "step"),
+    "falters": (*_ALWAYS, "step"),
+    "stalls": (*_ALWAYS, "step"),
     "approval": (*_ALWAYS, "step"),
     "questions": (*_ALWAYS, "writes", "writes"),
 }
 """Kinds of turns, and the points that a worker passes with one; what is listed twice is rarer hit
 otherwise, and so drawn more often."""
 
-WEIGHTS = dict.fromkeys(POINTS_OF, 2) | {"say": 3, "branches": 3, "nested": 3, "questions": 1}
+WEIGHTS = dict.fromkeys(POINTS_OF, 2) | {
+    "say": 3,
+    "branches": 3,
+    "nested": 3,
+    "questions": 1,
+    "stalls": 1,
+}
 """How often each kind is drawn."""
 
 SPARES_EDGES = frozenset({"kill-worker", "kill-idle", "kill-workers"})

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+from collections import Counter
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -11,9 +12,10 @@ from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResu
 from langchain_core.runnables import RunnableConfig
 from langchain_core.tools import tool
 from langchain_openai import ChatOpenAI
+from langgraph.errors import NodeTimeoutError
 from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.prebuilt import ToolNode, tools_condition
-from langgraph.types import interrupt
+from langgraph.types import RetryPolicy, interrupt
 
 PAUSE_S = 0.004
 
@@ -72,6 +74,47 @@ async def ask(state: MessagesState) -> dict:
     said = await Speaker(name="before", words=6).ainvoke(state["messages"])
     answer = interrupt({"question": "go on?"})
     return {"messages": [said, AIMessage(f"answered {answer}")]}
+
+
+_tries: Counter[str] = Counter()
+
+
+def _is_first_try(config: RunnableConfig) -> bool:
+    """Say whether a node is on its first, third … try of a thread in this process."""
+    thread = config["configurable"]["thread_id"]
+    _tries[thread] += 1
+    return _tries[thread] % 2 == 1
+
+
+async def falter(state: MessagesState, config: RunnableConfig) -> dict:
+    """Say something, and fail the first time after it was said."""
+    said = await Speaker(name="faltering").ainvoke(state["messages"])
+    if _is_first_try(config):
+        raise ConnectionError("the first try fails")
+    return {"messages": [said]}
+
+
+async def stall(state: MessagesState, config: RunnableConfig) -> dict:
+    """Say something, and come to no end the first time."""
+    said = await Speaker(name="stalling").ainvoke(state["messages"])
+    if _is_first_try(config):
+        await asyncio.Event().wait()
+    return {"messages": [said]}
+
+
+def _retried(node: Any, timeout: float | None = None) -> Any:
+    policy = RetryPolicy(
+        initial_interval=0.01,
+        max_attempts=4,
+        retry_on=(ConnectionError, NodeTimeoutError),
+    )
+    graph = StateGraph(MessagesState)
+    graph.add_node("first", node, retry_policy=policy, timeout=timeout)
+    graph.add_node("after", speaks("after"))
+    graph.add_edge(START, "first")
+    graph.add_edge("first", "after")
+    graph.add_edge("after", END)
+    return graph.compile()
 
 
 def _talker() -> Any:
@@ -140,3 +183,5 @@ branches = _branches()
 nested = _nested()
 approval = _approval()
 questions = _two_questions()
+falters = _retried(falter)
+stalls = _retried(stall, timeout=1.5)
