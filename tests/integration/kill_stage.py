@@ -261,6 +261,12 @@ class Stage:
     def view(self, thread: str) -> TurnView | None:
         return self.folds[thread].turns.get(self.turn_of(thread))
 
+    async def done(self, thread: str) -> TurnView:
+        """The thread's turn, once its end was read here, too: clients may hear of it before."""
+        return await self.until(
+            lambda: (view := self.view(thread)) and view.done and view, f"the end of {thread}"
+        )
+
     def ran(self, thread: str) -> list[str]:
         """What the thread's nodes noted, in order."""
         file = self.folder / f"{thread}.ran"

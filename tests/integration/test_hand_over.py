@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import json
 import signal
 import statistics
 import sys
@@ -35,9 +36,6 @@ if TYPE_CHECKING:
 TURNS = 36
 STEPS = 'tool=current_time({"zone":"Asia/Seoul"}) reasoning=8 rounds=%d tokens=20 rate=50'
 """Steps of a sixth of a second, each with tokens."""
-
-GAP_S_MAX = 2.0
-"""For a busy machine; the aim, 0.5 s, is for a quiet one."""
 
 
 def tokens_of(scene: Any, thread: str, turn: str) -> int:
@@ -71,13 +69,15 @@ def tell(what: str, gaps: list[float]) -> None:
 @pytest.mark.parametrize("budget_s", [1.0, 0.0], ids=["at a step's end", "at a token"])
 async def test_sigterm_under_load(scene: Any, budget_s: float) -> None:
     workers = {
-        name: scene.process(name, DRAIN_TIMEOUT_S=str(budget_s), AGENT_STEPS_MAX="50")
+        name: scene.process(
+            name, DRAIN_TIMEOUT_S=str(budget_s), AGENT_STEPS_MAX="50", LEASE_TTL_S="600"
+        )
         for name in ("first", "second")
     }
     for worker in workers.values():
         await worker.ready()
     turns = {f"t{i}": await scene.start(f"t{i}", STEPS % 30) for i in range(TURNS)}
-    await scene.until(lambda: all(tokens_of(scene, *turn) > 20 for turn in turns.items()), 30)
+    await scene.until(lambda: all(tokens_of(scene, *turn) > 20 for turn in turns.items()))
     leaving = max(workers, key=lambda name: sum(r.worker == name for r in starts(scene)))
     theirs = {r.turn_id for r in starts(scene) if r.worker == leaving}
     began = time.monotonic()
@@ -100,20 +100,43 @@ async def test_sigterm_under_load(scene: Any, budget_s: float) -> None:
     assert all(r.keep_n > 0 for r in again), "a turn was restarted from zero"
     if budget_s:
         assert Verdict.REWOUND not in scene.verdicts, "nothing said is taken back"
-    assert gaps[-1] < GAP_S_MAX
 
 
 def starts(scene: Any) -> list[AttemptStarted]:
     return [r for _, _, r in scene.log if isinstance(r, AttemptStarted)]
 
 
-async def test_commands_do_not_wait_for_a_worker_that_hands_over(scene: Any) -> None:
-    """It leaves the group at once, though its turns have 20 s."""
-    workers = {name: scene.process(name, DRAIN_TIMEOUT_S="20") for name in ("first", "second")}
+WAITING = """
+import asyncio, pathlib
+from langchain_core.messages import AIMessage
+from langgraph.graph import END, START, MessagesState, StateGraph
+
+async def wait(state):
+    while not pathlib.Path(__file__).with_name("go on").exists():
+        await asyncio.sleep(0.02)
+    return {"messages": [AIMessage("done")]}
+
+graph = StateGraph(MessagesState)
+graph.add_node("wait", wait)
+graph.add_edge(START, "wait")
+graph.add_edge("wait", END)
+graph = graph.compile()
+"""
+
+
+async def test_commands_do_not_wait_for_a_worker_that_hands_over(
+    scene: Any, tmp_path: Path
+) -> None:
+    """It leaves the group at once, though its turns have ten minutes."""
+    (tmp_path / "waiting.py").write_text(WAITING)
+    config = tmp_path / "langgraph.json"
+    config.write_text(json.dumps({"graphs": {"waiting": "./waiting.py:graph"}}))
+    environment = {"DRAIN_TIMEOUT_S": "600", "LANGGRAPH_JSON": str(config)}
+    workers = {name: scene.process(name, **environment) for name in ("first", "second")}
     for worker in workers.values():
         await worker.ready()
-    slow = {f"slow-{i}": await scene.start(f"slow-{i}", "tokens=200 rate=20") for i in range(4)}
-    await scene.until(lambda: all(tokens_of(scene, *turn) > 2 for turn in slow.items()))
+    slow = {f"slow-{i}": await scene.start(f"slow-{i}", "x", graph="waiting") for i in range(4)}
+    await scene.until(lambda: {r.turn_id for r in starts(scene)} == set(slow.values()))
     leaving = starts(scene)[0].worker
     workers[leaving].process.send_signal(signal.SIGTERM)
     began = time.monotonic()
@@ -122,7 +145,7 @@ async def test_commands_do_not_wait_for_a_worker_that_hands_over(scene: Any) -> 
         await scene.done(thread, turn)
     print(f"\nnew turns over {time.monotonic() - began:.2f} s after SIGTERM")
     assert workers[leaving].process.poll() is None, "it had ended by itself"
-    assert {r.worker for r in starts(scene) if r.turn_id in fresh.values()} <= set(workers)
+    (tmp_path / "go on").touch()
     for thread, turn in slow.items():
         view = await scene.done(thread, turn)
         assert isinstance(view.terminal, TurnCompleted)
@@ -173,7 +196,7 @@ async def test_a_rolling_restart_of_all_workers_is_a_pause(stage: Stage) -> None
     for thread, (plain, clients) in watched.items():
         async with asyncio.timeout(60):
             shown = dict(zip(clients, await asyncio.gather(*clients.values()), strict=True))
-        view = stage.view(thread)
+        view = await stage.done(thread)
         assert isinstance(view.terminal, TurnCompleted)
         log = shown_in(view)
         for client, seen in shown.items():

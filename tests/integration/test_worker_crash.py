@@ -58,7 +58,7 @@ async def check_whole(scene, thread: str, turn: str) -> None:
 
 
 async def test_kill_9_at_a_token_with_another_standing_by(scene) -> None:
-    workers = await two(scene)
+    workers = await two(scene, LEASE_TTL_S="600")
     turn = await scene.start("t1", "tokens=150 rate=50")
     owner = await owner_of(scene, "t1", turn, 10)
     killed = time.monotonic()
@@ -71,7 +71,6 @@ async def test_kill_9_at_a_token_with_another_standing_by(scene) -> None:
     assert view.terminal.usage[0].output_tokens == 150
     await check_whole(scene, "t1", turn)
     assert Verdict.REWOUND in scene.verdicts
-    assert took < 8, f"the next attempt took {took:.2f} s"  # a busy machine's bound
 
 
 async def test_kill_9_with_nobody_standing_by(scene) -> None:
@@ -110,7 +109,7 @@ async def test_kill_9_after_a_step_keeps_what_it_had_committed(scene) -> None:
 
 
 async def test_sigterm_hands_over_at_once(scene) -> None:
-    workers = await two(scene, DRAIN_TIMEOUT_S="0")
+    workers = await two(scene, DRAIN_TIMEOUT_S="0", LEASE_TTL_S="600")
     turn = await scene.start("t1", "tokens=150 rate=50")
     owner = await owner_of(scene, "t1", turn, 10)
     told = time.monotonic()
@@ -124,7 +123,6 @@ async def test_sigterm_hands_over_at_once(scene) -> None:
     await check_whole(scene, "t1", turn)
     result = (await scene.until(lambda: scene.results))[0]
     assert result.attempts == 1, "a release does not count as an attempt"
-    assert took < 6, f"the next owner took {took:.2f} s"  # the aim is 0.5 s, on a quiet machine
 
 
 async def test_sigterm_lets_short_turns_end(scene) -> None:
@@ -140,12 +138,10 @@ async def test_sigterm_lets_short_turns_end(scene) -> None:
 
 async def test_cancel_keeps_the_text_and_the_thread_goes_on(scene) -> None:
     async with scene.worker():
-        turn = await scene.start("t1", "tokens=500 rate=50")
+        turn = await scene.start("t1", "tokens=100000 rate=50")
         await scene.until(lambda: tokens_of(scene, "t1", turn) > 10)
-        asked = time.monotonic()
         await scene.cancel("t1", turn)
         view = await scene.done("t1", turn)
-        took = time.monotonic() - asked
         assert isinstance(view.terminal, TurnCancelled)
         shown = transcript(view).messages[-1].text
         assert shown
@@ -158,7 +154,6 @@ async def test_cancel_keeps_the_text_and_the_thread_goes_on(scene) -> None:
         assert isinstance((await scene.done("t1", after)).terminal, TurnCompleted)
         said = scene.model.requests[-1].messages
         assert any(shown in str(message) for message in said)
-        assert took < 6, "the turn went on: it has ten seconds of tokens"
 
 
 async def test_cancel_of_a_turn_that_waits_and_of_one_that_has_not_come_yet(scene) -> None:

@@ -235,9 +235,9 @@ async def test_tools_ask_and_their_calls_run_once(scene) -> None:
 
 async def test_a_turn_expires_while_it_runs_and_while_it_waits(scene) -> None:
     async with scene.worker():
-        soon = int((time.time() + 1.5) * 1e6)
-        running = await scene.start("t1", "tokens=2000 rate=30", expires_at=soon)
-        blocked = await scene.start("t2", "tokens=150 rate=30")
+        soon = int((time.time() + 2.5) * 1e6)
+        running = await scene.start("t1", "tokens=100000 rate=30", expires_at=soon)
+        blocked = await scene.start("t2", "tokens=100000 rate=30")
         waiting = await scene.start("t2", "tokens=2", expires_at=soon)
         view = await scene.done("t1", running)
         assert isinstance(view.terminal, TurnFailed)

@@ -5,6 +5,7 @@ import uuid
 
 import pytest
 
+from turnstream.connectors.postgres import signals as signals_module
 from turnstream.connectors.postgres.signals import CANCEL_CHANNEL, READY_CHANNEL, Signals, listen
 from turnstream.schemas.errors import DatabaseUnavailableError
 
@@ -35,13 +36,14 @@ async def test_a_wake_up_is_heard(scene, ears):
     assert await asyncio.wait_for(ears.get(), 60) == ("cancel", "acme/한국")
 
 
-async def test_one_living_peer_is_meant_and_not_oneself(scene, ears):
+async def test_one_living_peer_is_meant_and_not_oneself(scene, ears, monkeypatch):
+    monkeypatch.setattr(signals_module, "READY_EVERY_S", 60.0)
     me, peer, dead = await scene.worker(), await scene.worker(), await scene.worker(ttl_s=-1)
     leaving = await scene.worker()
     await scene.ledger.stop_taking(leaving)
     signals = Signals(scene.pool)
     await signals.wake_peer(me)
-    await signals.wake_peer(me)  # within 5 ms: not sent
+    await signals.wake_peer(me)  # too soon: not sent
     await signals.wake(CANCEL_CHANNEL, "end")
     assert await asyncio.wait_for(ears.get(), 60) == ("ready", str(peer))
     assert await asyncio.wait_for(ears.get(), 60) == ("cancel", "end")
