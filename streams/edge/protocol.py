@@ -31,7 +31,6 @@ from turnstream.streams.edge.frames import ProtocolEvent, embed, json_bytes
 from turnstream.streams.edge.protocol_turn import (
     ROOT,
     SPEAK,
-    Draft,
     OpenTurn,
     closings,
     lifecycle,
@@ -42,6 +41,7 @@ from turnstream.streams.edge.protocol_turn import (
 
 if TYPE_CHECKING:
     from turnstream.schemas.fold import Change
+    from turnstream.streams.edge.protocol_message import Draft
 
 
 class Projection:

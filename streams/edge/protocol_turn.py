@@ -21,35 +21,13 @@ from turnstream.schemas.events import (
     ToolStarted,
 )
 from turnstream.streams.edge.frames import VALUES, embed, json_bytes
+from turnstream.streams.edge.protocol_message import Draft, OpenMessage, delta, failed, finish
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from turnstream.schemas.events import Usage
-
 _ROLES = {"assistant": "ai", "user": "human", "system": "system"}
 ROOT: tuple[str, ...] = ()
-Draft = tuple[str, str, tuple[str, ...], bytes | None]  # method, channel, namespace, data
-
-
-@dataclass(slots=True)
-class _Block:
-    kind: str
-    tool_call_id: str = ""
-    tool_name: str = ""
-    parts: list[str] = field(default_factory=list)
-
-    @property
-    def text(self) -> str:
-        return "".join(self.parts)
-
-
-@dataclass(slots=True)
-class _Message:
-    public_id: str
-    encoded_id: bytes
-    namespace: tuple[str, ...]
-    blocks: dict[int, _Block] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -58,7 +36,7 @@ class OpenTurn:
 
     graph: str = ""
     partial: bool = False
-    open: dict[str, _Message] = field(default_factory=dict)
+    open: dict[str, OpenMessage] = field(default_factory=dict)
     tools: dict[str, tuple[str, ...]] = field(default_factory=dict)
     public: dict[str, str] = field(default_factory=dict)
     nodes: dict[str, str] = field(default_factory=dict)
@@ -123,11 +101,11 @@ def _message_started(turn: OpenTurn, record: MessageStarted) -> list[Draft]:
 
 def _open_message(
     turn: OpenTurn, message_id: str, path: str, record: Event, role: str = "ai"
-) -> tuple[_Message, list[Draft]]:
+) -> tuple[OpenMessage, list[Draft]]:
     # a message that was taken back comes again under another id: clients cannot unsay deltas
     public = turn.public.setdefault(message_id, message_id)
     space = _space(turn, path)
-    message = turn.open[message_id] = _Message(public, json_bytes(public), space)
+    message = turn.open[message_id] = OpenMessage(public, json_bytes(public), space)
     metadata = {"run_id": record.turn_id, "thread_id": record.thread_id}
     if (node := turn.nodes.get(path)) is not None:
         metadata["langgraph_node"] = node
@@ -138,91 +116,18 @@ def _open_message(
 
 def tokens(turn: OpenTurn, record: TokensEmitted) -> list[Draft]:
     """Return a delta, with its block's and its message's start where they are new."""
-    drafts: list[Draft] = []
     message = turn.open.get(record.message_id)
-    if message is None:
-        if turn.partial:  # its beginning is lost: the state at the turn's end has it whole
-            return drafts
-        message, drafts = _open_message(turn, record.message_id, record.path, record)
-    block = message.blocks.get(record.block)
-    if block is None:
-        block = message.blocks[record.block] = _Block(
-            record.kind, record.tool_call_id, record.tool_name
-        )
-        drafts.append(_of_block(message, b"content-block-start", record.block, _empty(block)))
-    if record.text:
-        block.parts.append(record.text)
-        delta = b'{"event":"content-block-delta","id":%b,"index":%d,"delta":%b%b}}' % (
-            message.encoded_id,
-            record.block,
-            _DELTAS[record.kind],
-            json_bytes(record.text),
-        )
-        drafts.append(("messages", "messages", message.namespace, delta))
-    return drafts
-
-
-_DELTAS = {
-    "text": b'{"type":"text-delta","text":',
-    "reasoning": b'{"type":"reasoning-delta","reasoning":',
-    "tool_args": b'{"type":"tool-call-delta","args":',
-}
-
-
-def _of_block(message: _Message, event: bytes, index: int, content: bytes) -> Draft:
-    data = b'{"event":"%b","id":%b,"index":%d,"content":%b}' % (
-        event,
-        message.encoded_id,
-        index,
-        content,
-    )
-    return ("messages", "messages", message.namespace, data)
-
-
-def _empty(block: _Block) -> bytes:
-    if block.kind == "text":
-        return b'{"type":"text","text":""}'
-    if block.kind == "reasoning":
-        return b'{"type":"reasoning","reasoning":""}'
-    call = {"type": "tool_call_chunk", "id": block.tool_call_id, "name": block.tool_name}
-    return json_bytes({**call, "args": ""})
-
-
-def _whole(block: _Block) -> bytes:
-    if block.kind in {"text", "reasoning"}:
-        return json_bytes({"type": block.kind, block.kind: block.text})
-    args = embed(block.text or "{}")
-    call = b'"id":%b,"name":%b' % (json_bytes(block.tool_call_id), json_bytes(block.tool_name))
-    if args[:1] == b"{":
-        return b'{"type":"tool_call",%b,"args":%b}' % (call, args)
-    return b'{"type":"invalid_tool_call",%b,"args":%b,"error":"not a JSON object"}' % (call, args)
-
-
-def _finish(message: _Message, usage: Usage | None) -> list[Draft]:
-    drafts = [
-        _of_block(message, b"content-block-finish", index, _whole(block))
-        for index, block in sorted(message.blocks.items())
-    ]
-    data: dict[str, object] = {"event": "message-finish", "id": message.public_id}
-    if usage is not None:
-        data["usage"] = {
-            "input_tokens": usage.input_tokens,
-            "output_tokens": usage.output_tokens,
-            "total_tokens": usage.input_tokens + usage.output_tokens,
-            "input_token_details": {"cache_read": usage.cached_tokens},
-            "output_token_details": {"reasoning": usage.reasoning_tokens},
-        }
-    return [*drafts, ("messages", "messages", message.namespace, json_bytes(data))]
+    if message is not None:
+        return delta(message, record)
+    if turn.partial:  # its beginning is lost: the state at the turn's end has it whole
+        return []
+    message, start = _open_message(turn, record.message_id, record.path, record)
+    return [*start, *delta(message, record)]
 
 
 def _message_finished(turn: OpenTurn, record: MessageFinished) -> list[Draft]:
     message = turn.open.pop(record.message_id, None)
-    return _finish(message, record.usage) if message is not None else []
-
-
-def _failed_message(message: _Message, why: str, code: str) -> Draft:
-    data = {"event": "error", "id": message.public_id, "message": why, "code": code}
-    return ("messages", "messages", message.namespace, json_bytes(data))
+    return finish(message, record.usage) if message is not None else []
 
 
 def _failed_tool(tool_call_id: str, space: tuple[str, ...], why: str, code: str) -> Draft:
@@ -235,9 +140,9 @@ def closings(turn: OpenTurn, error: str | None) -> list[Draft]:
     drafts: list[Draft] = []
     for message in turn.open.values():
         if error is None:
-            drafts += _finish(message, None)
+            drafts += finish(message, None)
         else:
-            drafts.append(_failed_message(message, error, "turn_failed"))
+            drafts.append(failed(message, error, "turn_failed"))
     for tool_call_id, space in turn.tools.items():
         drafts.append(_failed_tool(tool_call_id, space, error or "the turn ended", "turn_ended"))
     status = "failed" if error else "completed"
@@ -257,7 +162,7 @@ def rewound(turn: OpenTurn, dropped: Iterable[Event], record: Event) -> list[Dra
             # epoch and n of the rewind make the new id the same at every replay
             turn.public[item.message_id] = f"{item.message_id}~{record.epoch}.{record.n}"
             if (message := turn.open.pop(item.message_id, None)) is not None:
-                drafts.append(_failed_message(message, why, "rewound"))
+                drafts.append(failed(message, why, "rewound"))
         elif isinstance(item, ToolStarted):
             if (space := turn.tools.pop(item.tool_call_id, None)) is not None:
                 drafts.append(_failed_tool(item.tool_call_id, space, why, "rewound"))
