@@ -168,6 +168,7 @@ async def test_the_same_turn_id_with_the_same_and_with_another_body(scene) -> No
         assert len(scene.letters) == 1
         await scene.closed(after)
         assert await scene.db.fetchval("SELECT count(*) FROM turns") == 2
+        await scene.until(lambda: len(scene.results) >= 2)
         assert len(scene.results) == 2
 
 
@@ -282,6 +283,7 @@ async def test_records_larger_than_the_topic_allows_hurt_their_own_turn_only(
         assert isinstance(view.terminal, TurnCompleted)
         assert view.gaps == 0
         assert view.attempts == 1
+    await scene.until(lambda: {custom, answer} <= {result.turn_id for result in scene.results})
     results = {result.turn_id: result for result in scene.results}
     assert results[answer].text == ""
     assert results[answer].sha256 == text_sha256("y" * 5_000_000)

@@ -73,8 +73,8 @@ async def test_interrupt_keeps_the_text_and_goes_first(scene) -> None:
         kinds = [kind for kind, _ in await messages(scene, "t1")]
         assert kinds == ["human", "ai"] * 3
         assert ("ai", kept) in await messages(scene, "t1")
-        results = {r.turn_id: r for r in scene.results}
-        assert (results[first].status, results[first].code) == ("cancelled", "interrupt")
+        (result,) = await scene.until(lambda: [r for r in scene.results if r.turn_id == first])
+        assert (result.status, result.code) == ("cancelled", "interrupt")
 
 
 async def test_rollback_leaves_nothing_of_the_turn(scene) -> None:

@@ -48,7 +48,7 @@ async def test_connections_cut_again_and_again_lose_and_strand_nothing(scene) ->
             assert isinstance(view.terminal, TurnCompleted)
             assert view.gaps == 0
             await scene.closed(turn)
-        assert len({result.turn_id for result in scene.results}) == len(turns)
+        await scene.until(lambda: len({r.turn_id for r in scene.results}) == len(turns))
         assert await scene.db.fetchval("SELECT count(*) FROM turns") == len(turns)
         async with asyncio.timeout(60):
             owned = "SELECT count(*) FROM threads WHERE owner IS NOT NULL"
@@ -133,9 +133,10 @@ async def test_a_restored_position_takes_the_same_commands_once_more_and_runs_th
 
 async def test_the_intake_pauses_on_the_ledgers_open_total(scene) -> None:
     async with scene.worker(open_turns_max=3) as worker:
-        slow = [await scene.start(f"slow-{i}", "tokens=60 rate=30") for i in range(3)]
+        slow = [await scene.start(f"slow-{i}", "tokens=100000 rate=30") for i in range(3)]
         await scene.until(lambda: worker._intake._inbox.paused)
         late = await scene.start("late", "tokens=1")
+        await scene.db.execute("UPDATE threads SET cancel = 'cancel'")
         for i, turn in enumerate(slow):
             await scene.done(f"slow-{i}", turn)
         assert isinstance((await scene.done("late", late)).terminal, TurnCompleted)

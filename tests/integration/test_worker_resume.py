@@ -85,6 +85,7 @@ async def test_a_question_is_answered_by_its_id(scene, config: Path) -> None:
         assert isinstance(view.terminal, TurnRejected)
         for each in (turn, stranger, resumed, again):
             await scene.closed(each)
+        await scene.until(lambda: len(scene.results) >= 4)
         assert [r.status for r in scene.results] == [
             "interrupted",
             "rejected",
