@@ -80,15 +80,28 @@ class Inbox:
         error: BaseException | None,
         at: TracebackType | None,
     ) -> None:
-        await self._consumer.stop()
+        await self._stop()
 
     async def leave(self) -> None:
         """Read nothing more and let the group give the partitions to others."""
         try:
             async with asyncio.timeout(LEAVE_TIMEOUT_S):
-                await self._consumer.stop()
+                await self._stop()
         except (KafkaError, TimeoutError) as error:
             log.warning("group_not_left", error=repr(error))  # it finds out by the session's time
+
+    async def _stop(self) -> None:
+        """Stop the consumer.
+
+        aiokafka 0.14 raises `CancelledError` out of `stop`, the group left, where a fetch of its
+        own waits to be tried again (`Fetcher.close`).
+        """
+        try:
+            await self._consumer.stop()
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
 
     def unplaced(self) -> frozenset[TopicPartition]:
         """Return the partitions that wait for `place`."""

@@ -234,7 +234,7 @@ class Feed:
                     continue
                 if not lost and (at := _broken_at(steps, from_turn)) is not None:
                     # the ledger did not know where the turn began; the fold tells
-                    lost, after = True, -1
+                    lost, after = True, at
                     yield self._reset(at, place)
                 shown = [step for step in steps if step.offset >= after]
                 if shown:

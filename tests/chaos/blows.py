@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 from tests.chaos.faults import FAULTS, NothingToStrikeError, fault
@@ -11,6 +12,10 @@ if TYPE_CHECKING:
 
 WEIGHTS = {"kill-worker": 3, "kill-idle": 1, "kill-workers": 1, "kill-edge": 1, "roll": 1}
 """How often each is drawn beside ten faults that have a point."""
+
+
+GRACE_S = 25.0
+"""Longer than `TURNSTREAM_DRAIN_TIMEOUT_S`."""
 
 
 class _OfWorkers:
@@ -87,7 +92,16 @@ class Roll(_OfWorkers):
                 continue
             before = {other.name for other in (*stage.workers, *stage.edges)}
             process.terminate()
-            await stage.until(lambda process=process: not process.alive, "the end of one", 30.0)
+            # one that is frozen cannot hear it: who restarts it waits no longer than this
+            deadline = time.monotonic() + GRACE_S
+            await stage.until(
+                lambda process=process, deadline=deadline: (
+                    not process.alive or time.monotonic() > deadline
+                ),
+                "the end of one",
+                2 * GRACE_S,
+            )
+            process.kill()
             for other in (*stage.workers, *stage.edges):
                 if other.name not in before:
                     await other.ready()

@@ -114,6 +114,8 @@ class Plain:
             self.resets += 1
             self.turns.clear()
             return
+        if event["type"] == "resolved":  # comes before its run begins, also when that runs again
+            return
         turn = self.turns[event["run_id"]]
         if turn.ends and event["type"] in ("rewind", "started"):
             self.reopened.append(event["run_id"])

@@ -48,12 +48,14 @@ class Process:
     def kill(self) -> None:
         """Kill -9; nothing happens to one that is dead."""
         self.meant_to_end = True
-        os.kill(self.pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGKILL)
 
     def terminate(self) -> None:
-        """SIGTERM: a worker hands over."""
+        """SIGTERM: a worker hands over; nothing happens to one that is dead."""
         self.meant_to_end = True
-        os.kill(self.pid, signal.SIGTERM)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGTERM)
 
     def freeze(self) -> None:
         """SIGSTOP."""

@@ -19,15 +19,15 @@ POINTS_OF: dict[str, tuple[str, ...]] = {
     "tool": (*_ALWAYS, *_TOOL, "step"),
     "charge": (*_ALWAYS, *_TOOL, "step"),
     "tools": (*_ALWAYS, *_TOOL, *_TOOL, "step"),
-    "effects": (*_ALWAYS, *_TOOL, "writes", "step"),
+    "effects": (*_ALWAYS, *_TOOL, "step"),
     "effects_nested": (*_ALWAYS, *_TOOL, "nested"),
     "talker": (*_ALWAYS, "step"),
-    "branches": (*_ALWAYS, "writes", "writes", "writes", "step"),
+    "branches": (*_ALWAYS, *("writes",) * 4, "step"),
     "nested": (*_ALWAYS, "nested", "nested", "nested", "step"),
     "falters": (*_ALWAYS, "step"),
     "stalls": (*_ALWAYS, "step"),
     "approval": (*_ALWAYS, "step"),
-    "questions": (*_ALWAYS, "writes", "writes"),
+    "questions": (*_ALWAYS, *("writes",) * 3),
 }
 """Kinds of turns, and the points that a worker passes with one; what is listed twice is rarer hit
 otherwise, and so drawn more often."""

@@ -39,7 +39,10 @@ BEGIN
     UPDATE turns u SET closed_at = now(), first_off = g.off
       FROM gone g WHERE u.tenant = g.tenant AND u.turn_id = g.turn_id
   ), span AS (
-    UPDATE threads t SET first_off = coalesce(t.first_off, g.low), last_off = greatest(t.last_off, g.high)
+    UPDATE threads t
+       -- a turn that runs may have begun before this end, and not have told where
+       SET first_off = CASE WHEN t.head IS NULL THEN coalesce(t.first_off, g.low) ELSE t.first_off END,
+           last_off = greatest(t.last_off, g.high)
       FROM (SELECT k, min(off) AS low, max(off) AS high FROM gone GROUP BY k) g
      WHERE t.thread_key = g.k
   )

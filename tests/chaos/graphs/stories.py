@@ -132,8 +132,11 @@ def _branches() -> Any:
     graph.add_node("quick", speaks("quick", 6))
     graph.add_node("slow", speaks("slow", 40))
     graph.add_node("join", speaks("join"))
-    graph.add_edge(START, "quick")
-    graph.add_edge(START, "slow")
+    # the writes of a turn's first step go with its checkpoint
+    graph.add_node("begin", speaks("begin", 3))
+    graph.add_edge(START, "begin")
+    graph.add_edge("begin", "quick")
+    graph.add_edge("begin", "slow")
     graph.add_edge(["quick", "slow"], "join")
     graph.add_edge("join", END)
     return graph.compile()

@@ -56,6 +56,8 @@ async def test_a_later_end_stretches_the_threads_records(scene):
     given = await scene.admit(worker, scene.start("1"), scene.start("2", on_busy="reject"))
     (end,) = given.ended
     await scene.ledger.close_ended([Closed(end.thread_key, end.turn_id, 90)], end.timeline)
+    # where the thread begins only the turn that runs can tell
+    assert (await scene.ledger.thread("acme/a")).first_off is None
     (claim,) = given.claims
     await scene.settle(claim)
     await scene.ledger.finish(worker, 0, [Finish(claim.thread_key, claim.epoch, 80)])

@@ -19,6 +19,7 @@ from pydantic import SecretStr
 
 from turnstream.connectors.avro import Codec
 from turnstream.connectors.kafka.admin import TopicAdmin
+from turnstream.connectors.kafka.scan import partition_of
 from turnstream.connectors.postgres.ledger import Admission, Admitted, Closed, Finish, Ledger
 from turnstream.connectors.postgres.migrate import migrate
 from turnstream.connectors.postgres.pools import ledger_pool
@@ -286,7 +287,7 @@ class FakeWorker:
             thread_id=command.thread_id,
             thread_key=key,
             turn_id=uuid.UUID(command.turn_id),
-            partition=sum(key.encode()) % PARTITIONS,
+            partition=partition_of(key.encode(), PARTITIONS),
             src_off=record.offset,
             body=record.value,
             body_sha=hashlib.sha256(record.value).digest(),
