@@ -209,7 +209,7 @@ class Feed:
         place = await self.directory.place(thread.key)
         partition = thread.partition if place is None else place.partition
         start, lost = await self._asked(thread, place, since, from_turn)
-        sift = _Sift() if start is None else None
+        sift = _Sift(from_turn) if start is None else None
         if start is None and place is not None:
             start = await self._beginnings.of_alive(thread, place)
         if lost and start is not None:
@@ -328,14 +328,23 @@ def _sifted(steps: list[Step], sift: _Sift | None) -> list[Step]:
 
 
 class _Sift:
-    """Keeps the steps of the turn that is alive, for a reader who has no cursor."""
+    """Keeps the steps of the turn that is alive, for a reader who has no cursor.
 
-    def __init__(self) -> None:
+    With `from_turn`, whose beginning the ledger did not know yet: that turn's and what follows,
+    also where it ends while the log is read.
+    """
+
+    def __init__(self, from_turn: str) -> None:
+        self._from_turn = from_turn
         self._turn_id = ""
         self._steps: list[Step] = []
 
     def take(self, step: Step) -> None:
         record = step.record
+        if self._from_turn:
+            if self._steps or (isinstance(record, Event) and record.turn_id == self._from_turn):
+                self._steps.append(step)
+            return
         if not isinstance(record, Event) or isinstance(record, TurnEnded):
             return
         if record.turn_id != self._turn_id:

@@ -60,6 +60,7 @@ class ProtocolEvent:
 
     `channel` is what subscriptions name (`custom:<name>` for a named custom event). `data` is the
     JSON of `params.data`; None marks a `values` snapshot, whose state is read when it is wanted.
+    `event_id` and `method` stand in the JSON as they are: nothing that a user chose belongs there.
     """
 
     __slots__ = (

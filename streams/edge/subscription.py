@@ -247,16 +247,15 @@ class Subscription:
         was said meanwhile.
         """
         seq = begins.seq
-        name = f"opened-{self._thread.key}-{seq}"
         at_ms = time.time_ns() // 1_000_000
-        self._outlet.write(ProtocolEvent(seq, name, OPENED, OPENED, (), at_ms, b"{}"))
+        self._outlet.write(ProtocolEvent(seq, f"opened-{seq}", OPENED, OPENED, (), at_ms, b"{}"))
 
     async def _reset(self, reset: Reset) -> None:
         """Show the state as it is; with no turn alive, also that the run is over."""
         feed = self._sockets.feed
         at_ms = time.time_ns() // 1_000_000
         first = first_seq(feed.incarnation, reset.cursor.offset)
-        event_id = f"reset-{self._thread.key}-{first}"
+        event_id = f"reset-{first}"
         values = await self._sockets.snapshots.of(self._thread.key, event_id)
         said = [ProtocolEvent(first, event_id, VALUES, VALUES, (), at_ms, values)]
         if not reset.alive:

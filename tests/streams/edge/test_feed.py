@@ -137,6 +137,41 @@ async def test_in_mid_turn_the_stream_begins_before_the_turn(edge, worker):
     assert words(await steps_of(feed, since=begins.cursor)) == "one "
 
 
+async def test_from_a_turn_that_ends_while_its_beginning_is_looked_for(edge, worker):
+    """The ledger does not know yet where it began; its end is in the log before the reader is."""
+    go = asyncio.Event()
+
+    async def slow(turn):
+        await turn.start()
+        await turn.tokens("one two")
+        await go.wait()
+        await turn.end()
+
+    worker.script = slow
+    turn_id = (await start(edge))["result"]["run_id"]
+    feed = edge.edge.context.feed
+    ledger = feed.directory
+
+    class Earlier:
+        """What the ledger said a moment ago."""
+
+        async def place(self, key):
+            found = await ledger.place(key)
+            self.start = await ledger.start_of(key, turn_id)
+            go.set()
+            await worker.idle()
+            return found
+
+        async def start_of(self, _key, _turn_id):
+            return self.start
+
+    feed.directory = Earlier()
+    try:
+        assert words(await steps_of(feed, from_turn=turn_id)) == "one two "
+    finally:
+        feed.directory = ledger
+
+
 async def test_from_a_turn_that_is_over(edge, worker):
     first = (await start(edge))["result"]["run_id"]
     feed = edge.edge.context.feed

@@ -6,11 +6,13 @@ import asyncio
 import json
 import time
 from contextlib import asynccontextmanager
+from urllib.parse import quote
 
 import httpx
 import pytest
 
 from turnstream.streams.app import open_edge
+from turnstream.streams.edge.cursor import Cursor
 from turnstream.streams.edge.frames import OPENED
 from turnstream.streams.edge.starts import LINGER_S
 
@@ -81,16 +83,21 @@ async def test_a_turn_streams_from_its_start(client, worker):
     assert len({e["event_id"] for e in got}) == len(got)
 
 
-async def test_a_stream_that_is_cut_before_its_first_event_has_a_cursor(client, worker):
-    (await client.post("/threads", json={"thread_id": "a"})).raise_for_status()
-    async with sse(client, "a", channels=["lifecycle"]) as events, asyncio.timeout(60):
+@pytest.mark.parametrize("thread", ["a", 'a "b" \\ c'], ids=["plain", "odd"])
+async def test_a_stream_that_is_cut_before_its_first_event_has_a_cursor(client, worker, thread):
+    (await client.post("/threads", json={"thread_id": thread})).raise_for_status()
+    place = quote(thread)
+    async with sse(client, place, channels=["lifecycle"]) as events, asyncio.timeout(60):
         opened = await anext(events)
     assert opened["method"] == OPENED
-    answer = await run_start(client, "a")
-    async with sse(client, "a", since=opened["seq"]) as events:
+    answer = await run_start(client, place)
+    async with sse(client, place, since=opened["seq"]) as events:
         got = await until(events)
     assert text_of(got) == "hello world "
     assert got[0]["seq"] > answer["meta"]["applied_through_seq"] >= opened["seq"]
+    foreign = Cursor(100, 3).seq
+    async with sse(client, place, since=foreign) as events, asyncio.timeout(60):
+        assert (await anext(events))["event_id"].startswith("reset-")
 
 
 async def test_every_message_event_names_its_message(client, worker):
