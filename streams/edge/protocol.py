@@ -2,12 +2,13 @@
 
 The same records give the same events with the same ids and numbers at every edge and every replay,
 as long as the fold began at the start of a turn. What the stock SDKs make of an event decides its
-form here (ARCHITECTURE.md, "What the SDKs do with events"):
+form here:
 
 - a run ends with a root lifecycle `completed` or `failed` and nothing else; a cancelled turn is
   `failed` with error `cancelled`; open messages are closed before;
 - a rewind is an `error` for each message that was open, a `values` snapshot, and a new message id;
-- `input.requested` is said once for an id, at the turn's end, for it pauses the SDK's iterators.
+- `input.requested` is said once for an id, at the turn's end, for it pauses the SDK's iterators;
+  `input.answered` says that a question is not open any more, whoever or whatever closed it.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING
 from turnstream.schemas.events import (
     AttemptStarted,
     Event,
+    InputResolved,
     TokensEmitted,
     TurnCancelled,
     TurnCompleted,
@@ -57,6 +59,8 @@ class Projection:
         """Return the protocol events that the change is, in order; at most 64."""
         record = change.record
         verdict = change.verdict
+        if verdict is Verdict.THREAD and isinstance(record, InputResolved):
+            return self._number([self._answered(record)], record, change.offset)
         if verdict is Verdict.IGNORED or not isinstance(record, Event) or change.turn is None:
             return []
         turn = self._turns.get(record.turn_id)
@@ -124,6 +128,11 @@ class Projection:
             space = tuple(asked.ns.split("|")) if asked is not None and asked.ns else ROOT
             drafts.append(("input.requested", "input", space, data))
         return [*drafts, lifecycle("interrupted", graph_name=turn.graph)]
+
+    def _answered(self, record: InputResolved) -> Draft:
+        self._asked.discard(record.interrupt_id)
+        data = {"interrupt_ids": [record.interrupt_id]}
+        return ("input.answered", "input", ROOT, json_bytes(data))
 
     def _gap(self, turn: OpenTurn, record: Event) -> list[Draft]:
         """Events are missing: say so once, and still end with the turn."""

@@ -10,6 +10,7 @@ import pytest
 from turnstream.schemas import events as ev
 from turnstream.schemas.fold import ThreadFold
 from turnstream.streams.edge.cursor import Cursor
+from turnstream.streams.edge.filters import Filter
 from turnstream.streams.edge.protocol import Projection
 
 
@@ -22,6 +23,21 @@ class Thread:
         self.offset = -1
         self.epoch = 0
         self.n = 0
+
+    def close(self, interrupt_id, *, actor="ann", rev=1, turn="U"):
+        """Say that a question is not open any more."""
+        n = self.n
+        said = self.say(
+            ev.InputResolved,
+            turn=turn,
+            epoch=0,
+            n=0,
+            interrupt_id=interrupt_id,
+            rev=rev,
+            actor=actor,
+        )
+        self.n = n
+        return said
 
     def say(self, event_type, /, turn="T", path="", epoch=None, n=None, **fields):
         self.offset += 1
@@ -261,6 +277,48 @@ def test_interrupts_are_asked_at_the_end_and_once(thread):
     thread.say(ev.AttemptStarted, turn="U")
     again = thread.say(ev.TurnInterrupted, turn="U", interrupts=interrupts)
     assert "input.requested" not in {event["method"] for event in again}
+
+
+@pytest.mark.parametrize("actor", ["ann", "superseded", "expired"])
+def test_a_closed_question_is_told_whatever_closed_it(thread, actor):
+    thread.say(ev.TurnInterrupted, interrupts=[ev.Interrupt(id="i" * 32, payload="1")])
+    (said,) = thread.close("i" * 32, actor=actor)
+    assert said["method"] == "input.answered"
+    assert said["seq"] == Cursor(1, thread.offset, 0).seq
+    assert said["params"] == {
+        "namespace": [],
+        "timestamp": 5000,
+        "data": {"interrupt_ids": ["i" * 32]},
+    }
+    assert thread.close("i" * 32, actor=actor) == [], "a record that was read before"
+
+
+def test_a_closed_question_goes_to_who_listens_to_questions(thread):
+    record = ev.InputResolved(
+        event_id="r", tenant="acme", thread_id="a", turn_id="U", interrupt_id="i", rev=1,
+        epoch=0, n=0,
+    )  # fmt: skip
+    (event,) = thread.projection.apply(thread.fold.apply(record, 9))
+    assert Filter.of({"channels": ["input"], "namespaces": [[]], "depth": 0}).takes(event)
+    assert not Filter.of({"channels": ["lifecycle", "values", "custom"]}).takes(event)
+
+
+def test_a_question_that_was_closed_may_be_asked_again(thread):
+    thread.say(ev.TurnInterrupted, interrupts=[ev.Interrupt(id="i" * 32, payload='"first?"')])
+    thread.close("i" * 32)
+    thread.say(ev.AttemptStarted, turn="U")
+    again = [ev.Interrupt(id="i" * 32, payload='"second?"')]
+    said = thread.say(ev.TurnInterrupted, turn="U", interrupts=again)
+    assert brief(said)[1] == ("input.requested", None)
+    assert said[1]["params"]["data"]["payload"] == "second?"
+
+
+def test_who_answers_a_question_that_expired_is_told_the_end(thread):
+    thread.say(ev.TurnInterrupted, interrupts=[ev.Interrupt(id="i" * 32, payload="1")])
+    thread.close("i" * 32, actor="expired", turn="T")
+    thread.say(ev.AttemptStarted, turn="U")
+    said = thread.say(ev.TurnRejected, turn="U", reason="interrupt_expired")
+    assert brief(said) == [("lifecycle", "failed")]
 
 
 def test_a_refused_resume_does_not_end_the_run_that_waits(thread):
