@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
 import structlog
@@ -12,6 +14,8 @@ from turnstream.connectors.postgres.migrate import migrate
 from turnstream.schemas.errors import ConfigurationError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from turnstream.streams.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -23,7 +27,7 @@ async def prepare(settings: Settings) -> None:
     A topic that differs from what is wanted is logged and left alone; raises `ConfigurationError`
     where it differs so that a promise would not hold.
     """
-    await asyncio.to_thread(migrate, settings.direct_url)
+    await in_daemon(migrate, settings.direct_url)
     wanted = settings.topics.all(settings.tenants, settings.partitions)
     async with TopicAdmin(settings.kafka_bootstrap, replication=settings.replication) as admin:
         await admin.create(wanted)
@@ -32,3 +36,19 @@ async def prepare(settings: Settings) -> None:
         log.warning("topic_differs", drift=str(drift))
     if breaking := [str(drift) for drift in drifts if drift.breaks]:
         raise ConfigurationError("; ".join(breaking))
+
+
+async def in_daemon(call: Callable[[str], None], dsn: str) -> None:
+    """Run what waits for the database in a thread that the process's end does not wait for."""
+    done: Future[None] = Future()
+    done.set_running_or_notify_cancel()
+
+    def run() -> None:
+        try:
+            call(dsn)
+            done.set_result(None)
+        except BaseException as error:  # noqa: BLE001  it is raised where it is awaited
+            done.set_exception(error)
+
+    threading.Thread(target=run, name=call.__name__, daemon=True).start()
+    await asyncio.wrap_future(done)

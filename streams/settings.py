@@ -128,6 +128,9 @@ class Settings(BaseSettings):
     )
 
     # all
+    start_timeout_s: float = Field(
+        60.0, ge=0, description="a worker or an edge that starts waits for Kafka and Postgres"
+    )
     log_level: str = Field("info", description="debug, info, warning, error")
 
     @property

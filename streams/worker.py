@@ -159,7 +159,7 @@ class Worker:
         tasks.create_task(self._hold_lease(), name="lease")  # 2
         tasks.create_task(self._watch(), name="watch")
         tasks.create_task(self._probe(), name="probe")
-        await self._leased.wait()
+        await self._leased_or_stopped()
         tasks.create_task(self._hear(), name="listen")  # 3
         tasks.create_task(self.roster.run_finishes(), name="finish")  # 4
         tasks.create_task(self._reclaim(), name="reclaim")  # 5
@@ -176,6 +176,17 @@ class Worker:
         await taking
         await self._flush()
         raise _StoppedError
+
+    async def _leased_or_stopped(self) -> None:
+        """Wait for the first lease; raises `_StoppedError` if a stop comes before it."""
+        waits = [asyncio.create_task(event.wait()) for event in (self._leased, self._stop)]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in waits:
+                task.cancel()
+        if not self._leased.is_set():
+            raise _StoppedError
 
     async def _stop_taking(self) -> None:
         with suppress(DatabaseUnavailableError):
@@ -199,8 +210,6 @@ class Worker:
                     self._pump.hurry()
                     await self._lost.wait()
             except DatabaseUnavailableError as error:
-                if not self._leased.is_set():
-                    raise
                 log.warning("lease_waits", error=str(error))
                 await asyncio.sleep(RETRY_S)
                 continue

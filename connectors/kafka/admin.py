@@ -83,6 +83,9 @@ class TopicAdmin:
         except KafkaError as error:
             await self._admin.close()
             raise KafkaUnavailableError(f"Kafka at {self._bootstrap}: {error}") from error
+        except BaseException:
+            await self._admin.close()
+            raise
         return self
 
     async def __aexit__(
@@ -167,8 +170,9 @@ class TopicAdmin:
             if code == _NO_ERROR:
                 created.append(name)
             elif code != TopicAlreadyExistsError.errno:
-                kind = for_code(code).__name__
-                raise ConfigurationError(f"topic {name} cannot be created: {kind} {message or ''}")
+                kind = for_code(code)
+                text = f"topic {name} cannot be created: {kind.__name__} {message or ''}"
+                raise KafkaUnavailableError(text) if kind.retriable else ConfigurationError(text)
         return created
 
     async def _wait_for_leaders(self, names: list[str], timeout_s: float) -> None:

@@ -240,10 +240,9 @@ class Pump:
     async def run(self) -> None:
         """Produce rounds until cancelled; raises what makes producing impossible."""
         try:
-            await self.start()
             loop = asyncio.get_running_loop()
             while True:
-                if self._spent:
+                if self._spent or self._producer is None:
                     await self._replace_producer()
                 self._bell = loop.create_future()
                 if self._sendable():

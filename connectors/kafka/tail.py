@@ -45,6 +45,7 @@ from turnstream.schemas.errors import (
     KafkaUnavailableError,
     NotFoundError,
     TopicChangedError,
+    UnavailableError,
 )
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ _log = structlog.get_logger(__name__)
 REQUEST_TIMEOUT_MS = 10_000
 """A broker that answers nothing is left after it; an answer's bytes come at more than 1.6 MB/s."""
 _PAUSE_S = 0.1
+_REOPEN_S = 0.5
 _LEADERS_S = 1.0
 # the broker restarted, or gave the session's room to others: no reason to pause
 _SESSION_OVER = frozenset({70, 71})
@@ -196,7 +198,13 @@ class Tail:
     async def run(self) -> None:
         """Follow the topic until cancelled; raises `TopicChangedError`, `NotFoundError`."""
         try:
-            await self._open()
+            while True:
+                try:
+                    await self._open()
+                    break
+                except UnavailableError as error:  # it answered a moment ago, and will again
+                    _log.warning("tail waits", error=str(error))
+                    await asyncio.sleep(_REOPEN_S)
             await self._follow()
         except ExceptionGroup as group:
             # one error is enough to end it; the others are of the same cause

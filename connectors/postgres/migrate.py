@@ -15,6 +15,8 @@ import psycopg
 import sqlalchemy
 from alembic import command, op
 from alembic.config import Config
+from alembic.script import ScriptDirectory
+from alembic.util import CommandError
 from langgraph.checkpoint.postgres import PostgresSaver
 from psycopg.rows import dict_row
 
@@ -46,8 +48,31 @@ def migrate(dsn: str, *, lock_wait_s: float = LOCK_WAIT_S) -> None:
             lock.execute("SELECT adopt_timeline()")
     except psycopg.OperationalError as error:
         raise DatabaseUnavailableError(f"cannot migrate: {error}") from error
-    except (psycopg.Error, sqlalchemy.exc.SQLAlchemyError) as error:
+    except (psycopg.Error, sqlalchemy.exc.SQLAlchemyError, CommandError) as error:
         raise ConfigurationError(f"cannot migrate: {error}") from error
+
+
+def check_schema(dsn: str) -> None:
+    """Raise `ConfigurationError` unless the ledger's schema is the one that this version needs.
+
+    Blocks; raises `DatabaseUnavailableError` where the database does not answer.
+    """
+    wanted = ScriptDirectory.from_config(_config()).get_current_head()
+    try:
+        with psycopg.connect(dsn, connect_timeout=10) as connection:
+            rows = connection.execute("SELECT version_num FROM turnstream_revision").fetchall()
+    except psycopg.OperationalError as error:
+        raise DatabaseUnavailableError(f"cannot read the schema's version: {error}") from error
+    except psycopg.Error as error:
+        raise ConfigurationError(
+            f"the database has no tables of turnstream, or this user may not read them: {error} "
+            "(start without --no-create)"
+        ) from error
+    found = ", ".join(row[0] for row in rows)
+    if found != wanted:
+        raise ConfigurationError(
+            f"the database's schema is {found or 'none'}, this version needs {wanted}"
+        )
 
 
 def run_sql(name: str) -> None:
@@ -79,8 +104,7 @@ def _try_lock(connection: psycopg.Connection[Any]) -> bool:
 
 
 def _upgrade(dsn: str) -> None:
-    config = Config()
-    config.set_main_option("script_location", str(files(_PACKAGE).joinpath("migrations")))
+    config = _config()
     engine = sqlalchemy.create_engine(
         "postgresql+psycopg://",
         creator=lambda: psycopg.connect(dsn),
@@ -89,3 +113,9 @@ def _upgrade(dsn: str) -> None:
     with engine.begin() as connection:
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
+
+
+def _config() -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(files(_PACKAGE).joinpath("migrations")))
+    return config

@@ -14,7 +14,7 @@ import asyncpg
 from psycopg.rows import DictRow, dict_row
 from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout
 
-from turnstream.schemas.errors import DatabaseUnavailableError
+from turnstream.schemas.errors import ConfigurationError, DatabaseUnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -34,6 +34,14 @@ FAILURES = (
 )
 """What asyncpg raises where the server refuses, does not answer or goes away."""
 
+_WRONG = (
+    asyncpg.InvalidAuthorizationSpecificationError,  # user, password, pg_hba.conf
+    asyncpg.InvalidCatalogNameError,  # no such database
+    asyncpg.InsufficientPrivilegeError,
+    asyncpg.ClientConfigurationError,
+)
+"""Failures to connect that last until somebody changes a setting."""
+
 
 @asynccontextmanager
 async def ledger_pool(
@@ -46,7 +54,8 @@ async def ledger_pool(
     """Open the ledger's pool; a statement that takes longer than its time-out is cancelled.
 
     `pgbouncer`: the URL leads to a pooler in transaction mode, so nothing is prepared. Raises
-    `DatabaseUnavailableError` if not even one connection can be made.
+    `DatabaseUnavailableError` if not even one connection can be made, `ConfigurationError` if none
+    ever will.
     """
     try:
         pool = await asyncpg.create_pool(
@@ -59,11 +68,20 @@ async def ledger_pool(
             server_settings=None if pgbouncer else _settings("ledger", statement_timeout_s),
         )
     except FAILURES as error:
-        raise DatabaseUnavailableError(f"cannot connect to the ledger: {error}") from error
+        raise _not_connected(error) from error
     try:
         yield pool
     finally:
         pool.terminate()
+
+
+async def check_database(dsn: str, *, timeout_s: float = CONNECT_TIMEOUT_S) -> None:
+    """Connect once. Raises as `ledger_pool` does; can be cancelled at any moment."""
+    try:
+        connection = await asyncpg.connect(dsn, timeout=timeout_s)
+        await connection.close(timeout=timeout_s)
+    except FAILURES as error:
+        raise _not_connected(error) from error
 
 
 @asynccontextmanager
@@ -125,6 +143,11 @@ async def borrow(
         yield connection
     finally:
         await pool.putconn(connection)
+
+
+def _not_connected(error: Exception) -> ConfigurationError | DatabaseUnavailableError:
+    kind = ConfigurationError if isinstance(error, _WRONG) else DatabaseUnavailableError
+    return kind(f"cannot connect to Postgres: {str(error) or repr(error)}")
 
 
 async def _connect_again(pool: AsyncConnectionPool[Any]) -> None:

@@ -8,12 +8,12 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
 
 from turnstream.connectors.postgres.pools import FAILURES
-from turnstream.schemas.errors import DatabaseUnavailableError
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -66,17 +66,13 @@ async def listen(
     """Call each channel's listener with every payload, until cancelled; reconnects by itself.
 
     Needs a direct connection. What was said while there was none is lost: `on_connect` is called
-    after every connect, to look for it. Raises `DatabaseUnavailableError` if the first one fails.
+    after every connect, to look for it.
     """
-    wait_s, first = 0.05, True
+    wait_s = 0.05
     while True:
-        try:
+        with suppress(*FAILURES):
             await _listen_once(dsn, listeners, on_connect)
             wait_s = 0.05
-        except FAILURES as error:
-            if first:
-                raise DatabaseUnavailableError(f"cannot listen: {error}") from error
-        first = False
         await asyncio.sleep(random.uniform(0.5, 1.0) * wait_s)  # noqa: S311
         wait_s = min(2 * wait_s, RECONNECT_S_MAX)
 

@@ -1,9 +1,16 @@
 """`turnstream edge`: hold the sockets of the clients."""
 
 import asyncio
-from typing import Annotated
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from turnstream.streams.edge.process import Edge
+    from turnstream.streams.settings import Settings
 
 
 def edge(
@@ -17,13 +24,14 @@ def edge(
         bool, typer.Option(help="Create missing topics and tables before the start.")
     ] = True,
 ) -> None:
-    """Serve clients over HTTP and WebSocket until SIGTERM."""
+    """Serve clients over HTTP and WebSocket until SIGTERM.
+
+    At its start it waits for Kafka and Postgres, TURNSTREAM_START_TIMEOUT_S at most.
+    """
     import uvloop
 
-    from turnstream.streams.app import open_edge
     from turnstream.streams.cli.configured import configured
-    from turnstream.streams.prepare import prepare
-    from turnstream.streams.process import log_as_json, settle_memory
+    from turnstream.streams.process import log_as_json
 
     given = {"edge_host": host, "edge_port": port}
     settings = configured("kafka_bootstrap", "database_url").model_copy(
@@ -31,14 +39,20 @@ def edge(
     )
 
     log_as_json(settings.log_level)
-
-    async def serve() -> None:
-        if create:
-            await prepare(settings)
-        async with open_edge(settings) as opened:
-            settle_memory()
-            typer.echo(f"edge on http://{settings.edge_host}:{opened.port}", err=True)
-            await opened.run_until_signal()
-
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(serve())
+        runner.run(_serve(settings, create=create))
+
+
+async def _serve(settings: "Settings", *, create: bool) -> None:
+    from turnstream.streams.app import open_edge
+    from turnstream.streams.start import run_until_signal
+
+    @asynccontextmanager
+    async def opened() -> "AsyncIterator[Edge]":
+        async with open_edge(settings) as edge:
+            typer.echo(f"edge on http://{settings.edge_host}:{edge.port}", err=True)
+            yield edge
+
+    await run_until_signal(
+        settings, opened, create=create, host=settings.edge_host, port=settings.edge_port
+    )

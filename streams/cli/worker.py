@@ -22,8 +22,9 @@ def worker(
     """Take turns from the input topics, run them, publish what they say.
 
     Any number may run; they divide the turns. SIGTERM hands over what still runs: turns get half
-    of TURNSTREAM_DRAIN_TIMEOUT_S to end, then stop at a step's end, at last at a token. Exit code
-    1: something makes going on impossible, and standard error names it.
+    of TURNSTREAM_DRAIN_TIMEOUT_S to end, then stop at a step's end, at last at a token. At its
+    start it waits for Kafka and Postgres, TURNSTREAM_START_TIMEOUT_S at most. Exit code 1:
+    something makes going on impossible, and standard error names it.
     """
     import uvloop
 
@@ -49,12 +50,12 @@ def _first(group: ExceptionGroup[TurnstreamError]) -> TurnstreamError:
 
 async def _run(settings: "Settings", name: str, *, create: bool) -> None:
     from turnstream.streams.app import open_worker
-    from turnstream.streams.prepare import prepare
-    from turnstream.streams.process import on_stop_signal, settle_memory
+    from turnstream.streams.start import run_until_signal
 
-    if create:
-        await prepare(settings)
-    async with open_worker(settings, name=name) as opened:
-        on_stop_signal(opened.stop)
-        settle_memory()
-        await opened.run()
+    await run_until_signal(
+        settings,
+        lambda: open_worker(settings, name=name),
+        create=create,
+        host=settings.worker_health_host,
+        port=settings.worker_health_port,
+    )

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import signal
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -145,15 +143,3 @@ class Edge:
     def stop(self) -> None:
         """Begin a graceful stop; safe to call twice."""
         self.server.stop()
-
-    async def run_until_signal(self) -> None:
-        """Serve until SIGTERM or SIGINT."""
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self.stop)
-        try:
-            await self.run()
-        finally:
-            for number in (signal.SIGTERM, signal.SIGINT):
-                with contextlib.suppress(ValueError):
-                    loop.remove_signal_handler(number)

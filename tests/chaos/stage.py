@@ -227,7 +227,7 @@ class RealStage:
                 self._processes.remove(process)
                 self.servers.release(f"{self.name}/{process.name}")
                 code = await self._template.reap(process)
-                if code > 0 and process.was_ready:  # one that finds no server may end
+                if code > 0:
                     said = process.log.read_text()[-1500:]
                     self.broke.append(f"{process.name} ended by itself with {code}: {said}")
             missing = self.workers_wanted - len(self.workers)

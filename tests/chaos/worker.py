@@ -28,8 +28,9 @@ from turnstream.graph.agent import agent_entry
 from turnstream.graph.catalog import Catalog
 from turnstream.graph.tools import built_in_tools
 from turnstream.streams import app
-from turnstream.streams.process import log_as_json, on_stop_signal, settle_memory
+from turnstream.streams.process import log_as_json
 from turnstream.streams.settings import load_settings
+from turnstream.streams.start import run_until_signal
 
 sys.path.insert(0, str(Path(__file__).with_name("graphs")))
 import counting
@@ -47,10 +48,13 @@ async def work(name: str) -> None:
         catalog = Catalog()
         catalog.add(agent_entry(model, [*built_in_tools(), *counting.agent_tools()]))
         catalog.load(settings.langgraph_json)
-        async with app.open_worker(settings, name=name, catalog=catalog) as worker:
-            on_stop_signal(worker.stop)
-            settle_memory()
-            await worker.run()
+        await run_until_signal(
+            settings,
+            lambda: app.open_worker(settings, name=name, catalog=catalog),
+            create=False,
+            host=settings.worker_health_host,
+            port=settings.worker_health_port,
+        )
 
 
 async def serve() -> None:
@@ -58,9 +62,13 @@ async def serve() -> None:
     settings = load_settings()
     log_as_json(settings.log_level)
     _tell_tasks()
-    async with app.open_edge(settings) as edge:
-        settle_memory()
-        await edge.run_until_signal()
+    await run_until_signal(
+        settings,
+        lambda: app.open_edge(settings),
+        create=False,
+        host=settings.edge_host,
+        port=settings.edge_port,
+    )
 
 
 async def _strike(place: str, thread_key: str) -> None:

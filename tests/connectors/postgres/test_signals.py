@@ -7,7 +7,6 @@ import pytest
 
 from turnstream.connectors.postgres import signals as signals_module
 from turnstream.connectors.postgres.signals import CANCEL_CHANNEL, READY_CHANNEL, Signals, listen
-from turnstream.schemas.errors import DatabaseUnavailableError
 
 
 @pytest.fixture
@@ -65,8 +64,3 @@ async def test_a_wake_up_that_cannot_be_sent_is_no_error(scene):
     scene.pool.terminate()
     await signals.wake(CANCEL_CHANNEL, "x")
     await signals.wake_peer(uuid.uuid4())
-
-
-async def test_no_server_is_our_error():
-    with pytest.raises(DatabaseUnavailableError):
-        await listen("postgresql://nobody@127.0.0.1:1/none", {})
