@@ -18,8 +18,11 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 import psycopg
 import pytest
+from pydantic import SecretStr
+from structlog.testing import capture_logs
 
 from turnstream.connectors.postgres.migrate import migrate
+from turnstream.streams.app import open_worker
 
 sys.path.insert(0, str(Path(__file__).parent))
 from outage_servers import Servers
@@ -224,3 +227,18 @@ async def test_what_waiting_cannot_cure_ends_it_at_once(
             assert await one.ended() == 1
             assert "error (configuration): " in one.log.read_text()
             assert not one.said("waits_for")
+
+
+async def test_a_worker_that_gets_no_first_lease_waits_and_can_be_stopped(
+    scene: Any, closed: str
+) -> None:
+    """Postgres went away after the start had seen it."""
+    away = SecretStr(f"postgresql://user@{closed}/there")
+    settings = scene.settings.model_copy(update={"database_direct_url": away})
+    with capture_logs() as logs:
+        async with open_worker(settings) as worker:
+            running = asyncio.create_task(worker.run())
+            await until(lambda: running.done() or "lease_waits" in str(logs))
+            assert worker.not_ready() == "no lease"
+            worker.stop()
+            await asyncio.wait_for(running, 10)
