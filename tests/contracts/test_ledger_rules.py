@@ -32,7 +32,6 @@ from turnstream.connectors.postgres.ledger import (
     Moved,
     Reused,
 )
-from turnstream.connectors.postgres.migrate import migrate
 from turnstream.connectors.postgres.saver import FencedSaver
 from turnstream.connectors.postgres.statements import CheckpointRow, Fence, Rows
 from turnstream.schemas.errors import CancelAheadError, FencedError
@@ -842,13 +841,12 @@ SCHEDULES, SCHEDULES_MAX = int(os.environ.get("LEDGER_SCHEDULES", "80")), 1000
 FIRST_SEED = int(os.environ.get("LEDGER_SEED", "0"))
 
 
-def test_the_functions_keep_the_rules(database: str) -> None:
+def test_the_functions_keep_the_rules(ledger_dsn: str) -> None:
     """So many schedules, and on until everything wanted has happened."""
-    migrate(database)
     seen: Counter[str] = Counter()
     with asyncio.Runner() as runner:
-        pool = runner.run(_pool(database))
-        saver = runner.run(_saver(database))
+        pool = runner.run(_pool(ledger_dsn))
+        saver = runner.run(_saver(ledger_dsn))
         try:
             for count in range(SCHEDULES_MAX):
                 if count >= SCHEDULES and set(seen) >= WANTED:

@@ -15,7 +15,6 @@ from psycopg.rows import dict_row
 from psycopg_pool import AsyncConnectionPool
 
 from turnstream.connectors.memory import MemoryEmitter
-from turnstream.connectors.postgres.migrate import migrate
 from turnstream.connectors.postgres.saver import FencedSaver
 from turnstream.graph.ending import ends_after
 
@@ -163,10 +162,9 @@ def told(snapshot: Any) -> dict[str, Any]:
 
 
 @pytest.fixture
-async def pool(database: str) -> AsyncIterator[Any]:
-    migrate(database)
+async def pool(ledger_dsn: str) -> AsyncIterator[Any]:
     async with AsyncConnectionPool(
-        database,
+        ledger_dsn,
         min_size=2,
         max_size=4,
         kwargs={"autocommit": True, "prepare_threshold": 0, "row_factory": dict_row},

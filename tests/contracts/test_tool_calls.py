@@ -16,7 +16,6 @@ from langgraph.types import Command
 from turnstream.connectors.memory import MemoryEmitter, MemoryToolCalls
 from turnstream.connectors.postgres.commits import Item
 from turnstream.connectors.postgres.ledger import Ledger
-from turnstream.connectors.postgres.migrate import migrate
 from turnstream.connectors.postgres.pools import ledger_pool, saver_pool
 from turnstream.connectors.postgres.saver import FencedSaver
 from turnstream.connectors.postgres.statements import Rows, WriteRow
@@ -85,7 +84,6 @@ class Real:
 
 @asynccontextmanager
 async def opened(dsn: str) -> AsyncIterator[Real]:
-    migrate(dsn)
     async with saver_pool(dsn, size_max=4) as pool:
         yield Real(FencedSaver(pool), dsn)
 
@@ -95,13 +93,13 @@ async def ledger(request: pytest.FixtureRequest) -> AsyncIterator[Memory | Real]
     if request.param == "memory":
         yield Memory()
         return
-    async with opened(request.getfixturevalue("database")) as made:
+    async with opened(request.getfixturevalue("ledger_dsn")) as made:
         yield made
 
 
 @pytest.fixture
-async def real(database: str) -> AsyncIterator[Real]:
-    async with opened(database) as made:
+async def real(ledger_dsn: str) -> AsyncIterator[Real]:
+    async with opened(ledger_dsn) as made:
         yield made
 
 

@@ -22,7 +22,6 @@ from psycopg.rows import dict_row
 from psycopg_pool import AsyncConnectionPool
 
 from turnstream.connectors.memory import MemoryEmitter
-from turnstream.connectors.postgres.migrate import migrate
 from turnstream.connectors.postgres.saver import FencedSaver
 from turnstream.graph.catalog import GraphEntry
 from turnstream.graph.runner import RunOutcome, TurnControl, run_turn
@@ -155,9 +154,8 @@ async def opened(dsn: str) -> AsyncIterator[Thread]:
 
 
 @pytest.fixture
-async def thread(database: str) -> AsyncIterator[Thread]:
-    migrate(database)
-    async with opened(database) as made:
+async def thread(ledger_dsn: str) -> AsyncIterator[Thread]:
+    async with opened(ledger_dsn) as made:
         yield made
 
 

@@ -16,7 +16,6 @@ from langgraph.runtime import Runtime
 
 from tests.graph.test_limits import native
 from tests.graph.test_runner import Thread, chain, opened, start, until
-from turnstream.connectors.postgres.migrate import migrate
 from turnstream.graph.deadlines import TurnLimits
 from turnstream.graph.runner import TurnControl, run_turn
 from turnstream.schemas.events import MessageStarted, TokensEmitted
@@ -27,9 +26,8 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-async def thread(database: str) -> AsyncIterator[Thread]:
-    migrate(database)
-    async with opened(database) as made:
+async def thread(ledger_dsn: str) -> AsyncIterator[Thread]:
+    async with opened(ledger_dsn) as made:
         yield made
 
 

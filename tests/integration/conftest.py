@@ -26,7 +26,6 @@ from pydantic import SecretStr
 from turnstream.connectors.avro import Codec
 from turnstream.connectors.kafka.admin import TopicAdmin
 from turnstream.connectors.models.scripted import ScriptedServer
-from turnstream.connectors.postgres.migrate import migrate
 from turnstream.schemas.fold import ThreadFold, TurnView
 from turnstream.schemas.ids import thread_key
 from turnstream.streams.app import open_worker
@@ -251,15 +250,14 @@ async def _end(task: asyncio.Task[Any]) -> None:
 
 
 @pytest.fixture
-async def scene(kafka: str, database: str, prefix: str, tmp_path: Path) -> AsyncIterator[Scene]:
-    migrate(database)
+async def scene(kafka: str, ledger_dsn: str, prefix: str, tmp_path: Path) -> AsyncIterator[Scene]:
     async with contextlib.AsyncExitStack() as stack:
         model = await stack.enter_async_context(ScriptedServer())
         settings = Settings(
             kafka_bootstrap=kafka,
             topic_prefix=prefix,
             consumer_group=f"{prefix}workers",
-            database_url=SecretStr(database),
+            database_url=SecretStr(ledger_dsn),
             tenants=("default", "acme"),
             partitions=PARTITIONS,
             model_url=model.url,

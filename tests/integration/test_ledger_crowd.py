@@ -11,7 +11,6 @@ import uuid
 from collections import defaultdict
 
 from turnstream.connectors.postgres.ledger import Admission, Finish, Ledger, Moved
-from turnstream.connectors.postgres.migrate import migrate
 from turnstream.connectors.postgres.pools import ledger_pool
 
 PARTITIONS = 3
@@ -136,9 +135,8 @@ class Crowd:
             await self.pool.execute("SELECT register_worker($1, 'w', interval '1 hour')", worker)
 
 
-async def test_a_crowd_loses_and_doubles_nothing(database: str) -> None:
-    migrate(database)
-    async with ledger_pool(database) as pool:
+async def test_a_crowd_loses_and_doubles_nothing(ledger_dsn: str) -> None:
+    async with ledger_pool(ledger_dsn) as pool:
         crowd = Crowd(Ledger(pool), pool)
         workers = [uuid.uuid4() for _ in range(WORKERS)]
         for worker in workers:

@@ -20,6 +20,7 @@ import asyncpg
 import psycopg
 import pytest
 
+from turnstream.connectors.postgres.migrate import migrate
 from turnstream.schemas.events import TokensEmitted, TurnCompleted
 from turnstream.schemas.fold import Verdict
 
@@ -60,11 +61,13 @@ def kafka(servers: Servers) -> str:
 
 
 @pytest.fixture
-def database(servers: Servers) -> str:
+def ledger_dsn(servers: Servers) -> str:
     admin, name = servers.stack.database_url, f"t{uuid.uuid4().hex[:12]}"
     with psycopg.connect(admin, autocommit=True) as connection:
         connection.execute(f'CREATE DATABASE "{name}"')
-    return urlunsplit(urlsplit(admin)._replace(path=f"/{name}"))
+    dsn = urlunsplit(urlsplit(admin)._replace(path=f"/{name}"))
+    migrate(dsn)
+    return dsn
 
 
 async def load(scene: Any, seconds: float) -> dict[str, str]:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 import pytest
 
 from turnstream.connectors.postgres.ledger import Admission, Admitted, Finish, Ledger
-from turnstream.connectors.postgres.migrate import migrate
 from turnstream.connectors.postgres.pools import ledger_pool
 
 if TYPE_CHECKING:
@@ -128,12 +127,6 @@ class Scene:
     async def ready(self) -> list[str]:
         rows = await self.pool.fetch("SELECT thread_key FROM ready ORDER BY thread_key")
         return [row["thread_key"] for row in rows]
-
-
-@pytest.fixture
-def ledger_dsn(database: str) -> str:
-    migrate(database)
-    return database
 
 
 @pytest.fixture

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-async def bench(database: str) -> AsyncIterator[Bench]:
-    async with opened(database) as made:
+async def bench(ledger_dsn: str) -> AsyncIterator[Bench]:
+    async with opened(ledger_dsn) as made:
         made.log.auto = False
         yield made
 

@@ -17,7 +17,6 @@ from psycopg.rows import dict_row
 from psycopg_pool import AsyncConnectionPool
 
 from turnstream.connectors.memory import MemoryEmitter
-from turnstream.connectors.postgres.migrate import migrate
 from turnstream.connectors.postgres.saver import FencedSaver
 from turnstream.schemas.errors import (
     DatabaseUnavailableError,
@@ -87,7 +86,6 @@ class Bench:
 
 @asynccontextmanager
 async def opened(dsn: str) -> AsyncIterator[Bench]:
-    migrate(dsn)
     async with AsyncConnectionPool(
         dsn,
         min_size=2,
@@ -104,8 +102,8 @@ async def opened(dsn: str) -> AsyncIterator[Bench]:
 
 
 @pytest.fixture
-async def bench(database: str) -> AsyncIterator[Bench]:
-    async with opened(database) as made:
+async def bench(ledger_dsn: str) -> AsyncIterator[Bench]:
+    async with opened(ledger_dsn) as made:
         yield made
 
 

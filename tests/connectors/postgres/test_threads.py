@@ -7,7 +7,6 @@ import asyncpg
 import pytest
 
 from turnstream.connectors.postgres.ledger import Admission, Ledger
-from turnstream.connectors.postgres.migrate import migrate
 from turnstream.connectors.postgres.pools import ledger_pool
 from turnstream.connectors.postgres.threads import Threads
 from turnstream.schemas.errors import DatabaseUnavailableError, InvalidRequestError
@@ -17,9 +16,8 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-async def pool(database: str) -> AsyncIterator[asyncpg.Pool]:
-    migrate(database)
-    async with ledger_pool(database, size_max=2) as opened:
+async def pool(ledger_dsn: str) -> AsyncIterator[asyncpg.Pool]:
+    async with ledger_pool(ledger_dsn, size_max=2) as opened:
         yield opened
 
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from turnstream.connectors.postgres.migrate import migrate
 from turnstream.connectors.postgres.pools import ledger_pool
 from turnstream.connectors.postgres.usage import UsageStore
 from turnstream.schemas.errors import UndecodableError
@@ -39,9 +38,8 @@ def tokens(model: str, count: int) -> Usage:
 
 
 @pytest.fixture
-async def store(database: str) -> AsyncIterator[UsageStore]:
-    migrate(database)
-    async with ledger_pool(database, size_max=4) as pool:
+async def store(ledger_dsn: str) -> AsyncIterator[UsageStore]:
+    async with ledger_pool(ledger_dsn, size_max=4) as pool:
         yield UsageStore(pool)
 
 

@@ -21,7 +21,6 @@ from turnstream.connectors.avro import Codec
 from turnstream.connectors.kafka.admin import TopicAdmin
 from turnstream.connectors.kafka.scan import partition_of
 from turnstream.connectors.postgres.ledger import Admission, Admitted, Closed, Finish, Ledger
-from turnstream.connectors.postgres.migrate import migrate
 from turnstream.connectors.postgres.pools import ledger_pool
 from turnstream.schemas import events as ev
 from turnstream.schemas.commands import CancelTurn, ResumeTurn
@@ -39,6 +38,7 @@ if TYPE_CHECKING:
     from turnstream.streams.edge.process import Edge
 
 PARTITIONS = 3
+REGISTER = "SELECT register_worker($1, 'fake', make_interval(secs => 600))"
 
 
 def pytest_asyncio_loop_factories(config: Any, item: Any) -> dict[str, Any]:
@@ -48,18 +48,17 @@ def pytest_asyncio_loop_factories(config: Any, item: Any) -> dict[str, Any]:
 
 
 @pytest.fixture
-async def settings(kafka: str, database: str, prefix: str) -> Settings:
+async def settings(kafka: str, ledger_dsn: str, prefix: str) -> Settings:
     """Settings of a fresh installation: topics and tables are there."""
     made = Settings(
         _env_file=None,
         kafka_bootstrap=kafka,
         topic_prefix=prefix,
         partitions=PARTITIONS,
-        database_url=SecretStr(database),
+        database_url=SecretStr(ledger_dsn),
         edge_port=0,
         edge_fetch_wait_ms=50,
     )
-    await asyncio.to_thread(migrate, database)
     async with TopicAdmin(kafka) as admin:
         await admin.create(made.topics.all(made.tenants, PARTITIONS))
     return made
@@ -231,9 +230,7 @@ class FakeWorker:
         topics, bootstrap = self.settings.topics, self.settings.kafka_bootstrap
         async with ledger_pool(self.settings.database_url.get_secret_value()) as self.pool:
             self.ledger = Ledger(self.pool)
-            await self.pool.execute(
-                "SELECT register_worker($1, 'fake', make_interval(secs => 600))", self.worker
-            )
+            await self.pool.execute(REGISTER, self.worker)
             self.producer = AIOKafkaProducer(bootstrap_servers=bootstrap, acks="all", linger_ms=0)
             self.consumer = AIOKafkaConsumer(
                 bootstrap_servers=bootstrap, auto_offset_reset="none", enable_auto_commit=False
@@ -302,6 +299,17 @@ class FakeWorker:
         async with asyncio.timeout(60):
             while self._playing:
                 await asyncio.gather(*self._playing)
+
+    async def put_back(self) -> None:
+        """Let the ledger be what it was before anything was admitted: all is taken in again."""
+        async with self.pool.acquire() as connection, connection.transaction():
+            for table in ("turns", "ready", "threads", "checkpoints", "workers"):
+                await connection.execute(f"DELETE FROM {table}")
+            await connection.execute("UPDATE intake SET next_off = 0")
+            await connection.execute("SELECT raise_timeline()")
+            await connection.execute(REGISTER, self.worker)
+        for place in self.consumer.assignment():
+            self.consumer.seek(place, 0)
 
     def _play(self, claims: Any) -> None:
         for claim in claims:
