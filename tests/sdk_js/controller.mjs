@@ -74,6 +74,24 @@ async function interrupts() {
   };
 }
 
+// what somebody else answers is no question here any more, long before the run is over
+async function watches() {
+  const { controller, until } = open("approval");
+  await controller.submit(user("How many people live in Seoul?"));
+  const { threadId } = await until((s) => !s.isLoading && s.interrupt !== undefined);
+  const other = open("approval", threadId);
+  await other.controller.hydrationPromise;
+  const asked = (await other.until((s) => s.interrupt !== undefined)).interrupts.length;
+  const thread = await client.threads.get(threadId);
+  const [[{ id }]] = Object.values(thread.interrupts);
+  const answering = client.runs.create(threadId, "approval", { command: { resume: { [id]: true } } });
+  const hidden = await other.until((s) => s.interrupts.length === 0);
+  await answering;
+  await other.until((s) => !s.isLoading && s.values.approved === true);
+  await Promise.all([controller.dispose(), other.controller.dispose()]);
+  seen.watches = { asked, early: hidden.values.approved !== true };
+}
+
 async function stops() {
   const { controller, until } = open("agent");
   const submitted = controller.submit(user("tokens=2000 rate=50"));
@@ -96,6 +114,7 @@ setTimeout(() => {
 const threadId = await conversation();
 await reload(threadId);
 await interrupts();
+await watches();
 await stops();
 console.log(JSON.stringify(seen));
 process.exit(0);

@@ -84,6 +84,24 @@ async def test_interrupt_and_answer(client: Any, transport: str) -> None:
     assert answer == "I looked it up: Seoul has 9.4 million inhabitants."
 
 
+async def test_one_question_after_the_other(asking: Any, transport: str) -> None:
+    """`input.answered` stands between them, which this SDK does not know."""
+    async with (
+        asyncio.timeout(60),
+        get_client(url=asking.url) as client,
+        client.threads.stream(assistant_id="steps", transport=transport) as thread,
+    ):
+        await thread.run.start(input=user("go"))
+        for count, question in enumerate(("first?", "second?"), 1):
+            while len(thread.interrupts) < count:
+                await asyncio.sleep(0.01)
+            assert thread.interrupts[-1]["value"] == question
+            asked = thread.interrupts[-1]["interrupt_id"]
+            await thread.run.respond(f"a{count}", interrupt_id=asked)
+        output = await thread.output
+    assert output["messages"][-1]["content"] == "a1, then a2"
+
+
 async def test_cancel_ends_the_run_and_keeps_what_was_said(client: Any, transport: str) -> None:
     async with (
         asyncio.timeout(60),
