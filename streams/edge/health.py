@@ -16,13 +16,13 @@ router = APIRouter(tags=["health"])
 CHECK_TIMEOUT_S = 2.0
 
 
-@router.get("/healthz")
+@router.get("/healthz", summary="Alive")
 async def healthz() -> dict[str, str]:
     """Say that the process answers."""
     return {"status": "ok"}
 
 
-@router.get("/readyz")
+@router.get("/readyz", summary="Ready")
 async def readyz(request: Request) -> Response:
     """Say whether clients may be sent here: 200, or 503 with what is missing.
 

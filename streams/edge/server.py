@@ -46,10 +46,10 @@ def build_app(edge: EdgeContext) -> FastAPI:
     problems.install(app)
     app.add_middleware(thread_stream.CommandsFirst)
     app.add_middleware(BodyLimit, bytes_max=edge.settings.edge_body_bytes_max)
-    app.include_router(health.router)
     app.include_router(thread_stream.router, responses=PROBLEMS)
     for router in routes.ROUTERS:
         app.include_router(router)
+    app.include_router(health.router)
     return app
 
 

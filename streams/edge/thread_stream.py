@@ -62,7 +62,7 @@ _SUBSCRIPTION = {
 }
 
 
-@router.post("/threads/{thread_id}/commands", openapi_extra=_takes(_COMMAND))
+@router.post("/threads/{thread_id}/commands", summary="Command", openapi_extra=_takes(_COMMAND))
 async def commands(thread_id: str, request: Request) -> Response:
     """Take one command: `run.start`, `input.respond`, `run.cancel`.
 
@@ -98,7 +98,9 @@ class CommandsFirst:
         await self._app(scope, receive, send)
 
 
-@router.post("/threads/{thread_id}/stream/events", openapi_extra=_takes(_SUBSCRIPTION))
+@router.post(
+    "/threads/{thread_id}/stream/events", summary="Stream", openapi_extra=_takes(_SUBSCRIPTION)
+)
 async def stream_events(thread_id: str, request: Request, principal: Caller) -> Response:
     """Stream the thread's events as SSE: `{"channels", "namespaces", "depth", "since"}`."""
     edge = edge_of(request)
