@@ -34,7 +34,7 @@ async def test_old_turns_leave_postgres_and_their_threads_go_on(scene, often) ->
         await asyncio.sleep(1)  # several looks of both
         assert await scene.db.fetchval("SELECT count(*) FROM turns") == 5
         await scene.db.execute(AGE, 2)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while await scene.db.fetchval("SELECT count(*) FROM turns"):
                 await asyncio.sleep(0.02)
         assert not one.not_ready()
