@@ -31,11 +31,14 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.add_typer(stack.app)  # without a name: its commands stand beside the others
-app.command("edge")(edge.edge)
+app.command("up")(stack.up)
+app.command("down")(stack.down)
+app.command("status")(stack.status)
+app.command("logs")(stack.logs)
 app.command("chat")(chat.chat)
 app.command("demo")(demo.demo)
 app.command("worker")(worker.worker)
+app.command("edge")(edge.edge)
 app.add_typer(topics.app, name="topics")
 app.add_typer(dead_letters.app, name="dead-letters")
 app.add_typer(replay.app, name="replay")

@@ -9,8 +9,6 @@ import typer
 if TYPE_CHECKING:
     from turnstream.deploy.local.plan import Plan
 
-app = typer.Typer(help="The local stack.")
-
 Dir = Annotated[
     Path, typer.Option("--dir", help="Folder of the stack: data, logs, state.", metavar="DIR")
 ]
@@ -18,7 +16,6 @@ Port = Annotated[int, typer.Option(min=0, max=65535, help="0: a free one.")]
 HERE = Path(".turnstream")
 
 
-@app.command()
 def up(
     *,
     folder: Dir = HERE,
@@ -30,7 +27,9 @@ def up(
             help="Start these only, of: kafka,postgres,model,worker,edge,processor.",
         ),
     ] = "",
-    no_model: Annotated[bool, typer.Option("--no-model", help="Start no llama.cpp.")] = False,
+    no_model: Annotated[
+        bool, typer.Option("--no-model", help="Start no llama.cpp: TURNSTREAM_MODEL_URL is set.")
+    ] = False,
     no_processor: Annotated[
         bool, typer.Option("--no-processor", help="Start no usage processor.")
     ] = False,
@@ -54,18 +53,19 @@ def up(
     """
     from turnstream.streams.cli import local
 
-    if detach:
-        raise typer.Exit(local.start_apart(folder))
     unwanted = {"model": no_model, "processor": no_processor}
     ports = {"kafka": kafka_port, "postgres": postgres_port, "model": model_port, "edge": edge_port}
     wanted = [part.strip() for part in only.split(",") if part.strip()]
     plan = _plan(wanted, unwanted, ports, workers=workers, fresh=fresh)
+    if "worker" in plan.parts and "model" not in plan.parts and not plan.model_url:
+        raise typer.BadParameter("a worker needs a model: set TURNSTREAM_MODEL_URL to a server")
+    if detach:
+        raise typer.Exit(local.start_apart(folder))
     if events_fd >= 0:
         raise typer.Exit(local.run_apart(folder, plan, events_fd))
     raise typer.Exit(local.run(folder, plan))
 
 
-@app.command()
 def down(*, folder: Dir = HERE) -> None:
     """Stop the stack that `up` started on this folder, and what a killed one has left."""
     from turnstream.streams.cli import local
@@ -73,7 +73,6 @@ def down(*, folder: Dir = HERE) -> None:
     raise typer.Exit(local.stop(folder))
 
 
-@app.command()
 def status(
     *,
     folder: Dir = HERE,
@@ -95,7 +94,6 @@ def status(
     raise typer.Exit(found.code)
 
 
-@app.command()
 def logs(
     part: Annotated[str, typer.Argument(help="kafka, postgres, model, worker-1, …; all.")] = "",
     *,

@@ -52,6 +52,15 @@ def test_every_command_explains_itself(command: tuple[str, ...]):
     assert len(shown.stdout.splitlines()) > 5
 
 
+@pytest.mark.parametrize("apart", [(), ("--detach",)])
+def test_a_worker_without_a_model_is_refused_before_anything_starts(tmp_path, apart):
+    refused = run("up", "--no-model", *apart)
+
+    assert refused.returncode == 2
+    assert "TURNSTREAM_MODEL_URL" in refused.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_version():
     assert run("--version").stdout.startswith("turnstream ")
 
