@@ -118,7 +118,7 @@ def database(stack: dict[str, str]) -> Iterator[str]:
 class Ledgers:
     """Migrated databases that are lent to one test after the other, and emptied in between.
 
-    That takes a twentieth of the time of a new one; one whose schema was changed is not lent again.
+    That takes a tenth of the time of a new one; one whose schema was changed is not lent again.
     """
 
     def __init__(self, admin: str) -> None:

@@ -87,14 +87,14 @@ def speaks(scene: Any, thread: str, turn: str) -> bool:
     return view is not None and any(isinstance(item, TokensEmitted) for item in view.items)
 
 
-async def check(scene: Any, turns: dict[str, str]) -> Counter[int]:
-    """See that every turn completed, whole and once; returns how many took how many attempts."""
-    attempts: Counter[int] = Counter()
+async def check(scene: Any, turns: dict[str, str]) -> dict[str, int]:
+    """See that every turn completed, whole and once; returns each thread's attempts."""
+    attempts: dict[str, int] = {}
     for thread, turn in turns.items():
         view = await scene.done(thread, turn, 90)
         assert isinstance(view.terminal, TurnCompleted), view.terminal
         assert (view.gaps, view.partial) == (0, False)
-        attempts[view.attempts] += 1
+        attempts[thread] = view.attempts
     await scene.until(lambda: {r.turn_id for r in scene.results} >= set(turns.values()))
     database = await asyncpg.connect(scene.settings.database_url.get_secret_value())
     try:
@@ -106,6 +106,18 @@ async def check(scene: Any, turns: dict[str, str]) -> Counter[int]:
     finally:
         await database.close()
     return attempts
+
+
+def check_rewinds(attempts: dict[str, int]) -> None:
+    """Few began again, and none of those that were within a step.
+
+    A commit that was on its way when the server ended may or may not stand: its turn starts again.
+    How many are on their way, the machine decides.
+    """
+    assert {attempts[f"t{i}"] for i in range(0, THREADS, 2)} == {1}
+    many = [attempts[f"t{i}"] for i in range(1, THREADS, 2)]
+    assert max(many) <= 2
+    assert many.count(1) >= len(many) // 3
 
 
 async def workers(scene: Any, **environment: str) -> list[Any]:
@@ -123,10 +135,10 @@ async def test_postgres_is_away_under_load(scene: Any, servers: Servers) -> None
     await asyncio.sleep(POSTGRES_S)
     await servers.start("postgres")
     attempts = await check(scene, turns)
-    print(f"\nPostgres away for {POSTGRES_S:.0f} s: attempts a turn {dict(attempts)}")
+    told = Counter(attempts.values())
+    print(f"\nPostgres away for {POSTGRES_S:.0f} s: attempts a turn {dict(told)}")
     assert len(scene.log) > said
-    # a commit that was on its way when the server ended may or may not stand: its turn starts again
-    assert attempts[1] >= THREADS - 3
+    check_rewinds(attempts)
     assert all(worker.process.poll() is None for worker in started)
 
 
@@ -136,8 +148,8 @@ async def test_postgres_is_killed_under_load(scene: Any, servers: Servers) -> No
     await servers.end("postgres", signal.SIGKILL)
     await servers.start("postgres")
     attempts = await check(scene, turns)
-    print(f"\nPostgres killed and started: attempts a turn {dict(attempts)}")
-    assert attempts[1] >= THREADS - 3
+    print(f"\nPostgres killed and started: attempts a turn {dict(Counter(attempts.values()))}")
+    check_rewinds(attempts)
 
 
 @pytest.mark.parametrize("how", KAFKA_ENDS, ids=lambda how: how.name)
@@ -149,8 +161,9 @@ async def test_kafka_is_away_under_load(scene: Any, servers: Servers, how: signa
     await servers.start("kafka")
     turns["after"] = await scene.start("after", "tokens=3")
     attempts = await check(scene, turns)
-    print(f"\nKafka away for {KAFKA_S:.0f} s ({how.name}): attempts a turn {dict(attempts)}")
-    assert attempts == {1: len(turns)}
+    told = Counter(attempts.values())
+    print(f"\nKafka away for {KAFKA_S:.0f} s ({how.name}): attempts a turn {dict(told)}")
+    assert told == {1: len(turns)}
     assert Verdict.REWOUND not in scene.verdicts
     logged = "".join(worker.log.read_text() for worker in started)
     assert "acks_stalled" in logged, "the outage was shorter than it should be"
