@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from turnstream.schemas.fold import TIMELINE_BITS
 from turnstream.streams.edge.feed import Place
 
 if TYPE_CHECKING:
@@ -17,6 +18,8 @@ class ThreadRow(Protocol):
 
     @property
     def partition(self) -> int: ...  # noqa: D102
+    @property
+    def epoch(self) -> int: ...  # noqa: D102
     @property
     def head(self) -> object | None: ...  # noqa: D102
     @property
@@ -84,6 +87,7 @@ class LedgerDirectory:
             head_from=head_from,
             starts=starts,
             created_ms=int(row.created_at.timestamp() * 1000),
+            timeline=row.epoch >> TIMELINE_BITS,
         )
 
     async def start_of(self, key: str, turn_id: str) -> int | None:

@@ -44,6 +44,7 @@ class Thread:
         self.partition: int | None = None
         self.reader: Reader | None = None
         self.first_seen: int | None = None
+        self._timeline = 0
         self.taps: list[Callable[[Step | None], None]] = []
         self.expected: list[_Expectation] = []
         self.holders = 0
@@ -57,17 +58,28 @@ class Thread:
             if self.first_seen is None:
                 self.partition, self.first_seen = partition, offset
             return
+        timeline = self.reader.timeline
         step = self.reader.take(offset, value)
-        if step is not None:
-            # a tap may leave while it is told
-            for tap in tuple(self.taps):
-                tap(step)
+        if step is None:
+            return
+        if step.voids:
+            self.lost()
+            self._timeline, self.first_seen = timeline, offset
+            return
+        # a tap may leave while it is told
+        for tap in tuple(self.taps):
+            tap(step)
 
     def lost(self) -> None:
-        """Send every tap back to catch up: records are missing."""
-        self.reader = None
+        """Send every tap back to catch up: records are missing, or what was shown is void."""
+        self._timeline, self.reader = self.timeline, None
         for tap in tuple(self.taps):
             tap(None)
+
+    @property
+    def timeline(self) -> int:
+        """Return the timeline of what watchers were shown so far; 0 where nobody knows."""
+        return self._timeline if self.reader is None else self.reader.timeline
 
     def _meet(self, offset: int, value: bytes) -> None:
         try:
@@ -202,40 +214,48 @@ class Feed:
         (running, or with an open question), and nothing of older ones; before them a `Begins`,
         so that who is cut off before the first step comes back with a cursor and misses nothing.
 
+        A `Reset` comes, too, before a step that voids what was shown: the database was put back.
+
         Waits while the log is not ready: clients of an edge that went come to the new one while it
         starts, and a cursor is not void because nothing has been read yet.
         """
         await self.log.ready.wait()
         place = await self.directory.place(thread.key)
-        partition = thread.partition if place is None else place.partition
         start, lost = await self._asked(thread, place, since, from_turn)
+        partition = thread.partition if place is None else place.partition
+        honoured = None if lost or start is None else since
         sift = _Sift(from_turn) if start is None else None
         if start is None and place is not None:
             start = await self._beginnings.of_alive(thread, place)
         if lost and start is not None:
             yield self._reset(start, place)
-        if partition is None:
+        if start is None and partition is None:
             yield self._begins(self.end_of(thread))
-            partition = thread.partition  # its first record may have come
+            if thread.partition is None:
+                self._attach(thread, tap, Reader(self.log.incarnation, self.decoder), None)
+                return
+            # its first records have come: all are to be shown
+            sift = _Sift(from_turn) if from_turn else None
         if partition is None:
-            self._attach(thread, tap, Reader(self.log.incarnation, self.decoder), None)
-            return
+            partition = self.log.partition_of(thread.raw_key)
         if start is None:
             start = thread.first_seen if thread.first_seen is not None else 0
         after = -1
-        if since is not None and sift is None and not (whole_turn or from_turn):
-            after = next_offset(since)
+        if honoured is not None and not (whole_turn or from_turn):
+            after = next_offset(honoured)
         reader = Reader(self.log.incarnation, self.decoder, begins=start)
-        replay = self._replay(partition, thread.raw_key, reader, sift)
+        position = start
+        if not from_turn:
+            position = _told_by(reader, thread, place, honoured)
+        replay = self._replay(partition, thread.raw_key, reader, sift, position)
         async with aclosing(replay):
             async for steps in replay:
                 if isinstance(steps, Begins):
                     yield steps
                     continue
-                if not lost and (at := _broken_at(steps, from_turn)) is not None:
-                    # the ledger did not know where the turn began; the fold tells
-                    lost, after = True, at
-                    yield self._reset(at, place)
+                if (broken := _broken_at(steps, from_turn, lost=lost)) is not None:
+                    lost, after = True, broken.offset
+                    yield self._reset(after, None if broken.voids else place)
                 shown = [step for step in steps if step.offset >= after]
                 if shown:
                     yield shown
@@ -246,8 +266,11 @@ class Feed:
     ) -> tuple[int | None, bool]:
         """Return where the reader asks to begin, None for no place, and whether that is lost."""
         begins = self._beginnings
-        if place is None or not (from_turn or since):
+        if not (from_turn or since):
             return None, False
+        if place is None:
+            # it has had no turn yet, or the ledger was put back to before it was there
+            return None if from_turn else await self._unplaced(thread, since), False
         if from_turn:
             start = await self.directory.start_of(thread.key, from_turn)
             lost = start is not None and await begins.is_gone(thread, place.partition, start)
@@ -255,6 +278,13 @@ class Feed:
             return start, lost or foreign
         start = None if since is None else await begins.of_cursor(thread, place, since)
         return start, start is None
+
+    async def _unplaced(self, thread: Thread, since: Cursor | None) -> int | None:
+        partition = self.log.partition_of(thread.raw_key)
+        if since is None or not await self._beginnings.is_ours(partition, since):
+            return None
+        start = next_offset(since)
+        return None if await self._beginnings.is_gone(thread, partition, start) else start
 
     def _begins(self, offset: int) -> Begins:
         return Begins(Cursor(self.log.incarnation, offset - 1))
@@ -277,10 +307,9 @@ class Feed:
         thread.taps.append(tap)
 
     async def _replay(
-        self, partition: int, key: bytes, reader: Reader, sift: _Sift | None
+        self, partition: int, key: bytes, reader: Reader, sift: _Sift | None, position: int
     ) -> AsyncGenerator[Begins | list[Step], None]:
         """Yield steps until ring and log hold no more; the end comes without an await."""
-        position = reader.begins
         while True:
             held = self.log.held(partition, key, position)
             if held is None:
@@ -305,13 +334,31 @@ class Feed:
                 yield steps
 
 
-def _broken_at(steps: list[Step], turn_id: str) -> int | None:
-    """Return the first offset of a turn whose beginning is lost; with `turn_id` of it only."""
+def _told_by(reader: Reader, thread: Thread, place: Place | None, since: Cursor | None) -> int:
+    """Let the reader know the timeline of what its client was shown; returns where to read from.
+
+    Records from the reader's beginning on tell it if the client has some of them; else the
+    cursor's own record does, if it is one of the thread.
+    """
+    if since is not None and reader.begins < next_offset(since):
+        return reader.begins
+    reader.timeline = thread.timeline or (0 if place is None else place.timeline)
+    return reader.begins if since is None else max(0, min(reader.begins, since.offset))
+
+
+def _broken_at(steps: list[Step], turn_id: str, *, lost: bool) -> Step | None:
+    """Return the last step that cannot follow on what was shown before it; None: all can.
+
+    It is of a turn whose beginning is lost, which the ledger did not know; with `turn_id` of it
+    only, and unless one was `lost` before. Or it voids what was shown.
+    """
+    broken = None
     for step in steps:
         turn = step.change.turn
-        if turn is not None and turn.partial and turn_id in ("", turn.turn_id):
-            return step.offset
-    return None
+        partial = turn is not None and turn.partial and turn_id in ("", turn.turn_id)
+        if step.voids or (partial and not lost):
+            broken, lost = step, True
+    return broken
 
 
 def _take(reader: Reader, entries: list[tuple[int, bytes]]) -> list[Step]:

@@ -18,7 +18,8 @@ class Place:
 
     `closed_to`: offset of the last end that the ledger knows. `head_from`: where the turn that is
     alive begins, as far as a commit has told. `starts`: where turns that were claimed begin, newest
-    first. `alive`: a turn is claimed, or ended with a question that is still open.
+    first. `alive`: a turn is claimed, or ended with a question that is still open. `timeline`: in
+    which one the thread was last claimed, 0 if never.
     """
 
     partition: int
@@ -28,6 +29,7 @@ class Place:
     head_from: int | None = None
     starts: tuple[int, ...] = ()
     created_ms: int = 0
+    timeline: int = 0
 
 
 class Directory(Protocol):

@@ -3,6 +3,10 @@
 A reader begins at the start of a turn. From an `AttemptStarted` on, records of a lower epoch are
 void for the whole thread (epochs rise from turn to turn). So a late record of an earlier turn whose
 end lies before this reader's start, cannot look like a turn that runs.
+
+Where the database was put back to an earlier moment, turns that had ended begin anew, in a higher
+timeline. One that the fold knows is rewound. Of one that it does not know (long ended, or from
+before this reader's start) nobody can say what to take back: see `Step.voids`.
 """
 
 from __future__ import annotations
@@ -13,7 +17,7 @@ import msgspec
 
 from turnstream.schemas.errors import UndecodableError
 from turnstream.schemas.events import AttemptStarted, Event, InputResolved, TurnEnded
-from turnstream.schemas.fold import Change, ThreadFold, Verdict
+from turnstream.schemas.fold import TIMELINE_BITS, Change, ThreadFold, Verdict
 from turnstream.streams.edge.frames import ProtocolEvent
 from turnstream.streams.edge.protocol import Projection
 
@@ -33,22 +37,29 @@ class Step(msgspec.Struct, frozen=True):
     """One record of the thread that counts: what it is, what it changed, what clients are told.
 
     `change.turn` is the live view: it goes on changing. `record`, `offset` and `events` do not.
+    `voids`: what a client was shown before is void, for the database was put back and turns begin
+    again that this reader does not know.
     """
 
     offset: int
     record: msgspec.Struct
     change: Change
     events: list[ProtocolEvent]
+    voids: bool = False
 
 
 class Reader:
     """Folds a thread's records in log order, from offset `begins` on.
 
-    `gaps` and `undecodable` count what should not be.
+    `timeline` is that of what the client was shown so far, 0 where nobody knows; a record before
+    `begins` tells it and nothing else. `gaps` and `undecodable` count what should not be.
     """
 
-    def __init__(self, incarnation: int, decoder: Decoder, *, begins: int = 0) -> None:
+    def __init__(
+        self, incarnation: int, decoder: Decoder, *, begins: int = 0, timeline: int = 0
+    ) -> None:
         self.begins = begins
+        self.timeline = timeline
         self.fold = ThreadFold()
         self.gaps = 0
         self.undecodable = 0
@@ -59,29 +70,45 @@ class Reader:
 
     def take(self, offset: int, value: bytes) -> Step | None:
         """Take one record in; None for one that changes nothing."""
-        if offset < self.begins:
-            return None
         try:
             record = self._decoder.decode(value)
         except UndecodableError:
             self.undecodable += 1
             return None
+        if offset < self.begins:
+            if isinstance(record, Event):
+                self.timeline = record.epoch >> TIMELINE_BITS
+            return None
+        voids = False
         if isinstance(record, AttemptStarted):
+            voids = self._voids(record)
             self._fence = max(self._fence, record.epoch)
+        elif isinstance(record, TurnEnded):
+            voids = self._voids(record)
         elif (
             isinstance(record, Event)
             and record.epoch < self._fence
-            and not isinstance(record, TurnEnded | InputResolved)
+            and not isinstance(record, InputResolved)
         ):
             return None
         change = self.fold.apply(record, offset)
         if change.verdict is Verdict.IGNORED:
             return None
         self.gaps += change.verdict is Verdict.GAP
-        step = Step(offset, record, change, self._projection.apply(change))
+        step = Step(offset, record, change, self._projection.apply(change), voids)
         if isinstance(record, Event) and record.terminal:
             self._forget(record.turn_id)
         return step
+
+    def _voids(self, record: AttemptStarted | TurnEnded) -> bool:
+        """Say whether a turn that is not known begins in a later timeline, the first there.
+
+        Turns begin again in the order of their admission, so that after one that the fold knows
+        there are none that it has forgotten.
+        """
+        before, now = self.timeline, record.epoch >> TIMELINE_BITS
+        self.timeline = max(before, now)
+        return 0 < before < now and record.turn_id not in self.fold.turns
 
     def _forget(self, turn_id: str) -> None:
         self._ended.append(turn_id)

@@ -117,7 +117,8 @@ class Plain:
         if event["type"] == "resolved":  # comes before its run begins, also when that runs again
             return
         turn = self.turns[event["run_id"]]
-        if turn.ends and event["type"] in ("rewind", "started"):
+        # a turn that ends unclaimed in a later timeline has nothing but its end
+        if turn.ends and event["type"] in ("rewind", "started", "end"):
             self.reopened.append(event["run_id"])
             turn.ends.clear()
         if turn.ends:

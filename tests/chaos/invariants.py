@@ -145,7 +145,8 @@ def _stored(
     digest = outcome.get("sha256", "")
     if getattr(end, "sha256", digest) != digest:
         yield Broken(2, f"{turn_id}: the terminal's digest is not the ledger's")
-    result = played.results[turn_id][0] if played.results[turn_id] else None
+    # where the database was put back, the last one is of what the ledger holds now
+    result = played.results[turn_id][-1] if played.results[turn_id] else None
     if result is not None and (result.status, result.sha256) != (
         outcome["status"],
         outcome.get("sha256", ""),
