@@ -112,12 +112,11 @@ def check_rewinds(attempts: dict[str, int]) -> None:
     """Few began again, and none of those that were within a step.
 
     A commit that was on its way when the server ended may or may not stand: its turn starts again.
-    How many are on their way, the machine decides.
     """
     assert {attempts[f"t{i}"] for i in range(0, THREADS, 2)} == {1}
     many = [attempts[f"t{i}"] for i in range(1, THREADS, 2)]
     assert max(many) <= 2
-    assert many.count(1) >= len(many) // 3
+    assert list(attempts.values()).count(1) >= THREADS - 3
 
 
 async def workers(scene: Any, **environment: str) -> list[Any]:
