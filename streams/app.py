@@ -59,6 +59,7 @@ from turnstream.streams.edge.states import States
 from turnstream.streams.edge.submit import Submit
 from turnstream.streams.edge.subscription import Snapshots
 from turnstream.streams.health import health_port
+from turnstream.streams.hearing import Hearing
 from turnstream.streams.intake import Intake
 from turnstream.streams.metrics import WorkerMetrics, watch_worker
 from turnstream.streams.outlets import Outlets
@@ -283,6 +284,7 @@ async def open_worker(
             tick_s=settings.tick_ms / 1000,
             gate=lambda: worker.may_produce(),  # noqa: PLW0108  it is made further down
         )
+        hearing = Hearing(settings.ack_stall_s)
         outlets = Outlets(
             pump,
             topics,
@@ -313,7 +315,7 @@ async def open_worker(
                 worker_id,
                 name,
                 ttl_s=settings.lease_ttl_s,
-                silent_s=pump.silent_s,
+                silent_s=lambda: pump.silent_s() if hearing.steady else None,
                 on_change=on_change,
             ),
             listen=lambda listeners, on_connect: listen(direct, listeners, on_connect=on_connect),
@@ -326,7 +328,7 @@ async def open_worker(
                 forgot=metrics.forgot,
             ),
             turns_max=settings.turns_max,
-            ack_stall_s=settings.ack_stall_s,
+            hearing=hearing,
             drain_timeout_s=settings.drain_timeout_s,
         )
         inbox = await stack.enter_async_context(

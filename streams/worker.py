@@ -26,6 +26,7 @@ from turnstream.connectors.postgres.rows import Admitted
 from turnstream.connectors.postgres.signals import CANCEL_CHANNEL, READY_CHANNEL
 from turnstream.schemas.errors import DatabaseUnavailableError
 from turnstream.streams.drain import hand_over
+from turnstream.streams.hearing import PROBE_EVERY_S
 from turnstream.streams.roster import Roster
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from turnstream.connectors.postgres.ledger import Ledger
     from turnstream.connectors.postgres.rows import Claim
     from turnstream.connectors.postgres.signals import Listeners, Signals
+    from turnstream.streams.hearing import Hearing
     from turnstream.streams.intake import Intake
     from turnstream.streams.outlets import Outlets
     from turnstream.streams.purge import Purge
@@ -57,7 +59,6 @@ JUDGE_AFTER_S = 1.5
 """So long a worker must have held its own lease without a break before it judges those of others:
 after an outage of Postgres they need time to come back, as it did itself."""
 
-PROBE_EVERY_S = 1.0
 RECLAIM_EVERY_S = 1.0
 SWEEP_EVERY_S = 1.0
 SWEEP_MAX = 100
@@ -88,7 +89,7 @@ class Worker:
         requeue: Callable[[], Awaitable[int]],
         purge: Purge,
         turns_max: int,
-        ack_stall_s: float,
+        hearing: Hearing,
         drain_timeout_s: float,
     ) -> None:
         self.name = name
@@ -108,14 +109,13 @@ class Worker:
         self._listen = listen
         self._requeue = requeue
         self._purge = purge
-        self._ack_stall_s = ack_stall_s
+        self._hearing = hearing
         self._drain_timeout_s = drain_timeout_s
         self._intake: Intake | None = None
         self._lease: Lease | None = None
         self._leased = asyncio.Event()
         self._lost = asyncio.Event()
         self._stop = asyncio.Event()
-        self._stalled = False
         self._tasks: asyncio.TaskGroup | None = None
 
     def may_produce(self) -> bool:
@@ -128,7 +128,7 @@ class Worker:
             return "draining"
         if not self.may_produce():
             return "no lease"
-        if self._stalled:
+        if self._hearing.stalled:
             return "Kafka does not acknowledge"
         if self._intake is None or not self._intake.placed.is_set():
             return "no input partitions yet"
@@ -234,13 +234,14 @@ class Worker:
         while True:
             if self._lease is not None:
                 self._lease.beat()
-            stalled = self._pump.stalled_s() > self._ack_stall_s
-            if stalled and not self._stalled:
+            before = self._hearing.stalled
+            self._hearing.look(due_s=self._pump.stalled_s(), silent_s=self._pump.silent_s())
+            stalled = self._hearing.stalled
+            if stalled and not before:
                 log.error("acks_stalled", turns=len(self.roster.running))
-            elif self._stalled and not stalled:
+            elif before and not stalled:
                 log.info("acks_again")
                 self.roster.wake.set()
-            self._stalled = stalled
             self.roster.accepting = self.may_produce() and not stalled
             await asyncio.sleep(WATCH_EVERY_S)
 
@@ -254,7 +255,7 @@ class Worker:
             await asyncio.sleep(PROBE_EVERY_S)
             if self._pump.silent_s() > PROBE_EVERY_S:
                 await self._pump.probe()
-            if not self._stalled or not self.roster.running:
+            if not self._hearing.stalled or not self.roster.running:
                 continue
             try:
                 # an outage ends all answers at about the same time; whose are much newer than
@@ -320,7 +321,7 @@ class Worker:
     async def _sweep(self) -> None:
         while True:
             await asyncio.sleep(_jitter(SWEEP_EVERY_S))
-            if not self.may_produce() or self._stalled:
+            if not self.may_produce() or self._hearing.stalled:
                 continue
             try:
                 expired = await self._ledger.expire(SWEEP_MAX)
@@ -338,7 +339,7 @@ class Worker:
         """Send dead letters to their topics once more, as people decided."""
         while True:
             await asyncio.sleep(_jitter(REQUEUE_EVERY_S))
-            if not self.may_produce() or self._stalled:
+            if not self.may_produce() or self._hearing.stalled:
                 continue
             with suppress(DatabaseUnavailableError):
                 await self._requeue()

@@ -41,7 +41,7 @@ class Lease:
     `faltered`: the loop has missed a beat since the last renewal, so that a loss may be its fault.
     `on_change` is called on the event loop when the thread sees the state change; the property
     tells it at any moment, also in a process that was just woken. `silent_s`: seconds since Kafka
-    answered the worker; called from the lease's thread.
+    answered the worker, None where peers are not to go by it; called from the lease's thread.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class Lease:
         *,
         ttl_s: float = LEASE_TTL_S,
         renew_every_s: float = RENEW_EVERY_S,
-        silent_s: Callable[[], float] = lambda: 0.0,
+        silent_s: Callable[[], float | None] = lambda: 0.0,
         on_change: Callable[[LeaseState], None] | None = None,
     ) -> None:
         self.worker = worker
@@ -122,8 +122,9 @@ class Lease:
         try:
             self._connection = self._connect()
             self._connection.execute(
-                "SELECT register_worker(%s, %s, make_interval(secs => %s))",
-                (self.worker, self._name, self._ttl_s),
+                "SELECT register_worker(%s, %s, make_interval(secs => %s), "
+                "make_interval(secs => %s))",
+                (self.worker, self._name, self._ttl_s, self._silent_s()),
             )
         except psycopg.Error as error:
             raise DatabaseUnavailableError(f"cannot register the worker: {error}") from error

@@ -85,3 +85,27 @@ async def test_it_keeps_its_turns_where_no_peer_hears_kafka(scene: Any) -> None:
         view = await scene.done("t1", turn)
         assert isinstance(view.terminal, TurnCompleted)
         assert (view.attempts, view.gaps) == (1, 0)
+
+
+async def test_it_keeps_its_turns_where_a_peer_hears_kafka_again_a_little_sooner(
+    scene: Any,
+) -> None:
+    async with scene.worker(ack_stall_s=5.0) as late:
+        turn = await scene.start("t1", "tokens=300 rate=30")
+        await scene.until(lambda: speaks(scene, "t1", turn))
+        async with scene.worker(ack_stall_s=5.0) as soon:
+            late.roster.close()
+            with cut_off(late):
+                other = await scene.start("t2", "tokens=300 rate=30")
+                await scene.until(lambda: speaks(scene, "t2", other))
+                with cut_off(soon):
+                    await scene.until(lambda: soon._pump.stalled_s() > 5)
+                # the outage is over for one: its renewals say so while the other still waits
+                await scene.until(lambda: soon._pump.silent_s() < 1)
+                await asyncio.sleep(2.5)  # two looks, had it been told
+                assert late.not_ready() == "Kafka does not acknowledge"
+                assert len(late.roster.running) == 1
+            for thread, name in (("t1", turn), ("t2", other)):
+                view = await scene.done(thread, name)
+                assert isinstance(view.terminal, TurnCompleted)
+                assert (view.attempts, view.gaps) == (1, 0)

@@ -125,8 +125,9 @@ CREATE TABLE intake (
 
 -- One row a worker's life. `pid` and `backend_start` name the session that renews the lease. A life
 -- does not outlast its timeline: all that it claimed is fenced then, and has to be freed. `heard_at`:
--- when Kafka last answered it, as it said at its last renewal. `taking`: false once it hands over.
--- `suspect`: the thread of the last suspect that it claimed (see take_suspect).
+-- when Kafka last answered it, as it said at its last renewal; null while peers are not to go by it,
+-- as after an outage. `taking`: false once it hands over. `suspect`: the thread of the last suspect
+-- that it claimed (see take_suspect).
 CREATE TABLE workers (
   worker        uuid PRIMARY KEY,
   name          text NOT NULL,
@@ -135,7 +136,7 @@ CREATE TABLE workers (
   timeline      bigint NOT NULL,
   lease_until   timestamptz NOT NULL,
   suspect       text COLLATE "C",
-  heard_at      timestamptz NOT NULL DEFAULT clock_timestamp(),
+  heard_at      timestamptz,
   taking        boolean NOT NULL DEFAULT true,
   since         timestamptz NOT NULL DEFAULT now()
 ) WITH (fillfactor = 50);

@@ -1,14 +1,16 @@
 -- Leases: one row a worker's life, renewed from one session and judged by this server's clock.
 
-CREATE OR REPLACE FUNCTION register_worker(p_worker uuid, p_name text, p_ttl interval)
+-- `p_silent`: for how long Kafka has not answered the worker, null where it does not vouch for Kafka.
+CREATE OR REPLACE FUNCTION register_worker(
+  p_worker uuid, p_name text, p_ttl interval, p_silent interval DEFAULT NULL)
 RETURNS void LANGUAGE sql AS $$
-  INSERT INTO workers (worker, name, pid, backend_start, timeline, lease_until)
-    SELECT p_worker, p_name, a.pid, a.backend_start, timeline(), clock_timestamp() + p_ttl
+  INSERT INTO workers (worker, name, pid, backend_start, timeline, lease_until, heard_at)
+    SELECT p_worker, p_name, a.pid, a.backend_start, timeline(), clock_timestamp() + p_ttl,
+           clock_timestamp() - p_silent
       FROM pg_stat_get_activity(pg_backend_pid()) a
 $$;
 
--- False if the row is gone or of another timeline: the worker's threads are not its own. `p_silent`:
--- for how long Kafka has not answered the worker.
+-- False if the row is gone or of another timeline: the worker's threads are not its own.
 CREATE OR REPLACE FUNCTION renew_worker(p_worker uuid, p_ttl interval, p_silent interval)
 RETURNS boolean LANGUAGE plpgsql AS $$
 BEGIN
@@ -31,8 +33,9 @@ CREATE OR REPLACE FUNCTION worker_is_dead(w workers) RETURNS boolean LANGUAGE sq
                          WHERE a.backend_start = w.backend_start)
 $$;
 
--- Whether another worker lives that Kafka has answered within `p_within`: one that hears nothing may
--- then leave its threads to it. If nobody hears anything, giving them up would only rewind readers.
+-- Whether another worker lives that vouches for Kafka and was answered within `p_within`: one that
+-- hears nothing may then leave its threads to it. If nobody hears anything, giving them up would only
+-- rewind readers.
 CREATE OR REPLACE FUNCTION peer_hears(p_worker uuid, p_within interval) RETURNS boolean
 LANGUAGE sql STABLE AS $$
   SELECT EXISTS (

@@ -129,7 +129,7 @@ async def test_without_ticks_it_holds_and_then_goes_on(scene, ledger_dsn):
 
 
 async def test_renewals_say_how_long_kafka_has_been_silent(scene, ledger_dsn):
-    silent_s = 0.0
+    silent_s: float | None = 0.0
     mine, peer = uuid.uuid4(), uuid.uuid4()
     lease = Lease(ledger_dsn, peer, "w", renew_every_s=0.05, silent_s=lambda: silent_s)
 
@@ -143,7 +143,18 @@ async def test_renewals_say_how_long_kafka_has_been_silent(scene, ledger_dsn):
         await until(unheard)
         silent_s = 0.0
         await until(lambda: scene.ledger.peer_hears(mine, 4.0))
+        silent_s = None
+        await until(unheard)
+        silent_s = 0.0
+        await until(lambda: scene.ledger.peer_hears(mine, 4.0))
     assert await unheard(), "nobody is left"
+
+
+@pytest.mark.parametrize("silent_s", [60.0, None])
+async def test_a_new_life_does_not_pretend_to_hear_kafka(scene, ledger_dsn, silent_s):
+    peer = Lease(ledger_dsn, uuid.uuid4(), "w", renew_every_s=60.0, silent_s=lambda: silent_s)
+    async with peer:
+        assert not await scene.ledger.peer_hears(uuid.uuid4(), 4.0)
 
 
 async def test_a_reaped_worker_is_lost(scene, ledger_dsn):
