@@ -6,10 +6,12 @@ ready. Nothing here knows which is which.
 
 from __future__ import annotations
 
+import os
 import subprocess
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
+from errno import EADDRINUSE
 from signal import SIGTERM
 from typing import TYPE_CHECKING
 
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 
 TAIL_LINES = 15
 _TAIL_BYTES_MAX = 64 << 10
+_IN_USE = os.strerror(EADDRINUSE).lower()
 
 
 def _never(_: str) -> bool:
@@ -117,13 +120,21 @@ class Running:
     def _died_early(self, returncode: int) -> None:
         logged = self._logged()
         if self._restarts >= self.part.restarts_max or not self.part.again(logged):
-            raise self.failure(self.part.explain(returncode, logged) or ending(returncode))
+            told = self.part.explain(returncode, logged) or self._port_taken(logged)
+            raise self.failure(told or ending(returncode))
         if not self._restart_at:
             self._restart_at = time.monotonic() + self.part.restart_pause_s
         elif time.monotonic() >= self._restart_at:
             self._restart_at = 0.0
             self._restarts += 1
             self._start()
+
+    def _port_taken(self, logged: str) -> str:
+        """Say so where somebody took a port between its choice and the part's start."""
+        if _IN_USE not in logged.lower():
+            return ""
+        ports = ", ".join(f"{port} ({use})" for use, port in self.part.ports.items())
+        return f"another process has taken its port since it was chosen: {ports}; start it again"
 
     def _logged(self) -> str:
         """Return what was logged since the latest start, at most its last 64 KiB."""

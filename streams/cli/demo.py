@@ -88,12 +88,11 @@ NEXT = (
 @contextlib.contextmanager
 def _scripted_server(folder: Path) -> Iterator[str]:
     """Run the scripted model server as a child; gives its base URL."""
-    import socket
     import subprocess
 
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    from turnstream.deploy.local.machine import Ports
+
+    port = Ports().take()
     command = [sys.executable, "-m", "turnstream.connectors.models.scripted", "--port", str(port)]
     with (folder / "scripted.log").open("wb") as log:
         child = subprocess.Popen(command, stdout=log, stderr=log)  # noqa: S603  our own module

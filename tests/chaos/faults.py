@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from random import Random
 
     from turnstream.connectors.models.scripted import ScriptedServer
+    from turnstream.deploy.local.machine import Ports
     from turnstream.streams.settings import Settings
 
 Scope = Literal["stage", "servers"]
@@ -102,6 +103,8 @@ class Servers(Protocol):
     """The shortest session of a consumer group that the broker allows; 0: its default."""
     supports: frozenset[str]
     """Names of faults that these servers can bear; a campaign draws no others."""
+    ports: Ports
+    """Of the servers, their links and all stages: none that an outgoing connection could have."""
 
 
 class Stage(Protocol):

@@ -7,7 +7,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -138,13 +137,6 @@ async def template(folder: Path) -> AsyncIterator[Template]:
     finally:
         process.kill()
         process.communicate()
-
-
-def free_port() -> int:
-    """Return a port that was free a moment ago."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
 
 
 def used_cpu_s() -> float:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from turnstream.deploy.local.machine import Ports
 
 KAFKA_OPTIONS = {
     # a killed worker's partitions of the input wait so long for another; 6 s is the default
@@ -21,6 +23,7 @@ class PlainServers:
     session_ms: int = 0
     """The shortest session that the broker allows, 0: its default."""
     supports: frozenset[str] = frozenset()
+    ports: Ports = field(default_factory=Ports)
 
     def kafka_for(self, process: str) -> str:
         """Return the one address."""

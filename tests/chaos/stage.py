@@ -23,7 +23,7 @@ from tests.chaos.graphs.counting import EFFECTS
 from tests.chaos.leaks import sockets_of, tasks_of
 from tests.chaos.log import LogReader
 from tests.chaos.patience import PatientPool
-from tests.chaos.processes import Process, free_port
+from tests.chaos.processes import Process
 from turnstream.connectors.kafka.admin import TopicAdmin
 from turnstream.connectors.models.scripted import ScriptedServer
 from turnstream.connectors.postgres.migrate import migrate
@@ -82,6 +82,8 @@ class RealStage:
         self._processes: list[Process] = []
         self._starting: set[asyncio.Task[None]] = set()
         self._made = 0
+        self._free_ports: list[int] = []
+        """Those of workers that are dead: a long campaign has more workers than there are ports."""
 
     # -- what a fault sees -----------------------------------------------------------------------
 
@@ -185,7 +187,7 @@ class RealStage:
         self.http = await stack.enter_async_context(aiohttp.ClientSession())
         for folder in ("armed", "hit", "tmp"):
             (self.folder / folder).mkdir(parents=True)
-        self.edge_port = free_port()
+        self.edge_port = servers.ports.take()
         self.url = servers.edge_for(self.name, f"http://127.0.0.1:{self.edge_port}")
         self.model_url = servers.model_for(self.name, self.model.url)
         stack.push_async_callback(self._end_processes)
@@ -230,12 +232,17 @@ class RealStage:
                 if code > 0:
                     said = process.log.read_text()[-1500:]
                     self.broke.append(f"{process.name} ended by itself with {code}: {said}")
+                elif process.kind == "worker":
+                    self._free_ports.append(process.port)
             missing = self.workers_wanted - len(self.workers)
             for _ in range(missing):
-                await self._start("worker", free_port())
+                await self._start("worker", self._worker_port())
             if self.tending and not any(p.kind == "edge" for p in self._processes):
                 await self._start("edge", self.edge_port)
             await asyncio.sleep(TEND_EVERY_S)
+
+    def _worker_port(self) -> int:
+        return self._free_ports.pop() if self._free_ports else self.servers.ports.take()
 
     async def _start(self, kind: str, port: int) -> None:
         self._made += 1

@@ -1,6 +1,7 @@
 """One part's life, with small programs in the servers' place."""
 
 import signal
+import socket
 import sys
 import time
 from pathlib import Path
@@ -68,6 +69,17 @@ def test_silent_early_death_is_tried_once_more(tmp_path):
     (tmp_path / "small.log").write_text("")
     with pytest.raises(PartError, match="exit code 1"):
         wait_ready(running)
+
+
+def test_a_port_that_was_taken_meanwhile_is_named(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        code = f"import socket; socket.create_server(('127.0.0.1', {port}))"
+        running = Running(part(tmp_path, code, ports={"http": port}))
+        with pytest.raises(PartError) as failed:
+            wait_ready(running)
+    assert failed.value.part == "small"
+    assert f"has taken its port since it was chosen: {port} (http)" in failed.value.cause
 
 
 def test_an_illegal_instruction_is_explained(tmp_path):

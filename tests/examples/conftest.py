@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import socket
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 
 from turnstream.connectors.kafka.admin import TopicAdmin
 from turnstream.connectors.models.scripted import ScriptedServer
+from turnstream.deploy.local.machine import Ports
 from turnstream.schemas.topics import Topics
 
 if TYPE_CHECKING:
@@ -36,9 +36,7 @@ class Served:
 
 @pytest.fixture
 async def served(kafka: str, database: str, prefix: str, tmp_path: Path) -> AsyncIterator[Served]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = Ports().take()
     log = tmp_path / "worker.log"
     async with ScriptedServer() as model:
         given = {

@@ -7,13 +7,12 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +25,15 @@ from pydantic import SecretStr
 from turnstream.connectors.avro import Codec
 from turnstream.connectors.kafka.admin import TopicAdmin
 from turnstream.connectors.models.scripted import ScriptedServer
+from turnstream.deploy.local.machine import Ports
 from turnstream.schemas.fold import ThreadFold, TurnView
 from turnstream.schemas.ids import thread_key
 from turnstream.streams.app import open_worker
 from turnstream.streams.settings import Settings
 from turnstream.streams.worker import Worker
+
+sys.path.insert(0, str(Path(__file__).parent))
+from outage_servers import Servers
 
 PARTITIONS = 4
 WORKER = ("-m", "turnstream.streams.cli", "worker", "--no-create", "--name")
@@ -210,9 +213,7 @@ class Scene:
         self, name: str, *, program: tuple[str, ...] = WORKER, **environment: str
     ) -> Process:
         """A worker as a process; `await ready()` before it counts."""
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+        port = Ports().take()
         log = self.folder / f"{name}-{len(self.processes)}.log"
         given = {
             "KAFKA_BOOTSTRAP": self.settings.kafka_bootstrap,
@@ -274,6 +275,15 @@ async def scene(kafka: str, ledger_dsn: str, prefix: str, tmp_path: Path) -> Asy
             for process in scene.processes:
                 if process.process.poll() is None:
                     process.kill()
+
+
+@pytest.fixture(scope="module")
+def servers() -> Iterator[Servers]:
+    """Return a Kafka and a Postgres that a module's tests may end."""
+    servers = Servers()
+    servers.open()
+    yield servers
+    servers.close()
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -26,6 +25,7 @@ from turnstream.connectors.kafka.admin import TopicAdmin
 from turnstream.connectors.kafka.scan import LogScan, partition_of
 from turnstream.connectors.models.scripted import ScriptedServer
 from turnstream.connectors.postgres.migrate import migrate
+from turnstream.deploy.local.machine import Ports
 from turnstream.schemas.fold import ThreadFold, Verdict
 from turnstream.streams.replay_log import Replayer
 from turnstream.streams.settings import Settings
@@ -165,7 +165,7 @@ class Stage:
 
     def worker(self, name: str, group: str, **environment: str) -> Process:
         """Start a worker; `await ready()` before it counts."""
-        port = _free_port()
+        port = Ports().take()
         env = self._environment(
             WORKER_HEALTH_PORT=str(port),
             CONSUMER_GROUP=f"{self.settings.topic_prefix}{group}",
@@ -180,7 +180,7 @@ class Stage:
         return self.processes[-1]
 
     def _edge(self, stack: contextlib.AsyncExitStack) -> Process:
-        port, log = _free_port(), self.folder / "edge.log"
+        port, log = Ports().take(), self.folder / "edge.log"
         env = self._environment(
             EDGE_PORT=str(port), EDGE_SOCKETS_PER_USER_MAX="1000", EDGE_REQUESTS_PER_S_MAX="10000"
         )
@@ -350,12 +350,6 @@ class Stage:
 def asking(text: str) -> dict[str, Any]:
     """A graph's input: one user message."""
     return {"messages": [{"role": "user", "content": text}]}
-
-
-def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:

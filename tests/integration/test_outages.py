@@ -9,10 +9,8 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import sys
 import uuid
 from collections import Counter
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit, urlunsplit
 
@@ -24,11 +22,8 @@ from turnstream.connectors.postgres.migrate import migrate
 from turnstream.schemas.events import TokensEmitted, TurnCompleted
 from turnstream.schemas.fold import Verdict
 
-sys.path.insert(0, str(Path(__file__).parent))
-from outage_servers import Servers
-
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from outage_servers import Servers
 
 FULL = bool(os.environ.get("TURNSTREAM_TEST_FULL_OUTAGES"))
 KAFKA_ENDS = [signal.SIGTERM, signal.SIGKILL] if FULL else [signal.SIGKILL]
@@ -40,14 +35,6 @@ TOOLS = 'tool=current_time({"zone":"Asia/Seoul"}) reasoning=20 rounds=%d tokens=
 """Steps of half a second, each with two commits."""
 
 pytestmark = pytest.mark.timeout(300)
-
-
-@pytest.fixture(scope="module")
-def servers() -> Iterator[Servers]:
-    servers = Servers()
-    servers.open()
-    yield servers
-    servers.close()
 
 
 @pytest.fixture

@@ -22,13 +22,13 @@ from pydantic import SecretStr
 from structlog.testing import capture_logs
 
 from turnstream.connectors.postgres.migrate import migrate
+from turnstream.deploy.local.machine import Ports
 from turnstream.streams.app import open_worker
-
-sys.path.insert(0, str(Path(__file__).parent))
-from outage_servers import Servers
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
+
+    from outage_servers import Servers
 
 COMMANDS = ("worker", "edge")
 AT_ONCE_S = 30.0
@@ -42,9 +42,7 @@ class Started:
 
     def __init__(self, command: str, folder: Path, *more: str, **environment: str) -> None:
         self.log = folder / f"{command}.log"
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        self.port = Ports().take()
         given = {
             "MODEL_URL": "http://127.0.0.1:1/v1",
             "MODEL_NAME": "none",
@@ -106,14 +104,6 @@ async def started(
         for one in processes:
             one.process.kill()
             one.process.wait()
-
-
-@pytest.fixture(scope="module")
-def servers() -> Iterator[Servers]:
-    servers = Servers()
-    servers.open()
-    yield servers
-    servers.close()
 
 
 @pytest.mark.parametrize(

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import socket
-
 import aiohttp
 
+from turnstream.deploy.local.machine import Ports
 from turnstream.schemas.events import TurnCompleted
 from turnstream.schemas.transcript import text_sha256, transcript
 
@@ -30,9 +29,7 @@ async def test_a_turn_from_end_to_end(scene) -> None:
 
 
 async def test_the_health_port_says_ready_counts_and_stops_saying_so(scene) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = Ports().take()
 
     async def get(http: aiohttp.ClientSession, path: str) -> tuple[int, str]:
         async with http.get(f"http://127.0.0.1:{port}{path}") as response:

@@ -50,6 +50,7 @@ class LinkedServers:
     brokers: Brokers
     postgres: Database
     relay: RelayProcess
+    ports: machine.Ports
     lanes: list[Lane]
     """The longest unused first."""
     session_ms: int = SESSION_MS
@@ -143,6 +144,7 @@ async def open_servers(folder: Path, *, brokers: int = 1) -> AsyncIterator[Linke
             kafka,
             postgres,
             relay,
+            ports,
             [
                 Lane(links, relay.link(f"postgres-{number}", postgres.address))
                 for number, links in enumerate(kafka.lanes(relay))
