@@ -8,7 +8,6 @@ looks now and then; the ledger lets one at a time.
 from __future__ import annotations
 
 import asyncio
-import random
 from collections import Counter
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from turnstream.schemas.errors import DatabaseUnavailableError, KafkaUnavailableError
+from turnstream.streams.polls import jitter
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -64,13 +64,13 @@ class Purge:
 
     async def run(self) -> None:
         """Look for ever; an outage of Kafka or Postgres only puts it off."""
-        await asyncio.sleep(_jitter(FIRST_AFTER_S))
+        await asyncio.sleep(jitter(FIRST_AFTER_S))
         while True:
             try:
                 await self.look()
             except (DatabaseUnavailableError, KafkaUnavailableError) as error:
                 log.warning("purge_waits", error=str(error))
-            await asyncio.sleep(_jitter(EVERY_S))
+            await asyncio.sleep(jitter(EVERY_S))
 
     async def look(self) -> dict[str, int]:
         """Purge until nothing is left to purge; returns the rows forgotten of each table."""
@@ -85,7 +85,7 @@ class Purge:
                 self._forgot(table, rows)
             if max(gone.values()) < BATCH_MAX:
                 break
-            await asyncio.sleep(_jitter(PAUSE_S))
+            await asyncio.sleep(jitter(PAUSE_S))
         forgotten = {table: rows for table, rows in total.items() if rows}
         if forgotten:
             log.info("purged", older_than_days=age / timedelta(days=1), **forgotten)
@@ -112,7 +112,3 @@ def _span(milliseconds: str) -> timedelta:
     span = int(milliseconds)
     most = FOR_EVER // timedelta(milliseconds=1)
     return timedelta(milliseconds=span) if 0 <= span < most else FOR_EVER
-
-
-def _jitter(seconds: float) -> float:
-    return seconds * random.uniform(0.7, 1.3)  # noqa: S311  spreads polls, guards nothing

@@ -15,18 +15,17 @@
 from __future__ import annotations
 
 import asyncio
-import random
 import uuid
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import structlog
 
-from turnstream.connectors.postgres.rows import Admitted
 from turnstream.connectors.postgres.signals import CANCEL_CHANNEL, READY_CHANNEL
 from turnstream.schemas.errors import DatabaseUnavailableError
 from turnstream.streams.drain import hand_over
 from turnstream.streams.hearing import PROBE_EVERY_S
+from turnstream.streams.polls import Polls
 from turnstream.streams.roster import Roster
 
 if TYPE_CHECKING:
@@ -52,18 +51,6 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 WATCH_EVERY_S = 0.1
-REAP_EVERY_S = 0.17
-"""Between two looks for dead peers, before jitter: one is seen within 250 ms."""
-
-JUDGE_AFTER_S = 1.5
-"""So long a worker must have held its own lease without a break before it judges those of others:
-after an outage of Postgres they need time to come back, as it did itself."""
-
-RECLAIM_EVERY_S = 1.0
-SWEEP_EVERY_S = 1.0
-SWEEP_MAX = 100
-CANCEL_EVERY_S = 2.0
-REQUEUE_EVERY_S = 1.0
 FLUSH_TIMEOUT_S = 3.0
 RETRY_S = 0.5
 
@@ -104,10 +91,16 @@ class Worker:
         )
         self._pump = pump
         self._ledger = ledger
-        self._signals = signals
         self._open_lease = open_lease
         self._listen = listen
-        self._requeue = requeue
+        self._polls = Polls(
+            roster=self.roster,
+            ledger=ledger,
+            signals=signals,
+            requeue=requeue,
+            steady_s=lambda: 0.0 if self._lease is None else self._lease.steady_s,
+            works=lambda: self.may_produce() and not self._hearing.stalled,
+        )
         self._purge = purge
         self._hearing = hearing
         self._drain_timeout_s = drain_timeout_s
@@ -162,11 +155,7 @@ class Worker:
         await self._leased_or_stopped()
         tasks.create_task(self._hear(), name="listen")  # 3
         tasks.create_task(self.roster.run_finishes(), name="finish")  # 4
-        tasks.create_task(self._reclaim(), name="reclaim")  # 5
-        tasks.create_task(self._reap(), name="reap")
-        tasks.create_task(self._sweep(), name="sweep")
-        tasks.create_task(self._look_for_cancels(), name="cancels")
-        tasks.create_task(self._requeue_letters(), name="requeue")
+        self._polls.start(tasks)  # 5
         tasks.create_task(self._purge.run(), name="purge")
         taking = tasks.create_task(intake.run(), name="intake")  # 6
         log.info("worker_ready", worker=self.name, id=str(self.roster.worker))
@@ -269,7 +258,7 @@ class Worker:
             for attempt in list(self.roster.running.values()):
                 attempt.halt("no acks", silently=True)
 
-    # -- wake-ups and polls ----------------------------------------------------------------------
+    # -- wake-ups --------------------------------------------------------------------------------
 
     async def _hear(self) -> None:
         await self._listen(
@@ -291,72 +280,9 @@ class Worker:
             self._intake.look_again()
         self._spawn(self.roster.look_for_cancels(list(self.roster.running)))
 
-    async def _reclaim(self) -> None:
-        while True:
-            try:
-                async with asyncio.timeout(_jitter(RECLAIM_EVERY_S)):
-                    await self.roster.wake.wait()
-            except TimeoutError:
-                pass
-            self.roster.wake.clear()
-            try:
-                await self.roster.reclaim()
-            except DatabaseUnavailableError as error:
-                log.warning("reclaim_waits", error=str(error))
-
-    async def _reap(self) -> None:
-        while True:
-            await asyncio.sleep(_jitter(REAP_EVERY_S))
-            if self._lease is None or self._lease.steady_s < JUDGE_AFTER_S:
-                continue
-            try:
-                freed = await self._ledger.reap()
-            except DatabaseUnavailableError:
-                continue
-            if freed:
-                log.warning("peer_dead", threads=freed)
-                self.roster.wake.set()
-                await self._signals.wake_peer(self.roster.worker)
-
-    async def _sweep(self) -> None:
-        while True:
-            await asyncio.sleep(_jitter(SWEEP_EVERY_S))
-            if not self.may_produce() or self._hearing.stalled:
-                continue
-            try:
-                expired = await self._ledger.expire(SWEEP_MAX)
-                await self.roster.take(Admitted(ended=expired.ended, cancelled=expired.cancelled))
-                ended = await self._ledger.sweep(SWEEP_MAX)
-                closed = await self._ledger.expired_interrupts(SWEEP_MAX)
-            except DatabaseUnavailableError:
-                continue
-            if ended:
-                await self.roster.publish_ended(ended)
-            if closed:
-                await self.roster.tell_expired(closed)
-
-    async def _requeue_letters(self) -> None:
-        """Send dead letters to their topics once more, as people decided."""
-        while True:
-            await asyncio.sleep(_jitter(REQUEUE_EVERY_S))
-            if not self.may_produce() or self._hearing.stalled:
-                continue
-            with suppress(DatabaseUnavailableError):
-                await self._requeue()
-
-    async def _look_for_cancels(self) -> None:
-        """Find cancels whose wake-up was lost: a turn that streams for minutes commits nothing."""
-        while True:
-            await asyncio.sleep(_jitter(CANCEL_EVERY_S))
-            await self.roster.look_for_cancels(list(self.roster.running))
-
     async def _flush(self) -> None:
         try:
             async with asyncio.timeout(FLUSH_TIMEOUT_S):
                 await self._pump.flush()
         except TimeoutError:
             log.warning("records_left_unsent", bytes=self._pump.queued_bytes)
-
-
-def _jitter(seconds: float) -> float:
-    return seconds * random.uniform(0.7, 1.3)  # noqa: S311  spreads polls, guards nothing
