@@ -2,9 +2,10 @@
 
 `python -m tests.bench [--seconds S] [--turns N] [--only TABLE] [--profile]`, TABLE one of idle,
 token-path, brought, turns. Ratios against the template hold on any machine; absolute figures are
-this machine's, and the share that others used of it is printed beside. No row fails because the
-machine was slow: each prints its floor, its aim and the distance. Exits with 1 where a stream or a
-turn failed.
+this machine's, and the share that others used of it is printed beside. The bare path (`bare.py`),
+which keeps nothing, is measured in the same run: it depends on the machine as ours does. No row
+fails because the machine was slow: each prints its floor, its aim and the distance. Exits with 1
+where a stream or a turn failed.
 
 Uses TURNSTREAM_TEST_KAFKA and TURNSTREAM_TEST_DATABASE if both are set, else starts its own. What
 others do with the same broker meanwhile shows in the latencies. Turns of the token path come in
@@ -16,39 +17,20 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import math
 import sys
-import time
-import uuid
 from collections import Counter
 from contextlib import AsyncExitStack
 
-import msgspec
-import psycopg
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from aiokafka import AIOKafkaProducer
 
-from tests.bench.load import Brought, Measured, Ours, Published, Theirs, run
+from tests.bench.load import Bare, Brought, Measured, Ours, Published, Theirs, run
 from tests.bench.machine import Meter, percentiles
+from tests.bench.rows import judge, line, ms
 from tests.bench.stacks import Bench, running
+from tests.bench.turns import turns
 
 PACED = "tokens=100 rate=50 ttft=0.2 stamp=1"
 FLAT = "tokens=400 rate=0 ttft=0 stamp=1"
-
-
-def line(name: str, value: str, floor: str, aim: str, verdict: str = "") -> None:
-    print(f"  {name:<66} {value:>16}  floor {floor:<10} aim {aim:<10} {verdict}", flush=True)
-
-
-def judge(value: float, floor: float | None, aim: float, *, more: bool = False) -> str:
-    """Say whether the floor is met, where there is one, and how far the aim is."""
-    if math.isnan(value):
-        return "NOT MEASURED"
-    distance = (aim / value if more else value / aim) if value else 0
-    words = ["aim met" if distance <= 1 else f"aim {distance:.2f}x away"]
-    if floor is not None:
-        met = value >= floor if more else value <= floor
-        words.insert(0, "floor met" if met else "FLOOR MISSED")
-    return ", ".join(words)
 
 
 class Table:
@@ -72,6 +54,13 @@ class Table:
         return await run(
             Theirs, bench.template_port, bench.template_pids,
             streams=streams, text=text, ttft_s=ttft_s, seconds=self.seconds,
+        )  # fmt: skip
+
+    async def bare(self, streams: int) -> Measured:
+        bench = self.bench
+        return await run(
+            Bare, bench.bare_port, bench.bare_pids,
+            streams=streams, text=PACED, ttft_s=0.2, seconds=self.seconds,
         )  # fmt: skip
 
     def below(self, row: Measured) -> None:
@@ -112,10 +101,27 @@ class Table:
         line("time added to the first token p50 (ms)", ms(f50), "15", "10", judge(f50, 15, 10))
         line("time added to the first token p99 (ms)", ms(f99), "35", "25", judge(f99, 35, 25))
         self.cpu(row, 108, 75)
-        self.cpu(await self.ours(200, PACED, kind=Published), 86, 60)
+        await self.against_bare(row)
+        row = await self.ours(200, PACED, kind=Published)
+        self.cpu(row, 86, 60)
+        await self.against_bare(row)
         await self.started_over_http()
         await self.against_template("paced 40 streams", PACED, 0.2, 6, 10)
         await self.against_template("flat out", FLAT, 0.0, 25, 40)
+
+    async def against_bare(self, mine: Measured) -> None:
+        """What the same path costs that keeps nothing: the rest is the price of keeping a turn."""
+        base = await self.bare(mine.streams)
+        a = mine.cpu_us_per_token("worker", "edge")
+        b = base.cpu_us_per_token("bare worker", "bare edge")
+        print(f"  CPU per token, ours / bare path: {a / b:.2f}x ({a:.0f} / {b:.0f} us)")
+        added = [1e3 * value for value in percentiles(base.latencies, 0.5, 0.99)]
+        first = [1e3 * value for value in percentiles(base.first, 0.5, 0.99)]
+        print(
+            f"    bare: {base.tokens / base.usage.wall_s:.0f} tok/s, latency p50 / p99"
+            " {} / {} ms, to the first token {} / {} ms".format(*map(ms, added + first))
+        )
+        self.below(base)
 
     async def started_over_http(self) -> None:
         """What `run.start` at the edge adds to the first row; it has no floor of its own."""
@@ -185,84 +191,6 @@ class Table:
         self.below(base)
 
 
-def ms(value: float) -> str:
-    return "none" if math.isnan(value) else f"{value:.1f}"
-
-
-async def turns(bench: Bench, settings: dict[str, str], count: int) -> int:
-    """One-token turns through Kafka: published at once, counted on `turn-results.default`.
-
-    Returns how many did not end in two minutes.
-    """
-    print(
-        f"\nturns ({count} one-token turns on as many threads, in through Kafka, durability sync)"
-    )
-    prefix, bootstrap = settings["TURNSTREAM_TOPIC_PREFIX"], settings["TURNSTREAM_KAFKA_BOOTSTRAP"]
-    producer = AIOKafkaProducer(bootstrap_servers=bootstrap, linger_ms=5)
-    consumer = AIOKafkaConsumer(
-        f"{prefix}turn-results.default", bootstrap_servers=bootstrap, auto_offset_reset="latest"
-    )
-    await producer.start()
-    await consumer.start()
-    try:
-        for partition in consumer.assignment():
-            await consumer.position(partition)
-        commits = _commits(settings["TURNSTREAM_DATABASE_URL"])
-        meter = Meter(bench.pids)
-        bench.sampling()
-        meter.start()
-        began = time.monotonic()
-        for _ in range(count):
-            thread = str(uuid.uuid4())
-            body = {"thread_id": thread, "text": "tokens=1 rate=0 ttft=0"}
-            await producer.send(
-                f"{prefix}turns.default",
-                msgspec.json.encode(body),
-                key=f"default/{thread}".encode(),
-            )
-        await producer.flush()
-        done = 0
-        while done < count and time.monotonic() - began < 120:
-            for records in (await consumer.getmany(timeout_ms=500)).values():
-                done += len(records)
-        took = time.monotonic() - began
-        usage = meter.stop()
-        bench.sampling()
-        rate = done / took
-        line(
-            f"one-token turns/s, {done} of {count} done in {took:.1f} s",
-            f"{rate:.0f}",
-            "250",
-            "400",
-            judge(rate, 250, 400, more=True),
-        )
-        spent = (_commits(settings["TURNSTREAM_DATABASE_URL"]) - commits) / max(1, done)
-        line(
-            "Postgres transactions a turn, amortised ones included",
-            f"{spent:.2f}",
-            "5",
-            "2.2",
-            judge(spent, 5, 2.2),
-        )
-        parts = ", ".join(f"{name} {s / done * 1e3:.2f}" for name, s in usage.parts.items())
-        print(f"    CPU ms a turn: {parts}; others {usage.others_share:.0%} of the machine")
-        if bench.stacks:
-            print(bench.profile())
-        return count - done
-    finally:
-        await producer.stop()
-        await consumer.stop()
-
-
-def _commits(database: str) -> int:
-    with psycopg.connect(database, autocommit=True) as connection:
-        connection.execute("SELECT pg_stat_force_next_flush()")
-        row = connection.execute(
-            "SELECT xact_commit FROM pg_stat_database WHERE datname = current_database()"
-        ).fetchone()
-        return int(row[0])
-
-
 async def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=10.0, help="of each row")
@@ -280,6 +208,7 @@ async def main() -> int:
         Published.log = log = AIOKafkaProducer(
             bootstrap_servers=bench.settings["TURNSTREAM_KAFKA_BOOTSTRAP"]
         )
+        Bare.topic = f"{bench.settings['TURNSTREAM_TOPIC_PREFIX']}bare-turns"
         stack.push_async_callback(log.stop)
         await log.start()
         if "idle" in wanted:
@@ -287,6 +216,10 @@ async def main() -> int:
         if wanted & {"token-path", "brought"}:  # warm, before the clock
             await run(
                 Ours, bench.edge_port, bench.pids,
+                streams=20, text=PACED, ttft_s=0.2, seconds=2,
+            )  # fmt: skip
+            await run(
+                Bare, bench.bare_port, bench.bare_pids,
                 streams=20, text=PACED, ttft_s=0.2, seconds=2,
             )  # fmt: skip
             await run(

@@ -116,6 +116,20 @@ class Brought(Ours):
     assistant = "brought"
 
 
+class Bare(Published):
+    """The bare path: a record on Kafka, and a WebSocket that gives each record as it is."""
+
+    async def open(self) -> None:
+        self.stream = await open_websocket(self.port, f"/{self.thread}", OURS_END, self.window)
+
+    def answered(self) -> bytes:
+        """Return what was last heard."""
+        return self.stream.latest[-300:]
+
+    def close(self) -> None:
+        self.stream.transport.close()
+
+
 class Theirs:
     """One thread of the template: a POST a turn on a kept connection, SSE back."""
 

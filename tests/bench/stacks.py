@@ -18,8 +18,12 @@ from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
 import psycopg
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
+from tests.bench.bare import PARTITIONS
 from tests.bench.sampler import report
+
+BARE_TOPICS = ("bare-turns", "bare-events")
 
 
 def free_port() -> int:
@@ -34,8 +38,10 @@ class Bench:
 
     edge_port: int
     template_port: int
+    bare_port: int
     pids: dict[str, int]
     template_pids: dict[str, int]
+    bare_pids: dict[str, int]
     logs: Path
     settings: dict[str, str]
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
@@ -80,6 +86,15 @@ def _database(admin: str, name: str) -> str:
     return urlunsplit(urlsplit(admin)._replace(path=f"/{name}"))
 
 
+async def _topics(kafka: str, names: list[str]) -> None:
+    admin = AIOKafkaAdminClient(bootstrap_servers=kafka)
+    await admin.start()
+    try:
+        await admin.create_topics([NewTopic(name, PARTITIONS, 1) for name in names])
+    finally:
+        await admin.close()
+
+
 def _postmaster(database: str) -> int:
     """The pid of the server behind the URL, through one of its backends."""
     with psycopg.connect(database) as connection:
@@ -118,15 +133,17 @@ async def running(settings: dict[str, str], *, sample: bool = False):
         if not (kafka and admin):
             local = stack.enter_context(LocalStack(folder / "stack"))
             kafka, admin = local.kafka_bootstrap, local.database_url
-        ports = {name: free_port() for name in ("model", "worker", "edge", "template")}
+        ports = {name: free_port() for name in ("model", "worker", "edge", "template", "bare")}
         names = (f"bench{os.getpid()}_{who}" for who in ("ours", "template"))
         ours, theirs = (_database(admin, name) for name in names)
+        prefix = f"bench{os.getpid()}-"
+        await _topics(kafka, [f"{prefix}{name}" for name in BARE_TOPICS])
         env = (
             os.environ
             | {
                 "TURNSTREAM_KAFKA_BOOTSTRAP": kafka,
                 "TURNSTREAM_DATABASE_URL": ours,
-                "TURNSTREAM_TOPIC_PREFIX": f"bench{os.getpid()}-",
+                "TURNSTREAM_TOPIC_PREFIX": prefix,
                 "TURNSTREAM_MODEL_URL": f"http://127.0.0.1:{ports['model']}/v1",
                 "TURNSTREAM_MODEL_NAME": "scripted",
                 "TURNSTREAM_LANGGRAPH_JSON": str(folder / "langgraph.json"),
@@ -162,6 +179,14 @@ async def running(settings: dict[str, str], *, sample: bool = False):
                  f"http://127.0.0.1:{ports['model']}/v1", theirs],
                 f"http://127.0.0.1:{ports['template']}/openapi.json",
             ),
+            "bare worker": (
+                [*module, "tests.bench.bare", "worker", env["BENCH_MODEL_URL"], kafka, prefix],
+                "",
+            ),
+            "bare edge": (
+                [*module, "tests.bench.bare", "edge", str(ports["bare"]), kafka, prefix],
+                f"http://127.0.0.1:{ports['bare']}/",
+            ),
         }  # fmt: skip
         processes: dict[str, subprocess.Popen[bytes]] = {}
         try:
@@ -169,14 +194,20 @@ async def running(settings: dict[str, str], *, sample: bool = False):
                 log = folder / f"{name}.log"
                 with log.open("wb") as out:
                     processes[name] = subprocess.Popen(command, env=env, stdout=out, stderr=out)
-                await _ready(name, url, processes[name], log)
+                if url:
+                    await _ready(name, url, processes[name], log)
             pids = {name: process.pid for name, process in processes.items()}
             pids |= {"kafka": _kafka_pid(kafka), "postgres": _postmaster(ours)}
+            servers = ("model", "kafka", "postgres")
             yield Bench(
                 edge_port=ports["edge"],
                 template_port=ports["template"],
-                pids={name: pid for name, pid in pids.items() if name != "template"},
+                bare_port=ports["bare"],
+                pids={name: pids[name] for name in ("worker", "edge", *servers)},
                 template_pids={name: pids[name] for name in ("template", "model", "postgres")},
+                bare_pids={
+                    name: pids[name] for name in ("bare worker", "bare edge", "model", "kafka")
+                },
                 logs=folder,
                 settings=env,
                 processes=processes,
