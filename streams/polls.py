@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from turnstream.connectors.postgres.ledger import Ledger
     from turnstream.connectors.postgres.signals import Signals
     from turnstream.streams.roster import Roster
+    from turnstream.streams.unclaimed import Unclaimed
 
 log = structlog.get_logger(__name__)
 
@@ -55,6 +56,7 @@ class Polls:
         self,
         *,
         roster: Roster,
+        unclaimed: Unclaimed,
         ledger: Ledger,
         signals: Signals,
         requeue: Callable[[], Awaitable[int]],
@@ -62,6 +64,7 @@ class Polls:
         works: Callable[[], bool],
     ) -> None:
         self._roster = roster
+        self._unclaimed = unclaimed
         self._ledger = ledger
         self._signals = signals
         self._requeue = requeue
@@ -116,9 +119,9 @@ class Polls:
             except DatabaseUnavailableError:
                 continue
             if ended:
-                await self._roster.publish_ended(ended)
+                await self._unclaimed.publish(ended)
             if closed:
-                await self._roster.tell_expired(closed)
+                await self._unclaimed.tell_expired(closed)
 
     async def _requeue_letters(self) -> None:
         """Send dead letters to their topics once more, as people decided."""

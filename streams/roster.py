@@ -26,18 +26,15 @@ if TYPE_CHECKING:
     from turnstream.connectors.postgres.rows import (
         Admitted,
         Claim,
-        Ended,
-        ExpiredInterrupt,
         Finish,
     )
     from turnstream.connectors.postgres.signals import Signals
-    from turnstream.streams.outlets import Outlets
+    from turnstream.streams.unclaimed import Unclaimed
 
 log = structlog.get_logger(__name__)
 
 FINISH_BATCH_MAX = 64
 RECLAIM_BATCH_MAX = 32
-ENDED_AT_ONCE_MAX = 64
 RETRY_S = 0.2
 GIVE_BACK_S = 1.0
 
@@ -88,7 +85,7 @@ class Roster:
         self,
         worker: UUID,
         ledger: Ledger,
-        outlets: Outlets,
+        unclaimed: Unclaimed,
         signals: Signals,
         *,
         turns_max: int,
@@ -104,7 +101,7 @@ class Roster:
         self.emptied = asyncio.Event()
         self.emptied.set()
         self._ledger = ledger
-        self._outlets = outlets
+        self._unclaimed = unclaimed
         self._signals = signals
         self._turns_max = turns_max
         self._attempt = attempt
@@ -114,7 +111,6 @@ class Roster:
         self._doubt = False
         self._starved = False
         self._finishes: asyncio.Queue[Finish] = asyncio.Queue(maxsize=2 * turns_max)
-        self._ending = 0
 
     # -- slots -----------------------------------------------------------------------------------
 
@@ -183,7 +179,7 @@ class Roster:
         """Run what was claimed at admission, publish what ended there, wake who is meant."""
         self.begin(admitted.claims)
         if admitted.ended:
-            self._spawn(self.publish_ended(list(admitted.ended)))
+            self._spawn(self._unclaimed.publish(list(admitted.ended)))
         if admitted.woke:
             self.wake.set()
             self._spawn(self._signals.wake_peer(self.worker))
@@ -192,25 +188,6 @@ class Roster:
                 self._spawn(self.look_for_cancels([thread_key]))
             else:
                 self._spawn(self._signals.wake(CANCEL_CHANNEL, thread_key))
-
-    async def publish_ended(self, turns: list[Ended]) -> None:
-        """Publish unclaimed ends and close them; what goes wrong is left to the next sweep."""
-        if self._ending >= ENDED_AT_ONCE_MAX:
-            return
-        self._ending += 1
-        try:
-            await self._outlets.ended(turns, self._ledger)
-        except TurnstreamError as error:
-            log.warning("ended_left_to_sweep", turns=len(turns), error=str(error))
-        finally:
-            self._ending -= 1
-
-    async def tell_expired(self, interrupts: list[ExpiredInterrupt]) -> None:
-        """Tell readers of expired interrupts; what goes wrong is left to the next sweep."""
-        try:
-            await self._outlets.expired(interrupts, self._ledger)
-        except TurnstreamError as error:
-            log.warning("expired_left_to_sweep", interrupts=len(interrupts), error=str(error))
 
     # -- attempts --------------------------------------------------------------------------------
 

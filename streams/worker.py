@@ -27,6 +27,7 @@ from turnstream.streams.drain import hand_over
 from turnstream.streams.hearing import PROBE_EVERY_S
 from turnstream.streams.polls import Polls
 from turnstream.streams.roster import Roster
+from turnstream.streams.unclaimed import Unclaimed
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine
@@ -80,10 +81,11 @@ class Worker:
         drain_timeout_s: float,
     ) -> None:
         self.name = name
+        self._unclaimed = Unclaimed(ledger, outlets)
         self.roster = Roster(
             uuid.uuid4(),
             ledger,
-            outlets,
+            self._unclaimed,
             signals,
             turns_max=turns_max,
             attempt=lambda claim: attempt(claim, self.roster.release),
@@ -95,6 +97,7 @@ class Worker:
         self._listen = listen
         self._polls = Polls(
             roster=self.roster,
+            unclaimed=self._unclaimed,
             ledger=ledger,
             signals=signals,
             requeue=requeue,

@@ -147,13 +147,13 @@ async def test_ends_that_nobody_published_are_swept(scene) -> None:
     """The decider died between its transaction and the record."""
     turn = await scene.start("t1", "x", graph="nobody")
     async with scene.worker() as worker:
-        worker.roster._ending = 10_000  # it has its hands full
+        worker._unclaimed._publishing = 10_000  # it has its hands full
         async with asyncio.timeout(60):
             known = "SELECT count(*) FROM turns WHERE turn_id = $1"
             while not await scene.db.fetchval(known, uuid.UUID(turn)):
                 await asyncio.sleep(0.02)
         assert scene.view("t1", turn) is None
-        worker.roster._ending = 0
+        worker._unclaimed._publishing = 0
         view = await scene.done("t1", turn)
         assert view.terminal.code == "unknown_graph"
         await scene.closed(turn)
