@@ -15,12 +15,17 @@ import shutil
 import socket
 import subprocess
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from turnstream.deploy.local.process import Account
 from turnstream.schemas.errors import StackError
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 JAVA_MIN = 17  # Kafka 4 needs it
-_PORTS = range(20_000, 32_000)  # below what Linux hands to outgoing connections (32768 up)
+_PORTS = range(20_000, 32_000)  # below what Linux hands to outgoing connections where nobody set it
+_OUTGOING = Path("/proc/sys/net/ipv4/ip_local_port_range")
 _VERSION = re.compile(r'version "(\d+)')
 
 
@@ -105,7 +110,7 @@ class Ports:
     """Hands out ports of the loopback address, each once.
 
     A port that was asked for must be free; one remembered from an earlier start is taken when it
-    is free; else any.
+    is free; else any that no outgoing connection can have by the time it is bound.
     """
 
     def __init__(self) -> None:
@@ -119,7 +124,8 @@ class Ports:
             return self._give(asked)
         if remembered and remembered not in self._given and _free(remembered):
             return self._give(remembered)
-        for port in random.sample(_PORTS, k=500):
+        choice = _apart_from_outgoing()
+        for port in random.sample(choice, k=min(500, len(choice))):
             if port not in self._given and _free(port):
                 return self._give(port)
         raise StackError(f"no free port between {_PORTS.start} and {_PORTS.stop}")
@@ -127,6 +133,15 @@ class Ports:
     def _give(self, port: int) -> int:
         self._given.add(port)
         return port
+
+
+def _apart_from_outgoing() -> Sequence[int]:
+    """Return the ports to choose from; all of them where outgoing connections may have any."""
+    try:
+        first, last = map(int, _OUTGOING.read_text().split())
+    except (OSError, ValueError):
+        return _PORTS
+    return [port for port in _PORTS if not first <= port <= last] or _PORTS
 
 
 def _free(port: int) -> bool:

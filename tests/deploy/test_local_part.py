@@ -141,6 +141,24 @@ def test_identity_is_pid_and_start(tmp_path):
     assert not identity.alive()
 
 
+@pytest.mark.parametrize(
+    ("outgoing", "allowed"),
+    [
+        ("32768\t60999", range(20_000, 32_000)),
+        ("20010 60999", range(20_000, 20_010)),
+        ("1024 65535", range(20_000, 32_000)),  # nothing is left but to try
+    ],
+)
+def test_ports_are_apart_from_those_of_outgoing_connections(
+    tmp_path, monkeypatch, outgoing, allowed
+):
+    path = tmp_path / "range"
+    path.write_text(outgoing)
+    monkeypatch.setattr(machine, "_OUTGOING", path)
+    ports = machine.Ports()
+    assert all(ports.take() in allowed for _ in range(3))
+
+
 def test_ports_are_given_once_and_remembered_ones_first():
     ports = machine.Ports()
     first = ports.take()
