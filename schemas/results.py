@@ -17,8 +17,8 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     `code`: of a failure, a rejection or (as cause) a cancel. `message_id`, `text` and `sha256`: the
     last assistant message, or what a cancelled turn had said. `usage`: of the model calls whose
     answers the turn shows; `lost_usage`: of those that were whole and taken back, by a retry or by
-    the end of an attempt. `attempts` and `at` (µs since 1970): when it was decided; 0 where the
-    ledger decided by itself.
+    the end of an attempt. `attempts` and `at` (µs since 1970): when it was decided; where the
+    ledger decided by itself, `attempts` is 0 and `at` is of its clock.
     """
 
     status: Status

@@ -44,6 +44,7 @@ THREAD = """
 SELECT t.thread_key, t.partition, t.epoch, t.owner, t.cancel, t.interrupt, t.graph, t.head_off,
        t.last_off,
        coalesce(t.first_off, t.head_off) AS first_off, t.created_at, h.turn_id AS head,
+       timeline() AS timeline,
        EXISTS (SELECT FROM turns q WHERE q.thread_key = t.thread_key AND q.seq >= t.settled
                 AND q.outcome IS NULL) AS busy
   FROM threads t LEFT JOIN turns h ON h.thread_key = t.thread_key AND h.seq = t.head

@@ -237,11 +237,13 @@ class ThreadRow:
 
     `interrupts`: ids of the open interrupts. `busy`: a turn has no outcome yet. `head` is the turn
     that is claimed and not closed. `graph`: what was claimed last, None if nothing ever was.
+    `timeline` is the database's, when this was read.
     """
 
     thread_key: str
     partition: int
     epoch: int
+    timeline: int
     owner: UUID | None
     head: UUID | None
     busy: bool

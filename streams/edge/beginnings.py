@@ -56,7 +56,11 @@ class Beginnings:
         start = _turn_start(place, after)
         if start is None:
             start = min(await self._created(place), after)
-        return None if await self.is_gone(thread, partition, start) else start
+        if not await self.is_gone(thread, partition, start):
+            return start
+        # the turn before is gone; the one that begins right here is whole
+        here = after in (place.head_from, *place.starts)
+        return after if here and not await self.is_gone(thread, partition, after) else None
 
     async def is_ours(self, partition: int, cursor: Cursor) -> bool:
         """Say whether the cursor is of this log; waits where another edge was ahead."""
@@ -90,13 +94,23 @@ def next_offset(since: Cursor) -> int:
     return since.offset if since.k < RECORD_EVENTS_MAX - 1 else since.offset + 1
 
 
+def fence_at(place: Place, start: int) -> int:
+    """Return the epoch below which all is void for a reader that begins at `start`; 0: none is."""
+    over = not place.alive and place.closed_to is not None and start > place.closed_to
+    return place.epoch + 1 if over else 0
+
+
 def _turn_start(place: Place, after: int) -> int | None:
-    """Return the start of the turn that a reader who has all before `after` is in."""
-    if place.head_from is not None and after >= place.head_from:
+    """Return the start of the turn that a reader who has all before `after` is in.
+
+    A start at `after` itself is not taken: it may be that of a later attempt, where the first had
+    nothing to commit, and the reader may have what that one said.
+    """
+    if place.head_from is not None and after > place.head_from:
         return place.head_from
     if not place.alive and place.closed_to is not None and after > place.closed_to:
         return after
-    earlier = [start for start in place.starts if start <= after]
+    earlier = [start for start in place.starts if start < after]
     if earlier:
         return max(earlier)
-    return place.first if place.first is not None and place.first <= after else None
+    return place.first if place.first is not None and place.first < after else None

@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from turnstream.schemas.fold import TIMELINE_BITS
-from turnstream.streams.edge.feed import Place
+from turnstream.streams.edge.places import Place, UnclaimedEnd
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from datetime import datetime
+    from uuid import UUID
+
+    from turnstream.schemas.results import Outcome
 
 
 class ThreadRow(Protocol):
@@ -20,6 +22,8 @@ class ThreadRow(Protocol):
     def partition(self) -> int: ...  # noqa: D102
     @property
     def epoch(self) -> int: ...  # noqa: D102
+    @property
+    def timeline(self) -> int: ...  # noqa: D102
     @property
     def head(self) -> object | None: ...  # noqa: D102
     @property
@@ -37,6 +41,10 @@ class ThreadRow(Protocol):
 class TurnRow(Protocol):
     """What is needed of a turn's row."""
 
+    @property
+    def turn_id(self) -> UUID: ...  # noqa: D102
+    @property
+    def outcome(self) -> Outcome | None: ...  # noqa: D102
     @property
     def status(self) -> str: ...  # noqa: D102
     @property
@@ -86,11 +94,23 @@ class LedgerDirectory:
             closed_to=row.last_off,
             head_from=head_from,
             starts=starts,
+            ends=tuple(_unclaimed(turns)),
             created_ms=int(row.created_at.timestamp() * 1000),
-            timeline=row.epoch >> TIMELINE_BITS,
+            epoch=row.epoch,
+            timeline=row.timeline,
         )
 
     async def start_of(self, key: str, turn_id: str) -> int | None:
         """Return the offset of the turn's first record, as far as the ledger knows it."""
         turn = await self.places.turn(key, turn_id)
         return None if turn is None else turn.first_off
+
+
+def _unclaimed(turns: Sequence[TurnRow]) -> Iterator[UnclaimedEnd]:
+    for turn in turns:
+        if turn.attempts == 0 and turn.outcome is not None:
+            yield UnclaimedEnd(
+                turn_id=str(turn.turn_id),
+                offset=turn.first_off,
+                decided_ms=turn.outcome.at // 1000,
+            )

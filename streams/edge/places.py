@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from turnstream.schemas.fold import TIMELINE_BITS
+
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import AsyncGenerator, Callable
@@ -13,13 +15,27 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class UnclaimedEnd:
+    """The end of a turn that nobody claimed: one record, or more of them.
+
+    `offset` is of the record that the ledger was told of last, None if of none yet. It was decided
+    at `decided_ms` by the database's clock (since 1970), so all its records were written later.
+    """
+
+    turn_id: str
+    offset: int | None
+    decided_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
     """Where a thread's records lie, as the ledger knows it.
 
     `closed_to`: offset of the last end that the ledger knows. `head_from`: where the turn that is
     alive begins, as far as a commit has told. `starts`: where turns that were claimed begin, newest
-    first. `alive`: a turn is claimed, or ended with a question that is still open. `timeline`: in
-    which one the thread was last claimed, 0 if never.
+    first; `ends`: of those that were not, and ended. `alive`: a turn is claimed, or ended with a
+    question that is still open. `epoch` is that of the thread's last claim, 0 if there was none.
+    `timeline` is the database's.
     """
 
     partition: int
@@ -28,8 +44,15 @@ class Place:
     closed_to: int | None = None
     head_from: int | None = None
     starts: tuple[int, ...] = ()
+    ends: tuple[UnclaimedEnd, ...] = ()
     created_ms: int = 0
+    epoch: int = 0
     timeline: int = 0
+
+    @property
+    def claimed_in(self) -> int:
+        """Return the timeline of the thread's last claim, 0 if there was none."""
+        return self.epoch >> TIMELINE_BITS
 
 
 class Directory(Protocol):

@@ -2,7 +2,9 @@
 
 A reader begins at the start of a turn. From an `AttemptStarted` on, records of a lower epoch are
 void for the whole thread (epochs rise from turn to turn). So a late record of an earlier turn whose
-end lies before this reader's start, cannot look like a turn that runs.
+end lies before this reader's start, cannot look like a turn that runs. One that begins where no
+turn runs is told the last epoch; and each, which turns ended unclaimed, for their ends have no such
+order.
 
 Where the database was put back to an earlier moment, turns that had ended begin anew, in a higher
 timeline. One that the fold knows is rewound. Of one that it does not know (long ended, or from
@@ -21,8 +23,10 @@ from turnstream.schemas.fold import TIMELINE_BITS, Change, ThreadFold, Verdict
 from turnstream.streams.edge.frames import ProtocolEvent
 from turnstream.streams.edge.protocol import Projection
 
-# turns that are over and still in the fold, so that their duplicates are known as such
+# turns that are over and still in the fold, so that a rewind can name what it takes back
 ENDED_TURNS_KEPT = 4
+# turns that are over and known by their ids, so that nothing of them is shown again
+ENDED_IDS_KEPT = 64
 
 
 class Decoder(Protocol):
@@ -51,22 +55,30 @@ class Step(msgspec.Struct, frozen=True):
 class Reader:
     """Folds a thread's records in log order, from offset `begins` on.
 
-    `timeline` is that of what the client was shown so far, 0 where nobody knows; a record before
-    `begins` tells it and nothing else. `gaps` and `undecodable` count what should not be.
+    Records of epochs below `fence` are void, but for unclaimed ends: see `ended`. `timeline` is
+    that of what the client was shown so far, 0 where nobody knows; a record before `begins` tells
+    it and nothing else. `gaps` and `undecodable` count what should not be.
     """
 
     def __init__(
-        self, incarnation: int, decoder: Decoder, *, begins: int = 0, timeline: int = 0
+        self, incarnation: int, decoder: Decoder, *, begins: int = 0, fence: int = 0
     ) -> None:
         self.begins = begins
-        self.timeline = timeline
+        self.timeline = 0
         self.fold = ThreadFold()
         self.gaps = 0
         self.undecodable = 0
         self._projection = Projection(incarnation)
         self._decoder = decoder
-        self._fence = 0
+        self._fence = fence
         self._ended: list[str] = []
+        self._over: dict[str, int] = {}
+
+    def ended(self, turn_id: str, timeline: int) -> None:
+        """Take a turn as over: all of it that comes in this timeline, or one before, is void."""
+        self._over[turn_id] = max(timeline, self._over.pop(turn_id, 0))
+        if len(self._over) > ENDED_IDS_KEPT:
+            del self._over[next(iter(self._over))]
 
     def take(self, offset: int, value: bytes) -> Step | None:
         """Take one record in; None for one that changes nothing."""
@@ -80,17 +92,13 @@ class Reader:
                 self.timeline = record.epoch >> TIMELINE_BITS
             return None
         voids = False
-        if isinstance(record, AttemptStarted):
-            voids = self._voids(record)
-            self._fence = max(self._fence, record.epoch)
-        elif isinstance(record, TurnEnded):
-            voids = self._voids(record)
-        elif (
-            isinstance(record, Event)
-            and record.epoch < self._fence
-            and not isinstance(record, InputResolved)
-        ):
-            return None
+        if isinstance(record, Event) and not isinstance(record, InputResolved):
+            if self._is_void(record):
+                return None
+            if isinstance(record, AttemptStarted | TurnEnded):
+                voids = self._voids(record)
+            if isinstance(record, AttemptStarted):
+                self._fence = record.epoch
         change = self.fold.apply(record, offset)
         if change.verdict is Verdict.IGNORED:
             return None
@@ -99,6 +107,12 @@ class Reader:
         if isinstance(record, Event) and record.terminal:
             self._forget(record.turn_id)
         return step
+
+    def _is_void(self, record: Event) -> bool:
+        """Say whether it is of an attempt that lost the thread, or of a turn that is over."""
+        if record.epoch >> TIMELINE_BITS <= self._over.get(record.turn_id, -1):
+            return True
+        return record.epoch < self._fence and not isinstance(record, TurnEnded)
 
     def _voids(self, record: AttemptStarted | TurnEnded) -> bool:
         """Say whether a turn that is not known begins in a later timeline, the first there.
@@ -113,4 +127,6 @@ class Reader:
     def _forget(self, turn_id: str) -> None:
         self._ended.append(turn_id)
         if len(self._ended) > ENDED_TURNS_KEPT:
-            self.fold.turns.pop(self._ended.pop(0), None)
+            view = self.fold.turns.pop(self._ended.pop(0), None)
+            if view is not None:
+                self.ended(view.turn_id, view.epoch >> TIMELINE_BITS)

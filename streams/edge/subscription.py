@@ -110,7 +110,7 @@ class Subscription:
         try:
             while True:
                 self._behind = False
-                missed = feed.catch_up(self._thread, self._tap, self._since)
+                missed = feed.catch_up.missed(self._thread, self._tap, self._since)
                 async with contextlib.aclosing(missed):
                     async for item in missed:
                         await self._refill(item)

@@ -23,9 +23,9 @@ class Watch:
     """Steps of one thread, in log order, without gap or double: `async with`, then `async for`.
 
     Yields `Step`, `Reset` where the cursor cannot be honoured, and first a `Begins` to who has no
-    cursor. What it begins with: see `Feed.catch_up`. A consumer that falls `watch_steps_max` behind
-    loses its queue and is refilled from ring or log, unnoticed but for the time. `live` while there
-    is nothing left to catch up with.
+    cursor. What it begins with: see `CatchUp.missed`. A consumer that falls `watch_steps_max`
+    behind loses its queue and is refilled from ring or log, unnoticed but for the time. `live`
+    while there is nothing left to catch up with.
     """
 
     def __init__(
@@ -67,7 +67,9 @@ class Watch:
         while True:
             self._behind = False
             last = -1
-            missed = self._feed.catch_up(thread, self._tap, since, from_turn, whole_turn=whole_turn)
+            missed = self._feed.catch_up.missed(
+                thread, self._tap, since, from_turn, whole_turn=whole_turn
+            )
             async with aclosing(missed):
                 async for item in missed:
                     if not isinstance(item, list):

@@ -57,21 +57,19 @@ BEGIN
         RETURN NEXT r;
         CONTINUE;
       END IF;
-      v := json_build_object('status', 'cancelled', 'code', 'cancelled');
+      v := decided('cancelled', 'cancelled');
       UPDATE turns SET outcome = v WHERE thread_key = c.key AND seq = u.seq;
     ELSE  -- A2
       v := CASE
         WHEN EXISTS (SELECT FROM early_cancels e
                      WHERE e.tenant = c.tenant AND e.turn_id = c.turn_id AND e.thread_key = c.key)
-          THEN json_build_object('status', 'cancelled', 'code', 'cancelled')
+          THEN decided('cancelled', 'cancelled')
         WHEN NOT c.known
-          THEN json_build_object('status', 'failed', 'code', 'unknown_graph',
-                                 'message', format('there is no graph %s', c.graph))
+          THEN decided('failed', 'unknown_graph', format('there is no graph %s', c.graph))
         WHEN c.policy = 'reject' AND EXISTS (
                SELECT FROM threads t JOIN turns q ON q.thread_key = t.thread_key
                WHERE t.thread_key = c.key AND q.seq >= t.settled AND q.outcome IS NULL)
-          THEN json_build_object('status', 'rejected', 'code', 'thread_busy',
-                                 'message', 'the thread has a turn that is not over')
+          THEN decided('rejected', 'thread_busy', 'the thread has a turn that is not over')
       END;
       INSERT INTO turns (tenant, turn_id, thread_key, kind, graph, origin, front, answers, actor,
                          policy, src_topic, src_part, src_off, body_sha, body, expires_at, outcome)

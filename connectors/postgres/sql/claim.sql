@@ -60,9 +60,15 @@ LANGUAGE sql IMMUTABLE AS $$
     FROM jsonb_array_elements_text(p_ids) WITH ORDINALITY AS x(id, i)
 $$;
 
-CREATE OR REPLACE FUNCTION expired_outcome() RETURNS json LANGUAGE sql IMMUTABLE AS $$
-  SELECT json_build_object(
-    'status', 'failed', 'code', 'expired', 'message', 'the turn expired before it could run')
+-- What the ledger decides by itself, and when (µs since 1970): the turn's end is in the log after that.
+CREATE OR REPLACE FUNCTION decided(p_status text, p_code text, p_message text DEFAULT '')
+RETURNS json LANGUAGE sql VOLATILE AS $$
+  SELECT json_build_object('status', p_status, 'code', p_code, 'message', p_message,
+                           'at', (extract(epoch FROM clock_timestamp()) * 1000000)::bigint)
+$$;
+
+CREATE OR REPLACE FUNCTION expired_outcome() RETURNS json LANGUAGE sql VOLATILE AS $$
+  SELECT decided('failed', 'expired', 'the turn expired before it could run')
 $$;
 
 -- Whether an interrupt's time to be answered is over.
@@ -131,7 +137,7 @@ BEGIN
                            ' only suspect of its worker; the last: %s',
                            t.attempts, t.attempts - 2, coalesce(t.trouble, 'unknown'));
         IF t.attempts >= 5 THEN
-          u.outcome := json_build_object('status', 'failed', 'code', 'poisoned', 'message', r.parked);
+          u.outcome := decided('failed', 'poisoned', r.parked);
           UPDATE turns SET outcome = u.outcome WHERE thread_key = k AND seq = u.seq;
         END IF;
       ELSIF NOT take_suspect(p_worker, k) THEN
@@ -177,13 +183,11 @@ BEGIN
         ELSIF t.interrupt -> 'ids' @> u.answers AND is_late(t.interrupt) OR EXISTS (
                 SELECT FROM expired_interrupts e
                  WHERE e.thread_key = k AND u.answers ? e.interrupt_id) THEN
-          u.outcome := json_build_object(
-            'status', 'rejected', 'code', 'interrupt_expired',
-            'message', 'it answers an interrupt that has expired');
+          u.outcome := decided(
+            'rejected', 'interrupt_expired', 'it answers an interrupt that has expired');
         ELSE
-          u.outcome := json_build_object(
-            'status', 'rejected', 'code', 'unknown_interrupt',
-            'message', 'it answers an interrupt that is not open on this thread');
+          u.outcome := decided('rejected', 'unknown_interrupt',
+                               'it answers an interrupt that is not open on this thread');
         END IF;
       END IF;
       -- the questions that a resume leaves open get their revs too: they may end with it

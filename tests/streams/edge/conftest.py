@@ -24,6 +24,7 @@ from turnstream.connectors.postgres.ledger import Admission, Admitted, Closed, F
 from turnstream.connectors.postgres.pools import ledger_pool
 from turnstream.schemas import events as ev
 from turnstream.schemas.commands import CancelTurn, ResumeTurn
+from turnstream.schemas.fold import TIMELINE_BITS
 from turnstream.schemas.ids import event_id, thread_key
 from turnstream.streams.app import open_edge
 from turnstream.streams.settings import Settings
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
     from turnstream.connectors.postgres.ledger import Claim
+    from turnstream.connectors.postgres.rows import Ended
+    from turnstream.schemas.commands import Command
     from turnstream.streams.edge.process import Edge
 
 PARTITIONS = 3
@@ -126,11 +129,11 @@ async def front() -> AsyncIterator[Front]:
 class Turn:
     """An attempt at a claimed turn: `say` appends an event, `end` settles and tells the end."""
 
-    def __init__(self, worker: FakeWorker, claim: Claim) -> None:
+    def __init__(self, worker: FakeWorker, claim: Claim | Ended, epoch: int) -> None:
         self.worker = worker
         self.claim = claim
         self.turn_id = str(claim.turn_id)
-        self.epoch = claim.epoch
+        self.epoch = epoch
         self.n = 0
         self.first_off: int | None = None
         self.last_off = -1
@@ -223,6 +226,9 @@ class FakeWorker:
         self.worker = uuid.uuid4()
         self.commands: list[Any] = []
         self.turns: list[Turn] = []
+        self.ended: list[Ended] = []
+        self.closes_ended = True
+        """False: it dies after it has published an unclaimed end, before it closes the turn."""
         self._playing: set[asyncio.Task[None]] = set()
 
     @asynccontextmanager
@@ -271,7 +277,10 @@ class FakeWorker:
             )
             assert isinstance(given, Admitted), given
             for ended in given.ended:
-                await self._publish_end(ended)
+                self.ended.append(ended)
+                offset = await self.publish_end(ended)
+                if self.closes_ended:
+                    await self.close_end(ended, offset)
             self._play(given.claims)
 
     def _admission(self, record: Any, command: Any) -> Admission:
@@ -313,23 +322,32 @@ class FakeWorker:
 
     def _play(self, claims: Any) -> None:
         for claim in claims:
-            turn = Turn(self, claim)
+            turn = Turn(self, claim, claim.epoch)
             self.turns.append(turn)
             refused = claim.outcome is not None
             task = asyncio.create_task(_refuse(turn) if refused else self.script(turn))
             self._playing.add(task)
             task.add_done_callback(self._playing.discard)
 
-    async def _publish_end(self, ended: Any) -> None:
-        turn = Turn(self, ended)
-        turn.epoch = ended.timeline << 40
+    async def ask(self, command: Command) -> None:
+        """Send a command, as anybody with Kafka may."""
+        key = thread_key(command.tenant, command.thread_id).encode()
+        await self.producer.send_and_wait(
+            self.settings.topics.turns, self.codec.encode(command), key=key
+        )
+
+    async def publish_end(self, ended: Ended) -> int:
+        """Say that a turn ended unclaimed; returns the offset."""
+        turn = Turn(self, ended, ended.timeline << TIMELINE_BITS)
         outcome = ended.outcome
-        offset = await turn.say(
+        return await turn.say(
             ev.TurnEnded, outcome=outcome.status, code=outcome.code, message=outcome.message
         )
-        await self.ledger.close_ended(
-            [Closed(ended.thread_key, ended.turn_id, offset)], ended.timeline
-        )
+
+    async def close_end(self, ended: Ended, offset: int) -> None:
+        """Tell the ledger where it was said."""
+        closed = Closed(ended.thread_key, ended.turn_id, offset)
+        assert await self.ledger.close_ended([closed], ended.timeline) == 1
 
     async def append(self, claim: Any, record: ev.Event) -> int:
         done = await self.producer.send_and_wait(

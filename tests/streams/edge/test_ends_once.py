@@ -1,0 +1,338 @@
+"""A turn's end is shown once, although the log may say it twice.
+
+A worker that dies between an end's record and the ledger's note of it leaves the end to others, who
+say it again; a frozen one may say late what others have said. The log and the ledger of each case
+are made here as workers would leave them, and clients come back between the two.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import uuid
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+
+import httpx
+import pytest
+from websockets.asyncio.client import connect
+
+from turnstream.schemas import events as ev
+from turnstream.schemas.commands import CancelTurn, StartTurn
+from turnstream.schemas.fold import Verdict
+from turnstream.streams.edge.cursor import Cursor
+from turnstream.streams.edge.feed import Begins, Reset
+from turnstream.streams.edge.reader import ENDED_TURNS_KEPT
+
+THREAD = {"tenant": "default", "thread_id": "a"}
+KEY = "default/a"
+
+
+async def until(condition):
+    async with asyncio.timeout(60):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+async def run(worker, script=None):
+    """Start a turn, and wait for its script's end."""
+    if script is not None:
+        worker.script = script
+    count = len(worker.turns)
+    await worker.ask(StartTurn(**THREAD, turn_id=str(uuid.uuid4()), text="hi"))
+    await until(lambda: len(worker.turns) > count)
+    await worker.idle()
+    return worker.turns[-1]
+
+
+async def cancelled_before_it_came(worker):
+    """Let a turn end unclaimed; returns its end, which is in the log."""
+    count = len(worker.ended)
+    turn_id = str(uuid.uuid4())
+    await worker.ask(CancelTurn(**THREAD, turn_id=turn_id))
+    await worker.ask(StartTurn(**THREAD, turn_id=turn_id, text="hi"))
+    await until(lambda: len(worker.ended) > count)
+    return worker.ended[-1]
+
+
+class Following:
+    """A client that reads on."""
+
+    def __init__(self, feed, cursor=None):
+        self.items = []
+        self.watch = feed.watch(KEY, cursor)
+        self._feed = feed
+
+    async def _read(self):
+        async with self.watch as watch:
+            async for item in watch:
+                self.items.append(item)
+
+    @asynccontextmanager
+    async def reading(self):
+        task = asyncio.create_task(self._read())
+        try:
+            await until(lambda: self.watch.live)
+            yield self
+        finally:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+
+    async def to(self, offset):
+        """Wait until the edge has read the log to there and this client was told."""
+        await until(lambda: any(self._feed.log.end(part) > offset for part in range(3)))
+        await until(lambda: self.watch.live and not self.watch._queue)
+
+    @property
+    def steps(self):
+        return [item for item in self.items if not isinstance(item, Begins)]
+
+
+def what(items):
+    """Name what was shown."""
+    return ["reset" if isinstance(i, Reset) else type(i.record).__name__ for i in items]
+
+
+async def said(turn):
+    """Say a turn's beginning, and commit that."""
+    await turn.start()
+    await turn.tokens("one two")
+    await turn.worker.pool.execute(
+        "UPDATE threads SET head_off = $2 WHERE thread_key = $1", KEY, turn.first_off
+    )
+
+
+async def hello(turn):
+    await turn.start()
+    await turn.message("hello world")
+    await turn.end(text="hello world ")
+
+
+@pytest.mark.parametrize("knows", ["before", "after"])
+@pytest.mark.parametrize("runs", [True, False], ids=["a turn runs", "nothing runs"])
+@pytest.mark.parametrize("beside", [True, False], ids=["beside a new client", "alone"])
+async def test_an_unclaimed_end_that_is_said_again(edge, worker, knows, runs, beside):
+    """Its first record lies before where the reader of the client that comes back begins."""
+    feed = edge.edge.context.feed
+    await run(worker, hello)
+    worker.closes_ended = False
+    ended = await cancelled_before_it_came(worker)
+    if runs:
+        last = (await run(worker, said)).last_off
+    else:
+        last = await noise(worker)
+    client, other = Following(feed, Cursor(1, last)), Following(feed)
+    async with AsyncExitStack() as following:
+        if beside:
+            await following.enter_async_context(other.reading())
+        if knows == "before":
+            await following.enter_async_context(client.reading())
+        again = await worker.publish_end(ended)
+        await worker.close_end(ended, again)
+        if knows == "after":
+            await following.enter_async_context(client.reading())
+        await client.to(again)
+    assert what(client.steps) == []
+    assert "TurnEnded" not in what(other.steps)
+
+
+async def noise(worker):
+    """Append a record of another thread to the thread's partition."""
+
+    class Other:
+        thread_key = "default/noise"
+        partition = worker.turns[0].claim.partition
+
+    record = ev.CustomEmitted(
+        event_id="x", tenant="default", thread_id="noise", turn_id="x", epoch=1, n=1,
+        name="n", payload='"x"',
+    )  # fmt: skip
+    return await worker.append(Other, record)
+
+
+async def test_an_unclaimed_end_that_nobody_has_said_yet_is_shown(edge, worker):
+    """It is open when the client comes, and its only record comes then."""
+    feed = edge.edge.context.feed
+    await run(worker, hello)
+    worker.closes_ended = False
+
+    async def dies(_ended):
+        return -1
+
+    publish, worker.publish_end = worker.publish_end, dies
+    ended = await cancelled_before_it_came(worker)
+    client = Following(feed, Cursor(1, worker.turns[-1].last_off))
+    async with client.reading():
+        await client.to(await publish(ended))
+    assert what(client.steps) == ["TurnEnded"]
+
+
+async def test_an_unclaimed_end_that_a_stalled_worker_says_late(edge, worker):
+    """Another has said it and closed the turn; then the first one's record lands."""
+    feed = edge.edge.context.feed
+    await run(worker, hello)
+    ended = await cancelled_before_it_came(worker)
+    last = (await run(worker, said)).last_off
+    client = Following(feed, Cursor(1, last))
+    async with client.reading():
+        await client.to(await worker.publish_end(ended))
+    assert what(client.steps) == []
+
+
+async def test_an_unclaimed_end_of_a_thread_that_nobody_claimed(edge, worker):
+    feed = edge.edge.context.feed
+    ended = await cancelled_before_it_came(worker)
+    offset = await worker.publish_end(ended)
+    client = Following(feed, Cursor(1, offset))
+    async with client.reading():
+        await client.to(await worker.publish_end(ended))
+    assert what(client.steps) == []
+
+
+async def test_an_end_that_the_reader_has_forgotten(edge, worker):
+    """More turns have ended since than the fold keeps."""
+    feed = edge.edge.context.feed
+    await run(worker, hello)
+    client = Following(feed)
+    async with client.reading():
+        worker.closes_ended = False
+        ended = await cancelled_before_it_came(worker)
+        for _ in range(ENDED_TURNS_KEPT + 1):
+            turn = await run(worker)
+        await client.to(turn.last_off)
+        before = len(client.steps)
+        again = await worker.publish_end(ended)
+        await worker.close_end(ended, again)
+        await client.to(again)
+        assert what(client.steps).count("TurnEnded") == 1
+        assert what(client.steps[before:]) == []
+
+
+@pytest.mark.parametrize("closed", [True, False], ids=["closed", "open"])
+async def test_an_outcome_that_is_said_again_by_the_next_owner(edge, worker, closed):
+    """The first attempt had nothing to commit: its turn was refused when it was claimed."""
+    feed = edge.edge.context.feed
+    await run(worker, hello)
+
+    async def refused(turn):
+        await turn.worker.pool.execute(
+            "UPDATE turns SET outcome = $2 WHERE turn_id = $1",
+            turn.claim.turn_id,
+            json.dumps({"status": "failed", "code": "expired"}),
+        )
+        await turn.start()
+        await turn.say(ev.TurnFailed, code="expired")
+
+    turn = await run(worker, refused)
+    end = turn.last_off
+    turn.first_off = None
+    await turn.again()
+    await turn.say(ev.TurnFailed, code="expired")
+    if closed:
+        await worker.finish(turn)
+    client = Following(feed, Cursor(1, end))
+    async with client.reading():
+        await client.to(turn.last_off)
+    assert what(client.steps) == []
+
+
+async def test_what_an_attempt_said_that_committed_nothing_is_taken_back(edge, worker):
+    """The next one begins right behind the client's cursor, and the ledger knows of no earlier."""
+    feed = edge.edge.context.feed
+    await run(worker, hello)
+
+    async def dies(turn):
+        await turn.start()
+        await turn.tokens("one two")
+
+    turn = await run(worker, dies)
+    cursor = Cursor(1, turn.last_off)
+    turn.first_off = None
+    await turn.again()
+    await worker.pool.execute(
+        "UPDATE threads SET head_off = $2 WHERE thread_key = $1", KEY, turn.first_off
+    )
+    client = Following(feed, cursor)
+    async with client.reading():
+        await client.to(turn.last_off)
+    (step,) = client.steps
+    assert step.change.verdict is Verdict.REWOUND
+
+
+@pytest.mark.parametrize("kind", ["end", "start", "token"])
+@pytest.mark.parametrize("late", ["before", "after"])
+@pytest.mark.parametrize("returns", [True, False], ids=["with a cursor", "without"])
+async def test_what_a_frozen_worker_says_after_the_end(edge, worker, kind, late, returns):
+    """Its turn was ended by another, and no turn runs."""
+    feed = edge.edge.context.feed
+    frozen = await run(worker, lambda turn: turn.start())
+    before = frozen.epoch
+    await frozen.again()
+    await frozen.end(text="")
+    client = Following(feed, Cursor(1, frozen.last_off) if returns else None)
+
+    async def thaws():
+        frozen.epoch = before
+        frozen.n = 0
+        if kind == "start":
+            await frozen.start()
+        elif kind == "token":
+            await frozen.tokens("late", "old")
+        else:
+            await frozen.say(ev.TurnCompleted, text="")
+        return frozen.last_off
+
+    if late == "before":
+        await thaws()
+    async with client.reading():
+        await client.to(await thaws() if late == "after" else frozen.last_off)
+    assert what(client.steps) == []
+
+
+@asynccontextmanager
+async def opened(surface, edge, cursor):
+    """Open a surface with a cursor; yields its events as text."""
+    if surface in ("ws", "protocol-ws"):
+        plain = surface == "ws"
+        async with connect(f"{edge.ws}{'/ws' if plain else '/threads/a/stream/events'}") as socket:
+            ask = {"channels": ["lifecycle"], "since": cursor}
+            await socket.send(
+                json.dumps(
+                    {"type": "subscribe", "thread_id": "a", "since": cursor}
+                    if plain
+                    else {"id": 1, "method": "subscription.subscribe", "params": ask}
+                )
+            )
+            yield socket
+        return
+    async with httpx.AsyncClient(base_url=edge.url, timeout=60) as client:
+        if surface == "sse":
+            given = {"thread_id": "a", "since": cursor}
+            call = client.stream("GET", "/chat/stream", params=given)
+        else:
+            body = {"channels": ["lifecycle"], "since": cursor}
+            call = client.stream("POST", "/threads/a/stream/events", json=body)
+        async with call as response:
+            yield response.aiter_lines()
+
+
+@pytest.mark.parametrize("surface", ["ws", "sse", "protocol-ws", "protocol-sse"])
+async def test_no_surface_shows_it_again(edge, worker, surface):
+    """A client that has it all comes back; the first that it is shown is of the turn after."""
+    await run(worker, hello)
+    worker.closes_ended = False
+    ended = await cancelled_before_it_came(worker)
+    last = await noise(worker)
+    again = await worker.publish_end(ended)
+    await worker.close_end(ended, again)
+    text = ""
+    async with asyncio.timeout(60), opened(surface, edge, Cursor(1, last).seq) as lines:
+        running = await run(worker, hello)
+        async for line in lines:
+            text += line
+            if '"success"' not in line and ("started" in line or "failed" in line):
+                break
+    assert str(ended.turn_id) not in text
+    assert "failed" not in text
+    if surface == "ws":
+        assert running.turn_id in text
