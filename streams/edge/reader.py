@@ -95,10 +95,11 @@ class Reader:
         if isinstance(record, Event) and not isinstance(record, InputResolved):
             if self._is_void(record):
                 return None
-            if isinstance(record, AttemptStarted | TurnEnded):
-                voids = self._voids(record)
             if isinstance(record, AttemptStarted):
+                voids = self._voids(record)
                 self._fence = record.epoch
+            elif isinstance(record, TurnEnded):
+                voids = self._voids(record)
         change = self.fold.apply(record, offset)
         if change.verdict is Verdict.IGNORED:
             return None

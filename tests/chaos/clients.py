@@ -43,7 +43,8 @@ class Plain:
         self.drops = 0
         self.resets = 0
         self.reopened: list[str] = []
-        """Turns that were over and run again, as may be where the database was put back."""
+        """Turns that were over and run again, as may be where the database was put back; and what
+        came at which cursor."""
         self.subscribed = asyncio.Event()
         self._url, self._thread, self._transport = url, thread, transport
         self._cursor: int | None = None
@@ -119,7 +120,10 @@ class Plain:
         turn = self.turns[event["run_id"]]
         # a turn that ends unclaimed in a later timeline has nothing but its end
         if turn.ends and event["type"] in ("rewind", "started", "end"):
-            self.reopened.append(event["run_id"])
+            end = turn.ends[-1]
+            self.reopened.append(
+                f"{event['run_id']} ({end['status']} at {end['cursor']}, {event['type']} at {cursor})"
+            )
             turn.ends.clear()
         if turn.ends:
             self.problems.append(f"{event['type']} came after the end of {event['run_id']}")

@@ -189,6 +189,26 @@ async def test_an_unclaimed_end_of_a_thread_that_nobody_claimed(edge, worker):
     assert what(client.steps) == []
 
 
+async def test_an_unclaimed_end_that_is_said_again_after_the_edge_lost_the_log(edge, worker):
+    """All who follow have got it; then another reader takes over where they are."""
+    feed = edge.edge.context.feed
+    await run(worker, hello)
+    clients = [Following(feed), Following(feed)]
+    async with clients[0].reading(), clients[1].reading():
+        worker.closes_ended = False
+        ended = await cancelled_before_it_came(worker)
+        last = (await run(worker, said)).last_off
+        for client in clients:
+            await client.to(last)
+        feed.log.lost(ended.partition)
+        again = await worker.publish_end(ended)
+        await worker.close_end(ended, again)
+        for client in clients:
+            await client.to(again)
+    for client in clients:
+        assert what(client.steps).count("TurnEnded") == 1
+
+
 async def test_an_end_that_the_reader_has_forgotten(edge, worker):
     """More turns have ended since than the fold keeps."""
     feed = edge.edge.context.feed
@@ -323,10 +343,12 @@ async def test_no_surface_shows_it_again(edge, worker, surface):
     worker.closes_ended = False
     ended = await cancelled_before_it_came(worker)
     last = await noise(worker)
-    again = await worker.publish_end(ended)
-    await worker.close_end(ended, again)
+    feed = edge.edge.context.feed
     text = ""
     async with asyncio.timeout(60), opened(surface, edge, Cursor(1, last).seq) as lines:
+        await until(lambda: any(thread.taps for thread in feed.threads.values()))
+        again = await worker.publish_end(ended)
+        await worker.close_end(ended, again)
         running = await run(worker, hello)
         async for line in lines:
             text += line
