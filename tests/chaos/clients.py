@@ -122,7 +122,8 @@ class Plain:
         if turn.ends and event["type"] in ("rewind", "started", "end"):
             end = turn.ends[-1]
             self.reopened.append(
-                f"{event['run_id']} ({end['status']} at {end['cursor']}, {event['type']} at {cursor})"
+                f"{event['run_id']} ({end['status']} at {end['cursor']}, then {event['type']} at"
+                f" {cursor})"
             )
             turn.ends.clear()
         if turn.ends:
