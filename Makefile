@@ -38,7 +38,7 @@ up: setup ## start the local stack and stay; Ctrl-C stops it
 
 .PHONY: test
 test: setup ## all tests, on real Kafka and Postgres
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m tests
 
 .PHONY: lint
 lint: setup ## formatting, lint, types, import rules
