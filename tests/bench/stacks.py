@@ -7,7 +7,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -24,12 +23,6 @@ from tests.bench.bare import PARTITIONS
 from tests.bench.sampler import report
 
 BARE_TOPICS = ("bare-turns", "bare-events")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @dataclass
@@ -125,6 +118,7 @@ async def running(settings: dict[str, str], *, sample: bool = False):
     `sample`: worker and edge run under `tests.bench.sampler`, see `Bench.sampling`.
     """
     from turnstream.deploy.local import LocalStack
+    from turnstream.deploy.local.machine import Ports
 
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
@@ -133,7 +127,8 @@ async def running(settings: dict[str, str], *, sample: bool = False):
         if not (kafka and admin):
             local = stack.enter_context(LocalStack(folder / "stack"))
             kafka, admin = local.kafka_bootstrap, local.database_url
-        ports = {name: free_port() for name in ("model", "worker", "edge", "template", "bare")}
+        free = Ports()
+        ports = {name: free.take() for name in ("model", "worker", "edge", "template", "bare")}
         names = (f"bench{os.getpid()}_{who}" for who in ("ours", "template"))
         ours, theirs = (_database(admin, name) for name in names)
         prefix = f"bench{os.getpid()}-"
