@@ -17,7 +17,7 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from turnstream.connectors.postgres.commits import Session
 from turnstream.connectors.postgres.ledger import Ledger
@@ -25,8 +25,14 @@ from turnstream.connectors.postgres.rows import Admitted
 from turnstream.streams.attempt import TurnAttempt
 from turnstream.streams.emitter import TurnEmitter
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from turnstream.connectors.postgres.rows import Closed
+
 POINTS = {
     "admitted": "after admission, in the intake's process",
+    "ended": "between the ack of an end that nobody claimed and its closing",
     "claimed": "after the claim, before the fence was said",
     "fenced": "after the fence came into the log",
     "token": "in the middle of a message's tokens",
@@ -102,7 +108,15 @@ def _watch_ledger() -> None:
                 reach("admitted", command.thread_key)
         return admitted
 
+    close = Ledger.close_ended
+
+    async def watched_close(self: Ledger, items: Sequence[Closed], timeline: int) -> int:
+        for item in items:
+            reach("ended", item.thread_key)
+        return await close(self, items, timeline)
+
     Ledger.admit = watched  # type: ignore[method-assign]
+    Ledger.close_ended = watched_close  # type: ignore[method-assign]
 
 
 def _watch_attempt() -> None:

@@ -31,6 +31,8 @@ POINTS_OF: dict[str, tuple[str, ...]] = {
 }
 """Kinds of turns, and the points that a worker passes with one; what is listed twice is rarer hit
 otherwise, and so drawn more often."""
+UNCLAIMED = ("ended",) * 4
+"""The point beside them on a thread where a turn may end before anybody claims it."""
 
 WEIGHTS = dict.fromkeys(POINTS_OF, 2) | {
     "say": 3,
@@ -209,7 +211,10 @@ class Teller:
                 continue
             index = random.randrange(len(turns))
             action = random.choices(*zip(*self._actions, strict=True))[0]
-            points = [p for p in POINTS_OF[turns[index].kind] if self._wanted(action + p)]
+            passed = POINTS_OF[turns[index].kind]
+            if any(_may_end_unclaimed(t) for t in turns if t.thread == turns[index].thread):
+                passed += UNCLAIMED
+            points = [point for point in passed if self._wanted(action + point)]
             if points:
                 names.append(self._at_point(random, action, random.choice(points), index))
         return tuple(names)
@@ -222,6 +227,11 @@ class Teller:
 
     def _wanted(self, name: str) -> bool:
         return not self._faults or any(name.startswith(fault) for fault in self._faults)
+
+
+def _may_end_unclaimed(turn: Turn) -> bool:
+    cancelled_before = turn.cancel_s is not None and turn.cancel_s <= 0
+    return cancelled_before or turn.on_busy == "reject" or turn.expires_s is not None
 
 
 def _ends_by_itself(turn: Turn) -> bool:
