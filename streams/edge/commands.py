@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from turnstream.schemas.errors import TurnstreamError
     from turnstream.streams.edge.auth import Principal
     from turnstream.streams.edge.context import EdgeContext
+    from turnstream.streams.edge.starts import Start
     from turnstream.streams.edge.submit import Submitted
 
 encode = msgspec.json.Encoder().encode
@@ -105,18 +106,18 @@ class Commands:
         if graph is None:
             raise NotFoundError("there is no such assistant", code="assistant_not_found")
         metadata = _json_object(params, "metadata")
-        self.edge.sockets.starting(self._key, self.principal)
-        submitted = await self.edge.submit.start(
-            self.principal,
-            self.thread_id,
-            graph=graph,
-            input=_json(params.get("input", {})),
-            config=_json_object(params, "config"),
-            metadata=metadata,
-            on_busy=_on_busy(params),
-            expires_at=_expires_at(params),
-        )
-        return self._submitted(command, submitted)
+        async with self.edge.sockets.asking(self._key, self.principal) as start:
+            submitted = await self.edge.submit.start(
+                self.principal,
+                self.thread_id,
+                graph=graph,
+                input=_json(params.get("input", {})),
+                config=_json_object(params, "config"),
+                metadata=metadata,
+                on_busy=_on_busy(params),
+                expires_at=_expires_at(params),
+            )
+            return self._submitted(command, submitted, start)
 
     async def _respond(self, command: Command) -> dict[str, Any]:
         params = command.params
@@ -131,17 +132,17 @@ class Commands:
         for unsupported in ("update", "goto"):
             if params.get(unsupported) is not None:
                 raise CommandError(f"{unsupported} is not supported", code="not_supported")
-        self.edge.sockets.starting(key, self.principal)
-        submitted = await self.edge.submit.resume(
-            self.principal,
-            self.thread_id,
-            answers=_json(answers),
-            graph=await self.edge.graph_asking(key),
-            config=_json_object(params, "config"),
-            metadata=_json_object(params, "metadata"),
-            expires_at=_expires_at(params),
-        )
-        return self._submitted(command, submitted)
+        async with self.edge.sockets.asking(key, self.principal) as start:
+            submitted = await self.edge.submit.resume(
+                self.principal,
+                self.thread_id,
+                answers=_json(answers),
+                graph=await self.edge.graph_asking(key),
+                config=_json_object(params, "config"),
+                metadata=_json_object(params, "metadata"),
+                expires_at=_expires_at(params),
+            )
+            return self._submitted(command, submitted, start)
 
     async def _cancel(self, command: Command) -> dict[str, Any]:
         await self.edge.authorised(self.principal, self.thread_id)
@@ -149,12 +150,12 @@ class Commands:
         await self.edge.submit.cancel(self.principal, self.thread_id, run_id)
         return success(command.id, {"run_id": run_id})
 
-    def _submitted(self, command: Command, submitted: Submitted) -> dict[str, Any]:
+    def _submitted(self, command: Command, submitted: Submitted, start: Start) -> dict[str, Any]:
         result = {"run_id": submitted.turn_id}
         if submitted.applied_through is None:
             return success(command.id, result)
         cursor = Cursor.of_seq(submitted.applied_through)
-        self.edge.sockets.started(self._key, self.principal, cursor)
+        self.edge.sockets.starts.began(start, cursor)
         return success(command.id, result, applied_through_seq=submitted.applied_through)
 
 

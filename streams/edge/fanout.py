@@ -19,12 +19,14 @@ from turnstream.streams.edge.subscription import Subscription
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from contextlib import AbstractAsyncContextManager
 
     from turnstream.streams.edge.auth import Principal
     from turnstream.streams.edge.connections import Connection
     from turnstream.streams.edge.cursor import Cursor
     from turnstream.streams.edge.feed import Feed
     from turnstream.streams.edge.filters import Filter
+    from turnstream.streams.edge.starts import Start
     from turnstream.streams.edge.subscription import Snapshots
 
 _WATCH_S = 1.0
@@ -94,17 +96,15 @@ class Sockets:
         start = self.starts.opened(listener, only_lifecycle=only, resumes=since is not None)
         try:
             with self.feed.hold(key) as thread:
-                await Subscription(self, thread, outlet, wanted, since, start=start).run()
+                subscription = Subscription(self, thread, outlet, wanted, since, start=start)
+                with self.starts.coming(listener, subscription.stands):
+                    await subscription.run()
         finally:
             self.starts.closed(listener, only_lifecycle=only)
 
-    def starting(self, key: str, principal: Principal) -> None:
-        """Note that a caller asks for a turn."""
-        self.starts.starting((key, principal.tenant, principal.user))
-
-    def started(self, key: str, principal: Principal, applied_through: Cursor) -> None:
-        """Remember that a caller started a turn, for their streams that come without a cursor."""
-        self.starts.started((key, principal.tenant, principal.user), applied_through)
+    def asking(self, key: str, principal: Principal) -> AbstractAsyncContextManager[Start]:
+        """Keep it known that a caller asks for a turn; `starts.began` says where it began."""
+        return self.starts.asking((key, principal.tenant, principal.user))
 
     @property
     def frames_total(self) -> int:

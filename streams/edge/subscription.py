@@ -18,7 +18,7 @@ from turnstream.schemas.errors import TurnstreamError
 from turnstream.streams.edge.cursor import Cursor, first_seq
 from turnstream.streams.edge.feed import Begins, Reset
 from turnstream.streams.edge.frames import OPENED, VALUES, ProtocolEvent, json_bytes
-from turnstream.streams.edge.starts import LINGER_S
+from turnstream.streams.edge.starts import LINGER_S, STAND_WAIT_S
 
 if TYPE_CHECKING:
     from turnstream.streams.edge.fanout import Sockets
@@ -94,20 +94,24 @@ class Subscription:
         self._whole = not wanted.namespaces and wanted.depth is None
         self._start = start
         self._lingers_until = 0.0 if start is None else time.monotonic() + LINGER_S
-        self._since = since if start is None else start.cursor
-        self._cursor = -1 if self._since is None else self._since.seq
+        self._since = since
+        self._cursor = -1 if since is None else since.seq
         self._queue: deque[ProtocolEvent] = deque()
         self._wake = asyncio.Event()
         self._behind = False
         self._refilling = True
+        self.stands = asyncio.Event()
+        """Set once it is known where the stream begins, for who cannot wait until it is."""
+        if start is not None or since is not None:
+            self.stands.set()
 
     async def run(self) -> None:
         """Deliver until cancelled."""
         feed = self._sockets.feed
         self._outlet.subscriptions.add(self)
-        if self._start is not None:
-            self._tell(self._start.cursor)
         try:
+            if self._start is not None:
+                await self._begin_at(self._start)
             while True:
                 self._behind = False
                 missed = feed.catch_up.missed(self._thread, self._tap, self._since)
@@ -115,6 +119,7 @@ class Subscription:
                     async for item in missed:
                         await self._refill(item)
                 self._refilling = False
+                self.stands.set()
                 await self._drain()
                 while not self._behind:
                     self._wake.clear()
@@ -127,6 +132,17 @@ class Subscription:
             self._leave()
             self._outlet.subscriptions.discard(self)
             self._outlet.moved.set()
+
+    async def _begin_at(self, start: Start) -> None:
+        """Begin at a start; as a newcomer, if it was asked for and is not known in time."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(STAND_WAIT_S):
+                await start.known.wait()
+        if start.cursor is None:
+            self._start, self._lingers_until = None, 0.0
+            return
+        self._since, self._cursor = start.cursor, start.cursor.seq
+        self._tell(start.cursor)
 
     def owes(self, snapshot: ProtocolEvent) -> bool:
         """Say whether the snapshot, or something before it, is still to be written here."""

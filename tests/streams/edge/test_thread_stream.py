@@ -196,3 +196,87 @@ async def test_an_end_waits_for_streams_that_are_yet_to_be_opened(client, worker
         assert time.monotonic() - asked >= LINGER_S
     assert [item["params"]["data"]["event"] for item in got] == ["started", "completed"]
     assert got[-1]["event_id"].startswith(worker.turns[0].turn_id)
+
+
+WATCHER = ["lifecycle", "input"]
+
+
+class SlowDirectory:
+    """A directory whose answers wait until they may come."""
+
+    def __init__(self, directory):
+        self.directory = directory
+        self.asked = asyncio.Event()
+        self.may = asyncio.Event()
+
+    async def place(self, key):
+        self.asked.set()
+        await self.may.wait()
+        return await self.directory.place(key)
+
+    async def start_of(self, key, turn_id):
+        return await self.directory.start_of(key, turn_id)
+
+
+@pytest.fixture
+async def slow(edge, client):
+    """From now on the edge learns of the places of threads when `may` is set; there is one, "a"."""
+    assert (await client.post("/threads", json={"thread_id": "a"})).status_code == 200
+    catch_up = edge.edge.context.feed.catch_up
+    catch_up.directory = SlowDirectory(catch_up.directory)
+    return catch_up.directory
+
+
+async def came(edge, count):
+    async with asyncio.timeout(60):
+        while sum(edge.edge.context.sockets.starts._watching.values()) < count:
+            await asyncio.sleep(0.005)
+
+
+async def test_a_watcher_that_came_while_the_turn_was_asked_for(edge, worker, client, slow):
+    """The turn is over before the stream knows where it begins."""
+    slow.may.set()
+    async with sse(client, "a", channels=WATCHER) as events:
+        await came(edge, 1)
+        await run_start(client, "a")
+        first = await until(events)
+    slow.may.clear()
+    async with asyncio.timeout(60):
+        while edge.edge.context.sockets.starts._listening:
+            await asyncio.sleep(0.005)
+    may_begin = asyncio.Event()
+    hello = worker.script
+
+    async def waits(turn):
+        await may_begin.wait()
+        await hello(turn)
+
+    worker.script = waits
+    asking = asyncio.create_task(run_start(client, "a"))
+    async with asyncio.timeout(60):
+        while len(worker.commands) < 2:
+            await asyncio.sleep(0.005)
+    async with sse(client, "a", channels=WATCHER) as events:
+        await came(edge, 1)
+        may_begin.set()
+        await asking
+        await worker.idle()
+        slow.may.set()
+        told = await until(events)
+    assert told[0]["params"]["data"]["event"] == "started"
+    assert told[0]["seq"] > first[-1]["seq"]
+
+
+async def test_a_turn_waits_for_the_watcher_that_came_before(edge, worker, client, slow):
+    edge.edge.context.sockets.starts.stand_wait_s = 60
+    async with sse(client, "a", channels=WATCHER) as events:
+        await slow.asked.wait()
+        asking = asyncio.create_task(run_start(client, "a"))
+        async with asyncio.timeout(60):
+            while not edge.edge.context.sockets.starts._asked:
+                await asyncio.sleep(0.005)
+        assert not worker.commands
+        slow.may.set()
+        await asking
+        told = await until(events)
+    assert told[0]["params"]["data"]["event"] == "started"
