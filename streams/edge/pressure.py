@@ -23,7 +23,7 @@ _log = structlog.get_logger(__name__)
 CHECK_EVERY_S = 1.0
 # a database that takes longer does not answer
 CHECK_TIMEOUT_S = 3.0
-# the tail's fetches are answered at least every `edge_fetch_wait_ms`
+# the tail's fetches are answered at least every `edge_fetch_wait_ms`; then an edge is not ready
 TAIL_SILENT_MAX_S = 5.0
 
 

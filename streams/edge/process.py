@@ -18,6 +18,7 @@ from turnstream.streams.edge.auth import (
     DevAuthenticator,
     JwtAuthenticator,
 )
+from turnstream.streams.edge.pressure import TAIL_SILENT_MAX_S
 from turnstream.streams.edge.server import EdgeServer, is_loopback
 
 if TYPE_CHECKING:
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from turnstream.streams.settings import Settings
 
 _log = structlog.get_logger(__name__)
-TAIL_SILENT_MAX_S = 10.0
 
 
 class RunningTail(Protocol):

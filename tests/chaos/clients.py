@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
 CONNECT_PAUSE_S = 0.05
+COME_BACK = (1012, 1006, 4503, None)
+"""Closes after which a client comes back with its cursor: the edge stops, is cut off, cannot read
+the log or the ledger now, or said nothing. All others are problems."""
 
 
 @dataclass(slots=True)
@@ -77,7 +80,7 @@ class Plain:
                         self.problems.append(f"error {event}")
                     return
                 yield event
-        if socket.close_code not in (1012, 1006, None):
+        if socket.close_code not in COME_BACK:
             self.problems.append(f"closed with {socket.close_code}")
 
     async def _sse(self, http: aiohttp.ClientSession) -> AsyncIterator[dict[str, Any]]:

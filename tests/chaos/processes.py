@@ -33,14 +33,14 @@ class Process:
         """Whether it runs; a stopped one does, a zombie does not."""
         try:
             stat = Path(f"/proc/{self.pid}/stat").read_text()
-        except FileNotFoundError:
+        except (FileNotFoundError, ProcessLookupError):  # the latter if it goes meanwhile
             return False
         return stat.rpartition(")")[2].split()[0] != "Z"
 
     @property
     def stopped(self) -> bool:
         """Whether SIGSTOP holds it."""
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
             return Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
         return False
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any
 
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+from aiokafka.errors import KafkaError
 
-from tests.chaos.faults import fault
+from tests.chaos.faults import NothingToStrikeError, fault
 from turnstream.connectors.kafka.admin import TopicAdmin
+from turnstream.schemas.errors import KafkaUnavailableError
 
 if TYPE_CHECKING:
     from tests.chaos.faults import Stage
@@ -16,6 +19,9 @@ if TYPE_CHECKING:
 _LIMIT = "max.message.bytes"
 _TOO_SMALL = "64"
 """Bytes; every batch is larger by its head alone."""
+_AWAY = (KafkaError, KafkaUnavailableError)
+HEAL_S = 60.0
+_AGAIN_S = 0.1
 
 
 @fault
@@ -27,12 +33,23 @@ class RefuseRecords:
     lasts_s = 0.2
 
     async def strike(self, stage: Stage) -> None:
-        """Lower it."""
-        await _alter(stage, {_LIMIT: _TOO_SMALL})
+        """Lower it; not while Kafka is away for another fault."""
+        try:
+            await _alter(stage, {_LIMIT: _TOO_SMALL})
+        except _AWAY as error:
+            await self.heal(stage)  # the broker may have heard it all the same
+            raise NothingToStrikeError(f"Kafka is away: {error!r}") from error
 
     async def heal(self, stage: Stage) -> None:
-        """Set it to what it was."""
-        await _alter(stage, {})
+        """Set it to what it was, once Kafka is there."""
+        async with asyncio.timeout(HEAL_S):
+            while True:
+                try:
+                    await _alter(stage, {})
+                except _AWAY:
+                    await asyncio.sleep(_AGAIN_S)
+                else:
+                    return
 
 
 async def _alter(stage: Stage, changes: dict[str, str]) -> None:

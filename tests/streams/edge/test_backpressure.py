@@ -31,6 +31,11 @@ async def ask(edge, surface="commands"):
         return await client.post(path, json=body)
 
 
+async def ready(edge):
+    async with httpx.AsyncClient(base_url=edge.url, timeout=60) as client:
+        return (await client.get("/readyz")).status_code
+
+
 async def until_refused(edge, code):
     """Ask until the answer is a refusal; returns how many turns were taken before."""
     taken = 0
@@ -144,6 +149,7 @@ async def test_a_kafka_that_does_not_answer_refuses_turns_until_it_does(
                 async with asyncio.timeout(60):
                     while edge.edge.tail.lag_s < 6:
                         await asyncio.sleep(0.05)
+                assert await ready(edge) == 503
                 for surface in SURFACES:
                     began = asyncio.get_running_loop().time()
                     refused(await ask(edge, surface), "kafka_unavailable")
