@@ -237,9 +237,13 @@ class Tail:
             for client in (self._client, self._log.client):
                 await client.bootstrap()
                 await client.set_topics([self.topic])
+                # another try's bootstrap has forgotten the topic, and its name is not new
+                await client.force_metadata_update()
             self._topic_id = await self._read_topic_id()
             self.incarnation = await self._numbering.number(self.topic, self._topic_id)
             numbers = sorted(self._client.cluster.partitions_for_topic(self.topic) or ())
+            if not numbers:
+                raise KafkaUnavailableError(f"cannot tail {self.topic}: its partitions are unknown")
             ends = await self._log.offsets(dict.fromkeys(numbers, LATEST))
             since_ms = int((time.time() - self.options.warm_s) * 1000)
             warm = await self._log.offsets(dict.fromkeys(numbers, since_ms))

@@ -14,7 +14,7 @@ from aiokafka.errors import OffsetOutOfRangeError
 
 from turnstream.connectors.kafka.admin import TopicAdmin
 from turnstream.connectors.kafka.tail import Tail, TailOptions, TopicChangedError
-from turnstream.schemas.errors import NotFoundError
+from turnstream.schemas.errors import DatabaseUnavailableError, NotFoundError
 from turnstream.schemas.topics import Topic
 
 
@@ -28,6 +28,18 @@ class Numbers:
         if topic_id not in self.seen:
             self.seen.append(topic_id)
         return self.seen.index(topic_id) + 1
+
+
+class LateNumbers(Numbers):
+    """The same, from a database that is away at first."""
+
+    away = 3
+
+    async def number(self, topic: str, topic_id: uuid.UUID) -> int:
+        if self.away:
+            self.away -= 1
+            raise DatabaseUnavailableError("it is starting")
+        return await super().number(topic, topic_id)
 
 
 @pytest.fixture
@@ -50,8 +62,8 @@ OPTIONS = TailOptions(fetch_max_wait_ms=50, ring_bytes_max=1 << 20, topic_check_
 
 
 @asynccontextmanager
-async def tailing(kafka, topic, options=OPTIONS):
-    tail = Tail(kafka, topic, Numbers(), options)
+async def tailing(kafka, topic, options=OPTIONS, numbers=None):
+    tail = Tail(kafka, topic, numbers or Numbers(), options)
     running = asyncio.create_task(tail.run())
     try:
         async with asyncio.timeout(60):
@@ -152,6 +164,13 @@ async def test_an_answer_larger_than_a_fetch(kafka, topic, producer):
 async def test_a_topic_that_is_not_there(kafka, prefix):
     with pytest.raises(NotFoundError):
         await Tail(kafka, f"{prefix}none", Numbers(), OPTIONS).run()
+
+
+async def test_it_knows_its_partitions_whichever_try_opens_it(kafka, topic, producer):
+    async with tailing(kafka, topic, numbers=LateNumbers()) as tail:
+        assert tail.partitions == 2
+        end = await put(producer, topic, b"a", b"1") + 1
+        await reach(tail, 0, end)
 
 
 async def test_a_topic_made_anew_ends_it(kafka, topic, producer):
