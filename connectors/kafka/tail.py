@@ -57,7 +57,6 @@ REQUEST_TIMEOUT_MS = 10_000
 """A broker that answers nothing is left after it; an answer's bytes come at more than 1.6 MB/s."""
 _PAUSE_S = 0.1
 _REOPEN_S = 0.5
-_OPEN_S = 20.0
 _LEADERS_S = 1.0
 # the broker restarted, or gave the session's room to others: no reason to pause
 _SESSION_OVER = frozenset({70, 71})
@@ -201,11 +200,8 @@ class Tail:
         try:
             while True:
                 try:
-                    async with asyncio.timeout(_OPEN_S):
-                        await self._open()
+                    await self._open()
                     break
-                except TimeoutError:
-                    _log.warning("tail waits", error=f"not open after {_OPEN_S:g} s")
                 except UnavailableError as error:  # it answered a moment ago, and will again
                     _log.warning("tail waits", error=str(error))
                     await asyncio.sleep(_REOPEN_S)
