@@ -234,7 +234,11 @@ class Tool(Protocol):
         ...
 
     async def run(self, arguments: Any, context: ToolCallContext) -> Any:
-        """Return text, or what JSON can hold; raises `ToolError` with words for the model."""
+        """Return text, or what JSON can hold; raises `ToolError` with words for the model.
+
+        A tool with effects raises `ToolError` where it knows what it did; of anything else that it
+        raises the model is told that nobody knows (`tool_indeterminate`).
+        """
         ...
 
 

@@ -34,7 +34,7 @@ TIMED_OUT = (
     "It is not known whether {name} took effect: it took longer than {seconds:g} s and may still"
     " be running."
 )
-
+FAILED = "It is not known whether {name} took effect: it failed in the middle ({why})."
 STOPPED = "It is not known whether {name} took effect: it was stopped in the middle ({why})."
 
 

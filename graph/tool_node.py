@@ -15,7 +15,7 @@ from langgraph.runtime import Runtime
 from turnstream.graph.ports import Tool, ToolCallContext, TurnContext
 from turnstream.graph.state import AgentSettings, AgentState, Node, turn_settings
 from turnstream.graph.step import Step, step
-from turnstream.graph.tool_calls import TIMED_OUT, call_once, digest_of
+from turnstream.graph.tool_calls import FAILED, TIMED_OUT, call_once, digest_of
 from turnstream.graph.values import clean, to_json
 from turnstream.schemas.errors import (
     ToolArgumentsError,
@@ -163,7 +163,11 @@ class _Runs:
         return None if output is None else msgspec.to_builtins(self._finished(output))
 
     async def _call(self, tool: Tool, arguments: Any, call: Call, key: str) -> Reply:
-        """Call the tool; whatever it raises, but for an interrupt, is a failed reply."""
+        """Call the tool; whatever it raises, but for an interrupt, is a failed reply.
+
+        A `ToolError` is the tool's word. With anything else a tool with effects may have acted: an
+        answer that was lost looks like a request that was.
+        """
         seconds, turn_id = self._seconds(tool), self.here.turn_id
         progress = _Progress(self.here, call.id)
         context = ToolCallContext(turn_id, self.turn.thread_key, call.id, key, progress)
@@ -179,13 +183,13 @@ class _Runs:
             task = asyncio.current_task()
             if task is None or task.cancelling():
                 raise
-            return self._failed(ToolError("the tool was cancelled"))  # by itself: the turn goes on
+            return self._failed(_broken(tool, "cancelled"))  # by itself: the turn goes on
         except Exception as error:  # noqa: BLE001
             if deadline.expired():
                 return self._failed(_late(tool, seconds))
             # here it is decided that a broken tool does not break the turn
             _log.warning("tool failed", tool=call.name, turn_id=str(turn_id), exc_info=True)
-            return self._failed(ToolError(f"the tool failed: {type(error).__name__}: {error}"))
+            return self._failed(_broken(tool, f"{type(error).__name__}: {error}"))
         finally:
             progress.over = True
 
@@ -206,6 +210,13 @@ def _late(tool: Tool, seconds: float) -> ToolError:
     if tool.effects is None:
         return ToolTimeoutError(f"the tool took longer than {seconds:g} s")
     return ToolIndeterminateError(TIMED_OUT.format(name=tool.spec.name, seconds=seconds))
+
+
+def _broken(tool: Tool, why: str) -> ToolError:
+    """Say that a call ended otherwise than the tool meant."""
+    if tool.effects is None:
+        return ToolError(f"the tool failed: {why}")
+    return ToolIndeterminateError(FAILED.format(name=tool.spec.name, why=why))
 
 
 class _Progress:

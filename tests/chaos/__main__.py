@@ -33,6 +33,7 @@ from tests.chaos.processes import template, used_cpu_s
 from tests.chaos.report import Conditions, markdown, report_of, write_report
 from tests.chaos.servers import PlainServers
 from tests.chaos.stage import stage
+from tests.chaos.standstill import Standstill
 from tests.chaos.story import Teller, read_story
 
 if TYPE_CHECKING:
@@ -94,6 +95,8 @@ async def run(given: argparse.Namespace, folder: Path) -> tuple[Tally, Condition
     """Open the stages, play, look for leaks, shorten what failed."""
     began, began_at = datetime.now(UTC), time.monotonic()
     async with contextlib.AsyncExitStack() as stack:
+        standstill = Standstill()
+        stack.enter_context(standstill.watched())
         running = await stack.enter_async_context(servers(given, folder))
         forks = await stack.enter_async_context(template(folder))
         opened = [
@@ -104,13 +107,18 @@ async def run(given: argparse.Namespace, folder: Path) -> tuple[Tally, Condition
         ]
         busy, used = machine_busy_s(), used_cpu_s()
         until = time.monotonic() + 60 * given.minutes if given.minutes else float("inf")
-        tally = await run_campaign(opened, stories(given, running.supports), until=until)
+        standstill.went_on()
+        tally = await run_campaign(
+            opened, stories(given, running.supports), standstill.went_on, until=until
+        )
         wall = time.monotonic() - began_at
         ours = used_cpu_s() - used
         others = max(0.0, machine_busy_s() - busy - ours) / (wall * (os.cpu_count() or 1))
         if tally.failed and given.shorten and not given.planted:
-            await shorten(opened[0], tally, until=time.monotonic() + given.shorten)
-        await check_leaks(opened, tally)
+            await shorten(
+                opened[0], tally, standstill.went_on, until=time.monotonic() + given.shorten
+            )
+        await check_leaks(opened, tally, standstill.went_on)
     return tally, Conditions(
         command=shlex.join(["python", "-m", "tests.chaos", *sys.argv[1:]]),
         began=began.strftime("%Y-%m-%d %H:%M UTC"),

@@ -19,7 +19,7 @@ from turnstream.schemas.events import TaskRetried
 from turnstream.schemas.fold import Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator
 
     from tests.chaos.played import Hit, Played
     from tests.chaos.stage import RealStage
@@ -121,11 +121,15 @@ async def play_and_check(stage: RealStage, story: Story) -> tuple[Played, list[B
     return played, broken_in(played)
 
 
-async def shorten(stage: RealStage, tally: Tally, *, until: float) -> None:
+async def shorten(
+    stage: RealStage, tally: Tally, went_on: Callable[[], None], *, until: float
+) -> None:
     """Find the shortest story of what failed, one after the other, as far as the time goes."""
 
     async def breaks(story: Story) -> bool:
-        return bool((await play_and_check(stage, story))[1])
+        _, broken = await play_and_check(stage, story)
+        went_on()
+        return bool(broken)
 
     for failed in tally.failed:
         if time.monotonic() > until:
@@ -135,7 +139,7 @@ async def shorten(stage: RealStage, tally: Tally, *, until: float) -> None:
         print(f"  {failed.story.seed}, shortest: {again}", flush=True)
 
 
-async def check_leaks(stages: list[RealStage], tally: Tally) -> None:
+async def check_leaks(stages: list[RealStage], tally: Tally, went_on: Callable[[], None]) -> None:
     """Invariant 8, on every stage; then all its processes have ended."""
     for stage in stages:
         await stage.whole()
@@ -143,15 +147,20 @@ async def check_leaks(stages: list[RealStage], tally: Tally) -> None:
             tally.broken[one.invariant] += 1
             tally.leaks.append(one.what)
             print(f"  invariant {one.invariant} is broken: {one.what}", flush=True)
+        went_on()
 
 
 async def run_campaign(
     stages: list[RealStage],
     stories: Iterator[Story],
+    went_on: Callable[[], None],
     *,
     until: float = float("inf"),
 ) -> Tally:
-    """Play stories until there are no more or the time (monotonic) has come."""
+    """Play stories until there are no more or the time (monotonic) has come.
+
+    `went_on` is called whenever one has ended, as in the other functions here.
+    """
     tally, turns = Tally(), Turns()
 
     async def play_on(stage: RealStage) -> None:
@@ -161,6 +170,7 @@ async def run_campaign(
             async with turns.of(story):
                 played, broken = await play_and_check(stage, story)
             tally.take(played, broken)
+            went_on()
             for one in broken:
                 _tell(f"  {story.seed}: invariant {one.invariant} is broken: {one.what[:600]}")
             if broken:

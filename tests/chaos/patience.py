@@ -5,21 +5,15 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
-import asyncpg
+from tests.chaos.graphs.counting import AWAY
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    import asyncpg
+
 _PATIENCE_S = 40.0
 _PAUSE_S = 0.05
-_GONE = (
-    OSError,
-    asyncpg.InterfaceError,
-    asyncpg.InternalClientError,  # a connection that ends in the middle of a message
-    asyncpg.PostgresConnectionError,
-    asyncpg.OperatorInterventionError,  # it shuts down, or starts, or ended us
-    asyncpg.ReadOnlySQLTransactionError,  # it is still in recovery
-)
 
 
 class PatientPool:
@@ -48,5 +42,5 @@ class PatientPool:
             while True:
                 try:
                     return await call()
-                except _GONE:
+                except AWAY:
                     await asyncio.sleep(_PAUSE_S)

@@ -19,6 +19,7 @@ from tests.chaos.clients import Plain, Sdk
 from tests.chaos.faults import FAULTS, NothingToStrikeError
 from tests.chaos.played import Hit, Played, Sent
 from tests.chaos.stage import TENANT
+from tests.chaos.standstill import waits
 from tests.chaos.story import SPARES_EDGES
 from turnstream.schemas.errors import TurnstreamError
 from turnstream.schemas.events import TurnInterrupted
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from tests.chaos.story import Blow, Story, Turn
 
 CLIENTS_END_S = 10.0
+CLIENTS_LEAVE_S = 30.0
+"""For clients that are cancelled: longer than they wait for a socket to be closed in order."""
 PARKS_AFTER = 3
 """Blows that may fall on one turn before it is parked as the one that kills its workers."""
 FROZEN_S = 4.3
@@ -111,7 +114,12 @@ class Player:
             if task.done() and not task.cancelled() and task.exception() is not None:
                 self._failed(task)
             task.cancel()
-        await asyncio.gather(*self._followers, return_exceptions=True)
+        if not self._followers:
+            return
+        _, left = await asyncio.wait(self._followers, timeout=CLIENTS_LEAVE_S)
+        for task in left:
+            where = " > ".join(waits(task.get_coro()))
+            self.played.troubles.append(f"a client does not let itself be cancelled: {where}")
 
     def _failed(self, task: asyncio.Task[None]) -> None:
         """Note a client's failure; the SDK asks but once for a state, and an edge may be gone."""

@@ -42,24 +42,14 @@ PATIENCE_S, PLANTED_PATIENCE_S = 60.0, 10.0
 """For a story's turns to end, every fault healed; one that takes longer has broken invariant 1."""
 TEND_EVERY_S = 0.1
 SEND_S = 60.0
-DATABASE_AWAY_S = 30.0
-"""How long the campaign itself waits for a database that a fault has stopped."""
+REQUEST_S = 10.0
+"""For the edge to answer one request; it may have been cut off in the middle of it."""
 _migrating = asyncio.Lock()  # alembic is not made for threads
 
 _BUSY = """
 SELECT w.name FROM threads t JOIN workers w ON w.worker = t.owner
  WHERE t.thread_key = ANY ($1) ORDER BY t.thread_key
 """
-
-_AWAY = (
-    OSError,
-    TimeoutError,
-    asyncpg.PostgresConnectionError,
-    asyncpg.OperatorInterventionError,
-    asyncpg.CannotConnectNowError,
-    asyncpg.InterfaceError,
-    asyncpg.InternalClientError,
-)
 
 
 class RealStage:
@@ -102,14 +92,7 @@ class RealStage:
 
     async def ask(self, query: str, *values: Any) -> list[asyncpg.Record]:
         """Ask the database, again while it is away."""
-        deadline = time.monotonic() + DATABASE_AWAY_S
-        while True:
-            try:
-                return await self.db.fetch(query, *values)
-            except _AWAY:
-                if time.monotonic() > deadline:
-                    raise
-                await asyncio.sleep(0.1)
+        return await self.db.fetch(query, *values)
 
     async def busy_worker(self) -> Process | None:
         """The worker that owns a thread of this story, None if none does."""
@@ -184,7 +167,9 @@ class RealStage:
         self.log = await stack.enter_async_context(
             LogReader(servers.kafka, self.topics, TENANT, PARTITIONS)
         )
-        self.http = await stack.enter_async_context(aiohttp.ClientSession())
+        self.http = await stack.enter_async_context(
+            aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=REQUEST_S))
+        )
         for folder in ("armed", "hit", "tmp"):
             (self.folder / folder).mkdir(parents=True)
         self.edge_port = servers.ports.take()
@@ -309,7 +294,7 @@ class RealStage:
         body = {"thread_id": thread, "metadata": {"graph_id": graph}, "if_exists": "do_nothing"}
 
         async def made() -> bool:
-            with contextlib.suppress(aiohttp.ClientError):
+            with contextlib.suppress(aiohttp.ClientError, TimeoutError):
                 async with self.http.post(f"{self.url}/threads", json=body) as response:
                     return response.status == 200
             return False
@@ -332,7 +317,7 @@ class RealStage:
 
     async def state_of(self, thread: str) -> Any:
         """Return the thread's state as the edge tells it, None while there is no edge."""
-        with contextlib.suppress(aiohttp.ClientError):
+        with contextlib.suppress(aiohttp.ClientError, TimeoutError):
             async with self.http.get(f"{self.url}/threads/{thread}/state") as response:
                 if response.status == 200:
                     return await response.json()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -20,23 +21,27 @@ RUNS, MINUTES = 60, 1.5
 
 
 def campaign(*arguments: str, **environment: str) -> tuple[int, str]:
-    """Run one; return its exit code and what it said."""
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.chaos", *arguments],
-        cwd=ROOT,
-        env={**os.environ, **environment},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-    )
-    return done.returncode, done.stdout
+    """Run one; return its exit code and what it said, which is printed however this ends."""
+    with tempfile.TemporaryFile("w+") as out:
+        try:
+            done = subprocess.run(
+                [sys.executable, "-m", "tests.chaos", *arguments],
+                cwd=ROOT,
+                env={**os.environ, **environment},
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                check=False,
+            )
+        finally:
+            out.seek(0)
+            said = out.read()
+            print(said)
+    return done.returncode, said
 
 
 @pytest.mark.timeout(600)
 def test_a_short_campaign_breaks_nothing() -> None:
     code, said = campaign("--seed", "7", "--runs", str(RUNS), "--minutes", str(MINUTES))
-    print(said)
     assert code == 0, said
 
 

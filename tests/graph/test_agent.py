@@ -247,29 +247,47 @@ async def test_a_tool_that_breaks_is_told_to_the_model():
         """Break."""
         raise KeyError("inside")
 
+    async def sent(arguments: Seconds, context: Any) -> str:
+        """Send something, and lose the answer."""
+        raise ConnectionResetError("gone")
+
     async def refusing(arguments: Seconds, context: Any) -> str:
         """Refuse."""
         raise ToolError("not today", code="closed")
 
-    async with agent([FunctionTool(broken, Seconds), FunctionTool(refusing, Seconds)]) as it:
-        messages = await it.say("tool=broken({}) tool=refusing({})")
+    tools = (
+        FunctionTool(broken, Seconds, effects=None),
+        *[FunctionTool(tool, Seconds) for tool in (sent, refusing)],
+    )
+    async with agent(tools) as it:
+        messages = await it.say("tool=broken({}) tool=refusing({}) tool=sent({})")
         assert {(event.code, event.message) for event in it.of(ToolFailed)} == {
             ("tool_error", "the tool failed: KeyError: 'inside'"),
             ("closed", "not today"),
+            (
+                "tool_indeterminate",
+                (
+                    "It is not known whether sent took effect: it failed in the middle"
+                    " (ConnectionResetError: gone)."
+                ),
+            ),
         }
         assert isinstance(messages[-1], AIMessage)
 
 
-async def test_a_tool_that_cancels_itself_does_not_cancel_the_turn():
+@pytest.mark.parametrize(
+    ("effects", "code"), [(None, "tool_error"), (Effects(), "tool_indeterminate")]
+)
+async def test_a_tool_that_cancels_itself_does_not_cancel_the_turn(effects, code):
     async def cancelled(arguments: Seconds, context: Any) -> str:
         """Wait for something that was cancelled."""
         future: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         future.cancel()
         return await future
 
-    async with agent([FunctionTool(cancelled, Seconds)]) as it:
+    async with agent([FunctionTool(cancelled, Seconds, effects=effects)]) as it:
         messages = await it.say("tool=cancelled({})")
-        assert it.of(ToolFailed)[0].code == "tool_error"
+        assert it.of(ToolFailed)[0].code == code
         assert isinstance(messages[-1], AIMessage)
 
 

@@ -17,8 +17,14 @@ async def open_all(
     One after another: the SDK replaces the stream that they share for each, and would wait for ever
     for one that it replaced before that was ready.
     """
-    for count, projection in enumerate(projections, 1):
-        reading.create_task(projection)
-        while thread._shared_stream is None or len(thread._subscriptions) < count:
-            await asyncio.sleep(0.005)
-        await thread._shared_stream.ready
+    waiting = list(projections)
+    try:
+        while waiting:
+            reading.create_task(waiting.pop(0))
+            begun = len(projections) - len(waiting)
+            while thread._shared_stream is None or len(thread._subscriptions) < begun:
+                await asyncio.sleep(0.005)
+            await thread._shared_stream.ready
+    finally:
+        for projection in waiting:
+            projection.close()

@@ -43,6 +43,17 @@ ON CONFLICT DO NOTHING
 _FIND = "SELECT what FROM chaos_effects WHERE key = $1 AND tool = $2"
 
 
+AWAY = (
+    OSError,
+    TimeoutError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,  # a connection that ends in the middle of a message
+    asyncpg.PostgresConnectionError,
+    asyncpg.OperatorInterventionError,  # it shuts down, or starts, or ended us
+    asyncpg.ReadOnlySQLTransactionError,  # it is still in recovery
+)
+"""What a statement raises while the server is away."""
+
 PLAIN = os.environ.get("COUNTING_PLAIN") == "1"
 strikes: list[Callable[[str, str], Awaitable[None]]] = []
 
@@ -56,14 +67,15 @@ async def at(place: str, thread_key: str) -> None:
 async def act(tool: str, what: str, key: str, thread_key: str, turn_id: str) -> str:
     """Take effect, and return the call's result: that of the first call, for `charge`."""
     await at("begun", thread_key)
-    await _query(_ACT, thread_key, turn_id, what, key, tool)
+    again = bool(KINDS[tool].honours_key)
+    await _query(_ACT, thread_key, turn_id, what, key, tool, again=again)
     await at("acted", thread_key)
     return await find(tool, key) or ""
 
 
 async def find(tool: str, key: str) -> str | None:
     """Return the result of the call with this key, if it acted."""
-    rows = await _query(_FIND, key, tool)
+    rows = await _query(_FIND, key, tool, again=True)
     return f"{rows[0]['what']}: {tool} done" if rows else None
 
 
@@ -72,18 +84,24 @@ async def find_post(_arguments: Any, key: str) -> str | None:
     return await find("post", key)
 
 
-async def _query(sql: str, *values: Any) -> list[Any]:
-    """Ask in a connection of its own, again while the database is away: tools have no fence."""
+async def _query(sql: str, *values: Any, again: bool) -> list[Any]:
+    """Ask in a connection of its own, again while the database is away: tools have no fence.
+
+    `again`: also where the answer was lost, so that it may have been done.
+    """
     while True:
         try:
             connection = await asyncpg.connect(os.environ["COUNTING_DATABASE"], timeout=5)
-        except (OSError, TimeoutError, asyncpg.CannotConnectNowError):
+        except AWAY:
             await asyncio.sleep(0.1)
             continue
         try:
             return await connection.fetch(sql, *values)
+        except AWAY:
+            if not again:
+                raise
         finally:
-            await connection.close()
+            connection.terminate()
 
 
 KINDS: dict[str, Effects] = {
