@@ -102,7 +102,12 @@ class Turns:
         async with self._changed:
             await self._changed.wait_for(lambda: not self._alone)
             self._alone = alone
-            await self._changed.wait_for(lambda: not (alone and self._playing))
+            try:
+                await self._changed.wait_for(lambda: not (alone and self._playing))
+            except BaseException:
+                self._alone = False
+                self._changed.notify_all()
+                raise
             self._playing += 1
         try:
             yield

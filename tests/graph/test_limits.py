@@ -126,13 +126,13 @@ async def test_the_time_of_a_step_begins_with_it(thread: Thread) -> None:
         await asyncio.sleep(0.25)
         return {}
 
-    steps = {f"slow{i}": slow for i in range(8)}
+    steps = {f"slow{i}": slow for i in range(14)}
     graph = native(chain(MessagesState, **steps, last=says("last", halts=True)))
     turn = start(thread.new_turn())
     began = asyncio.get_running_loop().time()
-    ended, _ = await run(thread, graph, turn, step_timeout_s=1.5)
+    ended, _ = await run(thread, graph, turn, step_timeout_s=3.0)
     took = asyncio.get_running_loop().time() - began
-    assert took > 8 * 0.25 + 1.5, "the first steps together take longer than one may"
+    assert took > 14 * 0.25 + 3.0, "the first steps together take longer than one may"
     assert ended.outcome is not None
     assert (ended.outcome.code, ended.outcome.retryable) == ("step_timeout", True)
     assert ended.outcome.text == "last"

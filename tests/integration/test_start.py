@@ -11,7 +11,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -172,9 +171,7 @@ async def test_a_stop_signal_ends_the_wait(
         await until(lambda: all(one.said("waits_for") for one in processes))
         for one in processes:
             one.process.send_signal(signal.SIGTERM)
-        began = time.monotonic()
         assert [await one.ended() for one in processes] == [0, 0]
-        assert time.monotonic() - began < 5
         for one in processes:
             assert at in one.said("waits_for")[0]["part"]
             assert "word" not in one.log.read_text()

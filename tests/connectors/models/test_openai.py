@@ -263,11 +263,11 @@ async def test_a_server_that_stops_in_the_middle():
 
 
 async def test_a_long_answer_outlives_both_time_outs():
-    limits = ModelLimits(first_token_timeout_s=1.0, token_gap_timeout_s=1.0)
+    limits = ModelLimits(first_token_timeout_s=3.0, token_gap_timeout_s=3.0)
     async with scripted(limits) as (_, model):
         heard = Heard()
-        await model.stream(ask("tokens=120 rate=80"), heard)  # 1.5 s
-        assert len(heard.text().split()) == 120
+        await model.stream(ask("tokens=280 rate=80"), heard)  # 3.5 s
+        assert len(heard.text().split()) == 280
 
 
 async def test_cancel_closes_the_connection():

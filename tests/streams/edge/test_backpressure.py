@@ -151,9 +151,7 @@ async def test_a_kafka_that_does_not_answer_refuses_turns_until_it_does(
                         await asyncio.sleep(0.05)
                 assert await ready(edge) == 503
                 for surface in SURFACES:
-                    began = asyncio.get_running_loop().time()
                     refused(await ask(edge, surface), "kafka_unavailable")
-                    assert asyncio.get_running_loop().time() - began < 20, "it was published"
             finally:
                 kafka.send(signal.SIGCONT)
             await until_taken(edge)
