@@ -57,6 +57,8 @@ class Process(Protocol):
     """Unique on its stage and over its whole life, such as `w7` or `e1`."""
     pid: int
     log: Path
+    meant_to_end: bool
+    """Whether somebody killed it, or told it to end."""
 
     @property
     def alive(self) -> bool:

@@ -1,4 +1,4 @@
-"""The saver's pool: no statement goes into a connection that is cut, and it comes back soon."""
+"""The pools: no statement goes into a connection that is cut, none is said for nothing."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import psycopg
 import pytest
 from psycopg_pool import PoolTimeout
 
-from turnstream.connectors.postgres.pools import borrow, saver_pool
+from turnstream.connectors.postgres.pools import borrow, ledger_pool, saver_pool
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,6 +30,16 @@ class Admin:
 
     def let_in(self, allowed: bool) -> None:
         self.connection.execute(f'ALTER DATABASE "{self.name}" ALLOW_CONNECTIONS {allowed}')
+
+    def last_said(self) -> tuple[str, str]:
+        """Return the state of the ledger's one connection, and the last statement in it."""
+        rows = self.connection.execute(
+            "SELECT state, query FROM pg_stat_activity"
+            " WHERE datname = %s AND application_name = 'turnstream-ledger'",
+            (self.name,),
+        )
+        (row,) = rows.fetchall()
+        return row
 
 
 @pytest.fixture
@@ -70,3 +80,16 @@ async def test_it_connects_again_soon_after_an_outage(database: str, admin: Admi
                 await connection.execute("SELECT 1")
             took.append(time.monotonic() - back)
         assert took[-1] < 2.0, took
+
+
+async def test_a_loan_of_the_ledgers_pool_is_one_round_trip(database: str, admin: Admin) -> None:
+    async with ledger_pool(database, size_max=1) as pool:
+        assert await pool.fetchval("SELECT 42") == 42
+        assert admin.last_said() == ("idle", "SELECT 42")
+
+
+async def test_a_loan_leaves_no_open_transaction(database: str, admin: Admin) -> None:
+    async with ledger_pool(database, size_max=1) as pool:
+        async with pool.acquire() as connection:
+            await connection.execute("BEGIN")
+        assert admin.last_said()[0] == "idle"
