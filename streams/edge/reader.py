@@ -89,7 +89,7 @@ class Reader:
             return None
         if offset < self.begins:
             if isinstance(record, Event):
-                self.timeline = record.epoch >> TIMELINE_BITS
+                self._told_by(record)
             return None
         voids = False
         if isinstance(record, Event) and not isinstance(record, InputResolved):
@@ -115,17 +115,33 @@ class Reader:
             return True
         return record.epoch < self._fence and not isinstance(record, TurnEnded)
 
+    def _told_by(self, record: Event) -> None:
+        """Take a timeline from the last record that a client has seen.
+
+        An unclaimed end and an answered question may be the first of theirs: turns that the client
+        knows, and this reader does not, may begin again behind them.
+        """
+        timeline = record.epoch >> TIMELINE_BITS
+        if isinstance(record, TurnEnded | InputResolved):
+            timeline = min(self.timeline or timeline, timeline - 1)
+        self.timeline = timeline
+
     def _voids(self, record: AttemptStarted | TurnEnded) -> bool:
         """Say whether a turn that is not known begins in a later timeline, the first there.
 
         Turns begin again in the order of their admission, so that after one that the fold knows
-        there are none that it has forgotten.
+        there are none that it has forgotten. Unclaimed ends do not wait for the turns before them.
         """
+        known = record.turn_id in self.fold.turns
+        if known and isinstance(record, TurnEnded):
+            return False
         before, now = self.timeline, record.epoch >> TIMELINE_BITS
         self.timeline = max(before, now)
-        return 0 < before < now and record.turn_id not in self.fold.turns
+        return 0 < before < now and not known
 
     def _forget(self, turn_id: str) -> None:
+        if turn_id in self._ended:  # it has ended before the database was put back
+            self._ended.remove(turn_id)
         self._ended.append(turn_id)
         if len(self._ended) > ENDED_TURNS_KEPT:
             view = self.fold.turns.pop(self._ended.pop(0), None)

@@ -9,88 +9,17 @@ from __future__ import annotations
 
 import asyncio
 import json
-import uuid
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import httpx
 import pytest
+from following import KEY, Following, cancelled_before_it_came, hello, run, until, what
 from websockets.asyncio.client import connect
 
 from turnstream.schemas import events as ev
-from turnstream.schemas.commands import CancelTurn, StartTurn
 from turnstream.schemas.fold import Verdict
 from turnstream.streams.edge.cursor import Cursor
-from turnstream.streams.edge.feed import Begins, Reset
 from turnstream.streams.edge.reader import ENDED_TURNS_KEPT
-
-THREAD = {"tenant": "default", "thread_id": "a"}
-KEY = "default/a"
-
-
-async def until(condition):
-    async with asyncio.timeout(60):
-        while not condition():
-            await asyncio.sleep(0.01)
-
-
-async def run(worker, script=None):
-    """Start a turn, and wait for its script's end."""
-    if script is not None:
-        worker.script = script
-    count = len(worker.turns)
-    await worker.ask(StartTurn(**THREAD, turn_id=str(uuid.uuid4()), text="hi"))
-    await until(lambda: len(worker.turns) > count)
-    await worker.idle()
-    return worker.turns[-1]
-
-
-async def cancelled_before_it_came(worker):
-    """Let a turn end unclaimed; returns its end, which is in the log."""
-    count = len(worker.ended)
-    turn_id = str(uuid.uuid4())
-    await worker.ask(CancelTurn(**THREAD, turn_id=turn_id))
-    await worker.ask(StartTurn(**THREAD, turn_id=turn_id, text="hi"))
-    await until(lambda: len(worker.ended) > count)
-    return worker.ended[-1]
-
-
-class Following:
-    """A client that reads on."""
-
-    def __init__(self, feed, cursor=None):
-        self.items = []
-        self.watch = feed.watch(KEY, cursor)
-        self._feed = feed
-
-    async def _read(self):
-        async with self.watch as watch:
-            async for item in watch:
-                self.items.append(item)
-
-    @asynccontextmanager
-    async def reading(self):
-        task = asyncio.create_task(self._read())
-        try:
-            await until(lambda: self.watch.live)
-            yield self
-        finally:
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
-
-    async def to(self, offset):
-        """Wait until the edge has read the log to there and this client was told."""
-        await until(lambda: any(self._feed.log.end(part) > offset for part in range(3)))
-        await until(lambda: self.watch.live and not self.watch._queue)
-
-    @property
-    def steps(self):
-        return [item for item in self.items if not isinstance(item, Begins)]
-
-
-def what(items):
-    """Name what was shown."""
-    return ["reset" if isinstance(i, Reset) else type(i.record).__name__ for i in items]
 
 
 async def said(turn):
@@ -100,12 +29,6 @@ async def said(turn):
     await turn.worker.pool.execute(
         "UPDATE threads SET head_off = $2 WHERE thread_key = $1", KEY, turn.first_off
     )
-
-
-async def hello(turn):
-    await turn.start()
-    await turn.message("hello world")
-    await turn.end(text="hello world ")
 
 
 @pytest.mark.parametrize("knows", ["before", "after"])
