@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from tests.chaos.parts.server import Server
 
 DOWN_S = 2.0
-LOST_S = (0.3, 6.0)
+LOST_S = (0.3, 60.0)
 """How much of the ledger a restore loses: from the least to the most, in seconds."""
 
 
