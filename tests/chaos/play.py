@@ -76,8 +76,6 @@ class Player:
                 going.create_task(self._send_all(going))
             await self._until_over()
         except BaseExceptionGroup as group:
-            if (task := asyncio.current_task()) is not None and task.cancelling():
-                raise  # another stage has failed: the group hides that this one was cancelled
             played.troubles += [repr(error) for error in group.exceptions]
         except (AssertionError, TimeoutError) as error:
             played.troubles.append(str(error) or repr(error))
