@@ -14,7 +14,7 @@ import signal
 import sys
 import threading
 import time
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,10 +30,8 @@ CODE = 3
 class Standstill:
     """Watches, from a thread of its own, whether `went_on` is called often enough."""
 
-    def __init__(
-        self, stands_s: float = STANDS_S, end_s: float = END_S, out: TextIO | None = None
-    ) -> None:
-        self._stands_s, self._end_s, self._out = stands_s, end_s, out or sys.stderr
+    def __init__(self, stands_s: float = STANDS_S, end_s: float = END_S) -> None:
+        self._stands_s, self._end_s = stands_s, end_s
         self._last = time.monotonic()
         self._over = threading.Event()
 
@@ -55,12 +53,11 @@ class Standstill:
         while not self._over.wait(max(0.0, self._last + self._stands_s - time.monotonic())):
             if time.monotonic() - self._last < self._stands_s:
                 continue
-            self._out.write(f"\nnothing has ended for {self._stands_s:g} s; it stands at:\n")
+            sys.stderr.write(f"\nnothing has ended for {self._stands_s:g} s; it stands at:\n")
             for task in asyncio.all_tasks(loop):
-                self._out.write(f"{task.get_name()}: {' > '.join(waits(task.get_coro()))}\n")
-            self._out.flush()
-            with contextlib.suppress(OSError, ValueError):  # a file that has no descriptor
-                faulthandler.dump_traceback(self._out)
+                sys.stderr.write(f"{task.get_name()}: {' > '.join(waits(task.get_coro()))}\n")
+            sys.stderr.flush()
+            faulthandler.dump_traceback()
             os.kill(os.getpid(), signal.SIGINT)
             if not self._over.wait(self._end_s):
                 os._exit(CODE)
