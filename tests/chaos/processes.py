@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -92,7 +93,7 @@ class Template:
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
         self._process = process
-        self._turn = asyncio.Lock()
+        self._turn = threading.Lock()
 
     async def fork(
         self, kind: str, name: str, log: Path, env: dict[str, str], port: int
@@ -106,13 +107,17 @@ class Template:
         return int((await self._ask({"reap": process.pid}))["code"])
 
     async def _ask(self, asked: dict[str, Any]) -> Any:
-        async with self._turn:
-            return await asyncio.to_thread(self._exchange, asked)
+        return await asyncio.to_thread(self._exchange, asked)
 
     def _exchange(self, asked: dict[str, Any]) -> Any:
-        self._process.stdin.write(json.dumps(asked).encode() + b"\n")
-        self._process.stdin.flush()
-        return json.loads(self._process.stdout.readline())
+        """Ask and hear the answer; one at a time, also where who asked was cancelled meanwhile.
+
+        Of two threads in `readline` one throws away what the other has read ahead.
+        """
+        with self._turn:
+            self._process.stdin.write(json.dumps(asked).encode() + b"\n")
+            self._process.stdin.flush()
+            return json.loads(self._process.stdout.readline())
 
 
 @contextlib.asynccontextmanager
