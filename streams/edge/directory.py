@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
+from turnstream.schemas.errors import DatabaseUnavailableError
 from turnstream.streams.edge.places import Place, UnclaimedEnd
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Awaitable, Callable, Iterator, Sequence
     from datetime import datetime
     from uuid import UUID
 
     from turnstream.schemas.results import Outcome
+
+
+ANSWER_WAIT_S = 4.0
+"""How long a stream that is being opened waits for Postgres. A stock SDK gives a stream up after
+six tries, in a third of a second where each is refused at once; and waits 5 s for one to open
+(langgraph-sdk 0.4, `_run_lifecycle_watcher`)."""
+_ASK_AGAIN_S = 0.1
+_Answer = TypeVar("_Answer")
 
 
 class ThreadRow(Protocol):
@@ -67,15 +78,30 @@ class Places(Protocol):
         ...
 
 
+async def patiently(read: Callable[[], Awaitable[_Answer]]) -> _Answer:
+    """Read for a stream that is being opened; a moment without Postgres is waited out.
+
+    Raises `DatabaseUnavailableError` where it does not answer for longer than `ANSWER_WAIT_S`.
+    """
+    deadline = time.monotonic() + ANSWER_WAIT_S
+    while True:
+        try:
+            return await read()
+        except DatabaseUnavailableError:
+            if time.monotonic() + _ASK_AGAIN_S > deadline:
+                raise
+        await asyncio.sleep(_ASK_AGAIN_S)
+
+
 @dataclass(frozen=True, slots=True)
 class LedgerDirectory:
-    """Answers the feed from the ledger."""
+    """Answers the feed from the ledger, if need be a little later."""
 
     places: Places
 
     async def place(self, key: str) -> Place | None:
         """Return where the thread is; None for one that the ledger does not know."""
-        found = await self.places.thread(key)
+        found = await patiently(lambda: self.places.thread(key))
         if found is None:
             return None
         row, turns = found
@@ -102,7 +128,7 @@ class LedgerDirectory:
 
     async def start_of(self, key: str, turn_id: str) -> int | None:
         """Return the offset of the turn's first record, as far as the ledger knows it."""
-        turn = await self.places.turn(key, turn_id)
+        turn = await patiently(lambda: self.places.turn(key, turn_id))
         return None if turn is None else turn.first_off
 
 

@@ -21,6 +21,7 @@ from turnstream.streams.edge.commands import Commands, encode, parse_command
 from turnstream.streams.edge.connections import connection_of
 from turnstream.streams.edge.context import EdgeContext, edge_of, principal_of
 from turnstream.streams.edge.cursor import Cursor, cursor_of
+from turnstream.streams.edge.directory import patiently
 from turnstream.streams.edge.filters import Filter
 from turnstream.streams.edge.limits import check_origin
 from turnstream.streams.edge.problems import problem_answer
@@ -107,7 +108,7 @@ async def stream_events(thread_id: str, request: Request, principal: Caller) -> 
     params = _object(await request.body())
     wanted = Filter.of(params)
     since = cursor_of(params, request.headers.get("last-event-id"))
-    key = await edge.authorised(principal, thread_id)
+    key = await patiently(lambda: edge.authorised(principal, thread_id))
     edge.sockets.check_room(principal)
     return EventStream(edge, principal, key, wanted, since)
 

@@ -175,6 +175,8 @@ class Sdk:
         self.run_id = ""
         self.gave_up = ""
         """What a request of the SDK's own failed with, while an edge was harmed."""
+        self.unwatched = ""
+        """What it gave up the run's own stream with, before its first event; messages go on."""
         self.final: Any = None
         self.subscribed = asyncio.Event()
         self._url, self._thread, self._graph, self._transport = url, thread, graph, transport
@@ -197,6 +199,9 @@ class Sdk:
             )
             # from its first cursor on a cut loses nothing
             while thread._cursor is None or thread._lifecycle_cursor is None:
+                if thread._cursor is not None and thread._run_done.done():
+                    self.unwatched = repr(thread._run_done.result().error)
+                    break
                 await asyncio.sleep(0.005)
             self.subscribed.set()
             if start is not None:

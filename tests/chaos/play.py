@@ -53,6 +53,7 @@ class Player:
         kinds = [FAULTS[blow.fault] for blow in story.blows if not blow.point]
         self.played.loses_rows = any(getattr(kind, "loses_rows", False) for kind in kinds)
         fails = any(getattr(kind, "may_fail", False) for kind in kinds)
+        self._edges_spared = all(b.point or b.fault in SPARES_EDGES for b in story.blows)
         self._harmed_ends = {"failed"} if fails or len(story.blows) >= PARKS_AFTER else set()
         self._followers: list[asyncio.Task[None]] = []
         self._sdks: list[tuple[asyncio.Task[None], Sdk]] = []
@@ -125,8 +126,7 @@ class Player:
         """Note a client's failure; the SDK asks but once for a state, and an edge may be gone."""
         error = task.exception()
         sdk = next((s for t, s in self._sdks if t is task), None)
-        spared = all(b.point or b.fault in SPARES_EDGES for b in self.story.blows)
-        if sdk is not None and not spared and _is_transport(error):
+        if sdk is not None and not self._edges_spared and _is_transport(error):
             sdk.gave_up = repr(error)
         else:
             self.played.troubles.append(f"a client failed: {error!r}")
@@ -223,6 +223,8 @@ class Player:
         await self.stage.until(
             lambda: sdk.subscribed.is_set() or task.done(), "the SDK's subscription", 30.0
         )
+        if sdk.unwatched and self._edges_spared:
+            self.played.troubles.append(f"the SDK gave up a run's stream: {sdk.unwatched}")
 
     async def _cancel(self, after_s: float, thread: str, turn_id: str) -> None:
         await asyncio.sleep(after_s)

@@ -5,13 +5,18 @@ from __future__ import annotations
 import asyncio
 import json
 from contextlib import AsyncExitStack, aclosing
+from types import SimpleNamespace
 
 import pytest
 from langgraph_sdk import get_client
 
 from turnstream.schemas import events as ev
+from turnstream.schemas.errors import DatabaseUnavailableError
+from turnstream.streams.edge.directory import LedgerDirectory
 
 TRANSPORTS = ["sse", "websocket"]
+AWAY_S = 1.0
+"""An outage; longer than the SDK tries, shorter than the edge waits."""
 
 
 async def texts_of(thread):
@@ -185,3 +190,31 @@ async def test_an_edge_that_goes_and_comes_back(settings, open_running, front, w
                 async with asyncio.timeout(60):
                     assert await reading == ["one two three four "]
                     assert (await thread._wait_for_run_done()).status == "completed"
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+async def test_streams_that_are_opened_while_postgres_is_away(edge, client, worker, transport):
+    """They are a little late. Were they refused at once, the SDK would give them up."""
+    await client.threads.create(thread_id="a")
+    context = edge.edge.context
+    places, exists = context.feed.catch_up.directory.places, context.exists
+
+    async def away(_key):
+        raise DatabaseUnavailableError
+
+    context.exists = away
+    held = SimpleNamespace(thread=away)
+    context.feed.catch_up.directory = LedgerDirectory(held)
+    async with client.threads.stream(
+        thread_id="a", assistant_id="agent", transport=transport
+    ) as thread:
+        texts = asyncio.create_task(texts_of(thread))
+        await asyncio.sleep(AWAY_S)
+        context.exists, held.thread = exists, places.thread
+        async with asyncio.timeout(60):
+            while thread._cursor is None or thread._lifecycle_cursor is None:
+                await asyncio.sleep(0.01)
+        await thread.run.start(input={"messages": []})
+        assert await texts == ["hello world "]
+        async with asyncio.timeout(60):
+            assert (await thread._wait_for_run_done()).status == "completed"
