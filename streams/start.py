@@ -1,4 +1,4 @@
-"""A worker's or an edge's way from its start to SIGTERM, with Kafka and Postgres maybe still away.
+"""A process's way from its start to SIGTERM, with Kafka and Postgres maybe still away.
 
 What does not answer is waited for, as long as `TURNSTREAM_START_TIMEOUT_S` says: the log names it
 once, the process's port answers meanwhile (alive, not ready), and a stop signal ends the wait. What
@@ -11,7 +11,7 @@ import asyncio
 import logging
 import time
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import structlog
 from psycopg.conninfo import conninfo_to_dict
@@ -30,7 +30,7 @@ from turnstream.streams.prepare import in_daemon, prepare
 from turnstream.streams.process import on_stop_signal, settle_memory
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
     from contextlib import AbstractAsyncContextManager
 
     from turnstream.streams.settings import Settings
@@ -40,6 +40,7 @@ log = structlog.get_logger(__name__)
 RETRY_S = 0.5
 ANSWER_TIMEOUT_S = 5.0
 """For one answer: who takes a connection and says nothing is asked again after it."""
+_Opened = TypeVar("_Opened")
 
 
 class Runs(Protocol):
@@ -88,15 +89,36 @@ async def run_until_signal(
         await opened.run()
 
 
+async def prepared(settings: Settings, make: Callable[[], Awaitable[_Opened]]) -> _Opened | None:
+    """Make topics and tables once the parts answer, then return what `make` does.
+
+    None: SIGTERM or SIGINT came first. Raises as `run_until_signal`.
+    """
+
+    @asynccontextmanager
+    async def made() -> AsyncIterator[_Opened]:
+        yield await make()
+
+    starting = asyncio.timeout(None)
+    on_stop_signal(lambda: starting.reschedule(0.0))
+    try:
+        async with starting, _opened(settings, made, create=True, host="", port=0) as one:
+            return one
+    except TimeoutError:
+        if not starting.expired():
+            raise
+        return None
+
+
 @asynccontextmanager
 async def _opened(
     settings: Settings,
-    open_it: Callable[[], AbstractAsyncContextManager[Runs]],
+    open_it: Callable[[], AbstractAsyncContextManager[_Opened]],
     *,
     create: bool,
     host: str,
     port: int,
-) -> AsyncIterator[Runs]:
+) -> AsyncIterator[_Opened]:
     until = time.monotonic() + settings.start_timeout_s
     async with AsyncExitStack() as opened, AsyncExitStack() as listening:
         wait = _Wait()

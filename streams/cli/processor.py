@@ -1,13 +1,8 @@
 """`turnstream processor`: streams derived from other streams. Needs Kafka and Postgres."""
 
 import asyncio
-from typing import TYPE_CHECKING
 
 import typer
-
-if TYPE_CHECKING:
-    from turnstream.connectors.avro import Codec
-    from turnstream.streams.settings import Settings
 
 app = typer.Typer(help="Run a processor: a stream derived from another one.", no_args_is_help=True)
 
@@ -22,7 +17,8 @@ def usage() -> None:
     """Total the tokens of each tenant, hour and model into the topic `usage`.
 
     Any number may run; the partitions of `turn-results.<tenant>` are shared between them. Stops on
-    SIGTERM. Exit code 75: a server did not answer for minutes; start it again.
+    SIGTERM. Servers that are away when it starts are waited for, TURNSTREAM_START_TIMEOUT_S long.
+    Exit code 75: a server did not answer for minutes; start it again.
     """
     from turnstream.streams.cli.configured import configured
 
@@ -34,21 +30,16 @@ def usage() -> None:
             raise
         typer.echo("the processor needs `pip install 'turnstream[processor]'`", err=True)
         raise typer.Exit(1) from None
+    from turnstream.connectors.registry import open_codec
     from turnstream.streams.app import open_usage_store
+    from turnstream.streams.process import log_as_json
+    from turnstream.streams.start import prepared
 
-    codec = asyncio.run(_prepare(settings))
+    log_as_json(settings.log_level)
+    codec = asyncio.run(prepared(settings, lambda: open_codec(settings.schema_registry_url)))
+    if codec is None:
+        return
     settings.processor_folder.mkdir(parents=True, exist_ok=True)
     run_usage_app(
         build_usage_app(settings, codec, lambda: open_usage_store(settings)), settings.log_level
     )
-
-
-async def _prepare(settings: "Settings") -> "Codec":
-    from turnstream.connectors.kafka.admin import TopicAdmin
-    from turnstream.connectors.postgres.migrate import migrate
-    from turnstream.connectors.registry import open_codec
-
-    await asyncio.to_thread(migrate, settings.direct_url)
-    async with TopicAdmin(settings.kafka_bootstrap, replication=settings.replication) as admin:
-        await admin.create(settings.topics.all(settings.tenants, settings.partitions))
-    return await open_codec(settings.schema_registry_url)

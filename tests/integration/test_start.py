@@ -1,4 +1,4 @@
-"""A worker and an edge that start while Kafka or Postgres is away, or while nothing can help."""
+"""A worker, an edge and a processor that start while a server is away, or where nothing helps."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from outage_servers import Servers
 
 COMMANDS = ("worker", "edge")
+PROCESSOR = "processor usage"
 AT_ONCE_S = 30.0
 """For an interpreter to start and to end beside other work; what it may wait is set longer."""
 
@@ -47,6 +48,7 @@ class Started:
             "MODEL_NAME": "none",
             "PARTITIONS": "2",
             "WORKER_HEALTH_PORT" if command == "worker" else "EDGE_PORT": str(self.port),
+            "PROCESSOR_FOLDER": str(folder / "processor"),
             **environment,
         }
         # a process starts in a third of the time where it may keep its bytecode
@@ -57,7 +59,7 @@ class Started:
         kept = {key: value for key, value in os.environ.items() if "TURNSTREAM_" not in key}
         with self.log.open("wb") as out:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "turnstream.streams.cli", command, *more],
+                [sys.executable, "-m", "turnstream.streams.cli", *command.split(), *more],
                 env={**kept, **bytecode, **{f"TURNSTREAM_{k}": v for k, v in given.items()}},
                 stdout=out,
                 stderr=out,
@@ -146,6 +148,27 @@ async def test_both_wait_for_a_server_that_comes_later(
         assert [await one.ended() for one in processes] == [0, 0]
 
 
+@pytest.mark.parametrize("part", ["postgres", "kafka"])
+async def test_a_processor_waits_too(
+    servers: Servers, prefix: str, tmp_path: Path, part: str
+) -> None:
+    await servers.end(part, signal.SIGKILL)
+    async with started(
+        tmp_path,
+        PROCESSOR,
+        KAFKA_BOOTSTRAP=servers.stack.kafka_bootstrap,
+        DATABASE_URL=servers.stack.database_url,
+        TOPIC_PREFIX=prefix,
+        START_TIMEOUT_S="120",
+    ) as (processor,):
+        await until(lambda: processor.said("waits_for"))
+        await servers.start(part)
+        await until(lambda: "Ready" in processor.log.read_text())
+        assert processor.said("wait_over")
+        processor.process.send_signal(signal.SIGTERM)
+        assert await processor.ended() == 0
+
+
 @pytest.fixture
 def silent() -> Iterator[str]:
     """An address that takes connections and says nothing."""
@@ -167,11 +190,12 @@ async def test_a_stop_signal_ends_the_wait(
     at = request.getfixturevalue(how)
     given = {"KAFKA_BOOTSTRAP": kafka, "DATABASE_URL": database}
     given[part] = at if part == "KAFKA_BOOTSTRAP" else f"postgresql://user:word@{at}/there"
-    async with started(tmp_path, *COMMANDS, START_TIMEOUT_S="600", **given) as processes:
+    every = (*COMMANDS, PROCESSOR)
+    async with started(tmp_path, *every, START_TIMEOUT_S="600", **given) as processes:
         await until(lambda: all(one.said("waits_for") for one in processes))
         for one in processes:
             one.process.send_signal(signal.SIGTERM)
-        assert [await one.ended() for one in processes] == [0, 0]
+        assert [await one.ended() for one in processes] == [0, 0, 0]
         for one in processes:
             assert at in one.said("waits_for")[0]["part"]
             assert "word" not in one.log.read_text()
