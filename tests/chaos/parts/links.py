@@ -30,7 +30,7 @@ class Link:
     """
 
     def __init__(self, relay: RelayProcess, name: str, port: int, upstream: str) -> None:
-        self._relay, self._name, self.port, self.upstream = relay, name, port, upstream
+        self._relay, self._name, self.port, self._upstream = relay, name, port, upstream
 
     @property
     def address(self) -> str:
@@ -67,7 +67,10 @@ class Link:
     def lead_to(self, upstream: str) -> None:
         """Lead somewhere else (`host:port`) from now on; ends the connections there are."""
         self._do("lead", upstream=upstream)
-        self.upstream = upstream
+
+    def lead_back(self) -> None:
+        """Lead where it led at first."""
+        self.lead_to(self._upstream)
 
     def heal(self) -> None:
         """Undo all but `lead_to`; does nothing to a link that is well."""

@@ -41,12 +41,11 @@ class ModelErrors:
         self._refusing = await asyncio.start_server(refuse, "127.0.0.1", 0)
         port = self._refusing.sockets[0].getsockname()[1]
         self._link = stage.servers.models[stage.name]
-        self._model = self._link.upstream
         await asyncio.to_thread(self._link.lead_to, f"127.0.0.1:{port}")
 
     async def heal(self, stage: Stage) -> None:
         """Lead it to the model again."""
         if self._link is not None:
-            await asyncio.to_thread(self._link.lead_to, self._model)
+            await asyncio.to_thread(self._link.lead_back)
             self._refusing.close()
             self._link = None

@@ -271,6 +271,11 @@ async def test_a_link_that_carries_a_stream(one: Ground, between: str) -> None:
                 async with http.post(url, json=body) as refused:
                     assert refused.status in model_faults.STATUSES
             (await stream()).close()
+            async with contextlib.AsyncExitStack() as first:
+                await first.enter_async_context(struck("model-errors", one))
+                async with struck("model-errors", one):  # which ends after the first
+                    await first.aclose()
+            (await stream()).close()
     one.name = "stage"
 
 
