@@ -27,6 +27,7 @@ from turnstream.connectors.kafka.scan import LogScan
 from turnstream.connectors.kafka.tail import Tail, TailOptions
 from turnstream.connectors.models.openai import ModelLimits, OpenAIModel
 from turnstream.connectors.models.routes import RoutedModel
+from turnstream.connectors.postgres.commit_pool import CommitPool, commit_pool
 from turnstream.connectors.postgres.lease import Lease
 from turnstream.connectors.postgres.ledger import Ledger
 from turnstream.connectors.postgres.letters import Letters
@@ -109,7 +110,8 @@ async def open_edge(
         log = await stack.enter_async_context(
             KafkaCommands(settings.kafka_bootstrap, topics.turns, codec)
         )
-        ledger, threads, saver = Ledger(pool), Threads(pool), FencedSaver(saver_connections)
+        ledger, threads = Ledger(pool), Threads(pool)
+        saver = FencedSaver(saver_connections, CommitPool(pool))
         catalog = edge_catalog(settings)
         reading = state or _states(catalog, saver, ledger)
         tail = Tail(
@@ -275,6 +277,9 @@ async def open_worker(
         saver_connections = await stack.enter_async_context(
             saver_pool(dsn, size_max=settings.pool_size_max, statement_timeout_s=timeout_s)
         )
+        commits = await stack.enter_async_context(
+            commit_pool(dsn, size_max=settings.pool_size_max, statement_timeout_s=timeout_s)
+        )
         if catalog is None:
             catalog = worker_catalog(settings, await stack.enter_async_context(_model(settings)))
         ledger, signals, metrics = Ledger(pool), Signals(pool), WorkerMetrics()
@@ -295,7 +300,7 @@ async def open_worker(
         bench = Bench(
             pump=pump,
             wire=wire,
-            saver=FencedSaver(saver_connections),
+            saver=FencedSaver(saver_connections, commits),
             outlets=outlets,
             catalog=catalog,
             events_topic=topics.events,

@@ -50,7 +50,9 @@ class Settings(BaseSettings):
     database_direct_url: SecretStr = Field(
         SecretStr(""), description="past a PgBouncer, for lease, LISTEN and migrations"
     )
-    pool_size_max: int = Field(8, ge=2, le=64, description="connections of each of two pools")
+    pool_size_max: int = Field(
+        8, ge=2, le=64, description="connections of each pool: a worker has 3, an edge 2"
+    )
     statement_timeout_s: float = Field(15.0, gt=0, description="of one SQL statement")
 
     # model and agent

@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import msgspec
-import psycopg
 
 from turnstream.connectors.postgres.statements import End, Fence, Rows
 from turnstream.schemas.errors import (
@@ -373,13 +372,13 @@ class Session:
         self.statements += 1
         try:
             found = await self.send(rows, fence, end)
-        except (psycopg.OperationalError, psycopg.InterfaceError, OSError) as error:
+        except DatabaseUnavailableError as error:
             # whether it was committed is not known: nothing more is sent under this epoch
-            self.lose(DatabaseUnavailableError(f"a commit's result is unknown: {error}"))
+            self.lose(error)
             raise self.lost or error from error
-        except psycopg.Error as error:
-            self.broken = UnstorableStateError(f"Postgres refused the state: {error}")
-            raise self.broken from error
+        except UnstorableStateError as error:
+            self.broken = error
+            raise
         if found is None:
             self.lose(FencedError())
             raise FencedError

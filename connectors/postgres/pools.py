@@ -1,4 +1,4 @@
-"""Bounded pools: asyncpg for the ledger, psycopg for LangGraph's saver.
+"""Bounded pools: asyncpg for the ledger and for commits, psycopg for what LangGraph's saver reads.
 
 Per worker at most `POOL_SIZE_MAX` of each, beside two direct connections (lease and listener).
 """
@@ -17,6 +17,7 @@ from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout
 from turnstream.schemas.errors import ConfigurationError, DatabaseUnavailableError
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import AsyncIterator
 
     from psycopg import AsyncConnection
@@ -43,6 +44,20 @@ _WRONG = (
 """Failures to connect that last until somebody changes a setting."""
 
 
+class LedgerConnection(asyncpg.Connection):  # type: ignore[misc]  # asyncpg has no types
+    """One that tells whether the server has cut it, also where the event loop has yet to look."""
+
+    __slots__ = ("_fileno",)
+
+    def __init__(self, protocol: Any, transport: asyncio.Transport, *rest: Any) -> None:
+        super().__init__(protocol, transport, *rest)
+        self._fileno: int = transport.get_extra_info("socket").fileno()
+
+    def is_cut(self) -> bool:
+        """Tell whether a statement would get lost in it."""
+        return self.is_closed() or _has_something_to_read(self._fileno)
+
+
 @asynccontextmanager
 async def ledger_pool(
     dsn: str,
@@ -50,12 +65,13 @@ async def ledger_pool(
     size_max: int = POOL_SIZE_MAX,
     statement_timeout_s: float = STATEMENT_TIMEOUT_S,
     pgbouncer: bool = False,
+    part: str = "ledger",
 ) -> AsyncIterator[asyncpg.Pool]:
     """Open the ledger's pool; a statement that takes longer than its time-out is cancelled.
 
-    `pgbouncer`: the URL leads to a pooler in transaction mode, so nothing is prepared. Raises
-    `DatabaseUnavailableError` if not even one connection can be made, `ConfigurationError` if none
-    ever will.
+    `part` is the name by which the server knows its connections. `pgbouncer`: the URL leads to a
+    pooler in transaction mode, so nothing is prepared. Raises `DatabaseUnavailableError` if not
+    even one connection can be made, `ConfigurationError` if none ever will.
     """
     try:
         pool = await asyncpg.create_pool(
@@ -66,7 +82,8 @@ async def ledger_pool(
             command_timeout=statement_timeout_s,
             statement_cache_size=0 if pgbouncer else 100,
             reset=_nothing_to_reset,
-            server_settings=None if pgbouncer else _settings("ledger", statement_timeout_s),
+            connection_class=LedgerConnection,
+            server_settings=None if pgbouncer else _settings(part, statement_timeout_s),
         )
     except FAILURES as error:
         raise _not_connected(error) from error
@@ -124,14 +141,12 @@ async def saver_pool(
 
 
 @asynccontextmanager
-async def borrow(
-    pool: AsyncConnectionPool[Any], *, patience_s: float | None = None
-) -> AsyncIterator[AsyncConnection[Any]]:
-    """Lend a connection that the server has not cut; waits for one (default: the pool's time-out).
+async def borrow(pool: AsyncConnectionPool[Any]) -> AsyncIterator[AsyncConnection[Any]]:
+    """Lend a connection that the server has not cut; waits for one as long as the pool does.
 
     Raises `PoolTimeout`, before anything was sent.
     """
-    until = time.monotonic() + (pool.timeout if patience_s is None else patience_s)
+    until = time.monotonic() + pool.timeout
     while True:
         connection = await pool.getconn(max(0.001, until - time.monotonic()))
         if not _cut(connection):
@@ -165,17 +180,20 @@ async def _connect_again(pool: AsyncConnectionPool[Any]) -> None:
         await pool.putconn(await pool.getconn(0.001))
 
 
+def _has_something_to_read(fileno: int) -> bool:
+    """Tell whether bytes or an end wait in a socket."""
+    poll = select.poll()
+    poll.register(fileno, select.POLLIN)
+    return bool(poll.poll(0))
+
+
 def _cut(connection: AsyncConnection[Any]) -> bool:
     """Tell whether the server has said something to an idle connection: its end.
 
     So a statement is not sent into a connection that is gone, after which nobody would know
     whether it was executed.
     """
-    if connection.closed:
-        return True
-    poll = select.poll()
-    poll.register(connection.fileno(), select.POLLIN)
-    return bool(poll.poll(0))
+    return connection.closed or _has_something_to_read(connection.fileno())
 
 
 def _settings(part: str, statement_timeout_s: float) -> dict[str, str]:

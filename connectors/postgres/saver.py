@@ -8,37 +8,25 @@ suite) it behaves like the stock saver, without its process-wide lock.
 from __future__ import annotations
 
 import asyncio
-import math
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, cast
 
-import msgspec
 import psycopg
 from langchain_core.messages import BaseMessage
-from langgraph.checkpoint.base import (
-    WRITES_IDX_MAP,
-    get_serializable_checkpoint_metadata,
-)
 from langgraph.checkpoint.base import CheckpointTuple as Loaded
 from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
-from langgraph.checkpoint.serde.types import _DeltaSnapshot
-from psycopg.rows import dict_row, tuple_row
+from psycopg.rows import dict_row
 
-from turnstream.connectors.postgres.commits import Item, Question, Session
-from turnstream.connectors.postgres.pools import borrow
-from turnstream.connectors.postgres.statements import (
-    AHEAD,
-    BlobRow,
-    CheckpointRow,
-    End,
-    Fence,
-    Rows,
-    WriteRow,
-    statement,
+from turnstream.connectors.postgres.checkpoint_rows import (
+    NULL_TASK_ID,
+    UNFINISHED_CHANNELS,
+    Items,
 )
+from turnstream.connectors.postgres.commits import Question, Session
+from turnstream.connectors.postgres.pools import borrow
+from turnstream.connectors.postgres.statements import AHEAD, End, Fence, Rows, statement
 from turnstream.connectors.postgres.tool_calls import LedgerToolCalls
 from turnstream.schemas.errors import CancelAheadError, DatabaseUnavailableError
-from turnstream.schemas.transcript import clean_text
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
@@ -56,15 +44,8 @@ if TYPE_CHECKING:
     from psycopg.rows import DictRow
     from psycopg_pool import AsyncConnectionPool
 
-COMMIT_PATIENCE_S = 120.0
-"""For a connection to commit over. While there is none, nothing was sent and nothing is unknown:
-the turn waits, and goes on where it is unless its thread is somebody else's by then."""
+    from turnstream.connectors.postgres.commit_pool import CommitPool
 
-NULL_TASK_ID = "00000000-0000-0000-0000-000000000000"
-# only other writes make a task finished; langgraph has no public name for the second
-UNFINISHED_CHANNELS = frozenset(
-    {"__error__", "__error_source_node__", "__interrupt__", "__resume__"}
-)
 _COPIED = {
     "checkpoints": "checkpoint_ns, checkpoint_id, parent_checkpoint_id, type, checkpoint, metadata",
     "checkpoint_blobs": "checkpoint_ns, channel, version, type, blob",
@@ -77,18 +58,23 @@ _COPIED = {
 class FencedSaver(AsyncPostgresSaver):
     """A saver whose calls go through the attempt's `Session`, where one is bound.
 
-    `conn` is a pool whose connections have autocommit and `prepare_threshold=0`. With a session the
-    saver raises `FencedError` when the thread's epoch has moved on, `DatabaseUnavailableError` when
-    a commit's result is unknown (both end the attempt) and `UnstorableStateError` for a state that
-    Postgres refuses.
+    `conn` is a pool to read from, whose connections have autocommit and `prepare_threshold=0`;
+    `commits` writes what graphs store. With a session the saver raises `FencedError` when the
+    thread's epoch has moved on, `DatabaseUnavailableError` when a commit's result is unknown (both
+    end the attempt) and `UnstorableStateError` for a state that Postgres refuses.
     """
 
     conn: AsyncConnectionPool[Any]
 
     def __init__(
-        self, conn: AsyncConnectionPool[Any], *, serde: SerializerProtocol | None = None
+        self,
+        conn: AsyncConnectionPool[Any],
+        commits: CommitPool,
+        *,
+        serde: SerializerProtocol | None = None,
     ) -> None:
         super().__init__(conn, serde=serde)
+        self._commits = commits
 
     def session(
         self,
@@ -113,10 +99,7 @@ class FencedSaver(AsyncPostgresSaver):
             **rest,
         )
         session.tool_calls = LedgerToolCalls(
-            session,
-            lambda: borrow(self.conn, patience_s=COMMIT_PATIENCE_S),
-            self.serde,
-            origin=origin or turn_id,
+            session, self._commits, self.serde, origin=origin or turn_id
         )
         return session
 
@@ -133,10 +116,11 @@ class FencedSaver(AsyncPostgresSaver):
         See `Session.commit_outcome`. `closing` are saver calls as the runner collected them
         (graph/ports.py: SaverCall).
         """
-        items = []
-        for name, *arguments in closing:
-            build = self._checkpoint if name == "aput" else self._writes
-            items.append(build(session, *arguments))
+        make = Items(self.serde, session)
+        items = [
+            make.checkpoint(*arguments) if name == "aput" else make.writes(*arguments)
+            for name, *arguments in closing
+        ]
         await session.commit_outcome(outcome, items, reopen=reopen)
 
     async def aput(
@@ -157,14 +141,15 @@ class FencedSaver(AsyncPostgresSaver):
             }
         }
         session = Session.of(thread_id)
+        make = Items(self.serde, session)
         if session is None:
-            item = self._checkpoint(None, config, checkpoint, metadata, new_versions)
+            item = make.checkpoint(config, checkpoint, metadata, new_versions)
             await self._execute(thread_id, item.rows)
             return stored
         if session.stopped and session.lost is None:
             return stored
         session.check()
-        item = self._checkpoint(session, config, checkpoint, metadata, new_versions)
+        item = make.checkpoint(config, checkpoint, metadata, new_versions)
         last = not ns and session.is_last is not None and session.is_last(checkpoint)
         await session.put(
             item,
@@ -185,14 +170,15 @@ class FencedSaver(AsyncPostgresSaver):
         """Store a task's writes; in a session, together with what else waits."""
         thread_id = config["configurable"]["thread_id"]
         session = Session.of(thread_id)
+        make = Items(self.serde, session)
         if session is None:
-            item = self._writes(None, config, writes, task_id, task_path)
+            item = make.writes(config, writes, task_id, task_path)
             await self._execute(thread_id, item.rows)
             return
         if session.stopped and session.lost is None:
             return
         session.check()
-        item = self._writes(session, config, writes, task_id, task_path)
+        item = make.writes(config, writes, task_id, task_path)
         for channel, value in writes:
             if channel == "__interrupt__":
                 ns = config["configurable"]["checkpoint_ns"]
@@ -309,72 +295,6 @@ class FencedSaver(AsyncPostgresSaver):
             self._load_writes(value["pending_writes"]),
         )
 
-    # Rows of one call.
-
-    def _checkpoint(
-        self,
-        session: Session | None,
-        config: RunnableConfig,
-        checkpoint: Checkpoint,
-        metadata: CheckpointMetadata,
-        new_versions: ChannelVersions,
-    ) -> Item:
-        """Split the values as the stock saver does: short ones inline, others into blobs."""
-        configurable = config["configurable"]
-        ns = configurable["checkpoint_ns"]
-        inline: dict[str, Any] = {}
-        blobs: list[BlobRow] = []
-        for channel, value in checkpoint["channel_values"].items():
-            if _fits_inline(value):
-                inline[channel] = value
-                continue
-            if isinstance(value, _DeltaSnapshot):
-                inline[channel] = True
-            if channel in new_versions:
-                kind, blob = self.serde.dumps_typed(value)
-                blobs.append(BlobRow(ns, channel, str(new_versions[channel]), kind, blob))
-        row = CheckpointRow(
-            ns,
-            checkpoint["id"],
-            configurable.get("checkpoint_id"),
-            _json({**checkpoint, "channel_values": inline}),
-            _json(get_serializable_checkpoint_metadata(config, metadata)),
-        )
-        path = f"{session.path_of(ns)}|" if session is not None and ns else ""
-        return Item(
-            ns=ns,
-            rows=Rows(blobs=blobs, checkpoints=[row]),
-            keep=path,
-            root=not ns,
-            checkpoint_id=checkpoint["id"],
-        )
-
-    def _writes(
-        self,
-        session: Session | None,
-        config: RunnableConfig,
-        writes: Sequence[tuple[str, Any]],
-        task_id: str,
-        task_path: str = "",
-    ) -> Item:
-        configurable = config["configurable"]
-        ns, checkpoint_id = configurable["checkpoint_ns"], configurable["checkpoint_id"]
-        rows = []
-        for index, (channel, value) in enumerate(writes):
-            kind, blob = self.serde.dumps_typed(value)
-            place = WRITES_IDX_MAP.get(channel, index)
-            rows.append(WriteRow(ns, checkpoint_id, task_id, task_path, place, channel, kind, blob))
-        path = ""
-        if (
-            session is not None
-            and task_id != NULL_TASK_ID
-            and any(channel not in UNFINISHED_CHANNELS for channel, _ in writes)
-        ):
-            path = f"{session.path_of(ns)}|{task_id}" if ns else task_id
-        return Item(
-            ns=ns, rows=Rows(writes=rows), keep=path, checkpoint_id=checkpoint_id, task=True
-        )
-
     def _sender(self, thread_id: str) -> Any:
         async def send(rows: Rows, fence: Fence, end: End | None) -> tuple[str | None] | None:
             return await self._execute(thread_id, rows, fence, end)
@@ -385,18 +305,14 @@ class FencedSaver(AsyncPostgresSaver):
         self, thread_id: str, rows: Rows, fence: Fence | None = None, end: End | None = None
     ) -> tuple[str | None] | None:
         sql, values = statement(thread_id, rows, fence, end)
-        patience_s = None if fence is None else COMMIT_PATIENCE_S
-        async with (
-            borrow(self.conn, patience_s=patience_s) as connection,
-            connection.cursor(row_factory=tuple_row) as cursor,
-        ):
-            await cursor.execute(sql, values)
-            row = cast("tuple[str | None] | None", await cursor.fetchone())
-            if row is None and end is not None:
-                await cursor.execute(AHEAD, values)
-                if (ahead := await cursor.fetchone()) is not None:
-                    raise CancelAheadError(ahead[0])
-            return row
+        found = await self._commits.fetch(sql, *values)
+        if found:
+            return (found[0]["cancel"],)
+        if fence is not None and end is not None:
+            ahead = await self._commits.fetch(AHEAD, thread_id, fence.epoch)
+            if ahead:
+                raise CancelAheadError(ahead[0]["cancel"])
+        return None
 
 
 def _messages_in(loaded: CheckpointTuple) -> Iterator[str]:
@@ -407,36 +323,3 @@ def _messages_in(loaded: CheckpointTuple) -> Iterator[str]:
         for one in value if isinstance(value, list) else (value,):
             if isinstance(one, BaseMessage) and one.id:
                 yield one.id
-
-
-def _fits_inline(value: object) -> bool:
-    """Tell whether jsonb can hold the value: it has no NUL, no lone surrogate, no NaN."""
-    if isinstance(value, str):
-        return "\x00" not in value and (value.isascii() or clean_text(value) is value)
-    if isinstance(value, float):
-        return math.isfinite(value)
-    return value is None or isinstance(value, (int, bool))
-
-
-def _json(value: object) -> bytes:
-    """Return JSON that jsonb takes: NUL and lone surrogates in strings become U+FFFD."""
-    try:
-        encoded = msgspec.json.encode(value)
-    except (TypeError, UnicodeEncodeError):
-        encoded = msgspec.json.encode(_plain(value))
-    if b"\\u0000" in encoded:
-        return msgspec.json.encode(_plain(value))
-    return encoded
-
-
-def _plain(value: Any) -> Any:
-    """Return the value made of JSON's own types, with strings that jsonb takes."""
-    if isinstance(value, str):
-        return clean_text(str(value)).replace("\x00", "\ufffd")
-    if isinstance(value, dict):
-        return {_plain(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple, set, frozenset)):
-        return [_plain(item) for item in value]
-    if isinstance(value, int) and not isinstance(value, bool):
-        return int(value)
-    return value

@@ -6,19 +6,13 @@ The tables are those of `langgraph-checkpoint-postgres`; a fenced statement also
 
 from __future__ import annotations
 
-import struct
+import re
 from dataclasses import dataclass, field
+from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
-
-import psycopg
-from psycopg.adapt import Dumper
-from psycopg.pq import Format
-from psycopg.types.numeric import Int8
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-
-    from psycopg.abc import Buffer
 
 
 class BlobRow(NamedTuple):
@@ -50,8 +44,8 @@ class CheckpointRow(NamedTuple):
     ns: str
     checkpoint_id: str
     parent_id: str | None
-    checkpoint: bytes
-    metadata: bytes
+    checkpoint: str
+    metadata: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,68 +96,18 @@ class Rows:
         self.checkpoints += other.checkpoints
 
 
-class _Texts(tuple[Any, ...]):
-    """A `text[]` parameter of str or UTF-8 bytes; None is NULL."""
-
-    __slots__ = ()
-
-
-class _Blobs(tuple[bytes, ...]):
-    """A `bytea[]` parameter."""
-
-    __slots__ = ()
-
-
-class _Ints(tuple[int, ...]):
-    """An `int4[]` parameter."""
-
-    __slots__ = ()
-
-
-_ELEMENTS = {_Texts: (25, 1009), _Blobs: (17, 1001), _Ints: (23, 1007)}
-
-
-class _ArrayDumper(Dumper):
-    """Writes flat arrays in the wire's binary form: psycopg's own list dumper costs 10x more."""
-
-    format = Format.BINARY
-    element = 0
-
-    def dump(self, obj: tuple[Any, ...]) -> Buffer | None:
-        parts = [b""]
-        nulls = 0
-        for item in obj:
-            if item is None:
-                nulls = 1
-                parts.append(b"\xff\xff\xff\xff")
-                continue
-            data = item
-            if isinstance(item, str):
-                data = item.encode()
-            elif isinstance(item, int):
-                data = struct.pack(">i", item)
-            parts.append(len(data).to_bytes(4, "big"))
-            parts.append(data)
-        parts[0] = struct.pack(">iiIii", 1, nulls, self.element, len(obj), 1)
-        return b"".join(parts)
-
-
-for _class, (_element, _array) in _ELEMENTS.items():
-    psycopg.adapters.register_dumper(
-        _class,
-        type(f"{_class.__name__}Dumper", (_ArrayDumper,), {"element": _element, "oid": _array}),
-    )
-
+_PARAMETER = re.compile(r"%\((\w+)\)")
 _FENCE = """f AS (
- UPDATE threads SET high_n = GREATEST(high_n, %(high_n)b), keep_n = %(keep_n)b,
-  keep = %(keep)s::jsonb, base = %(epoch)b, carried = %(carried)s::json,
-  head_off = COALESCE(head_off, %(first_off)s::int8){}
- WHERE thread_key = %(thread)s AND epoch = %(epoch)b AND (%(epoch)b >> 40) = timeline(){}
+ UPDATE threads SET high_n = GREATEST(high_n, %(high_n)::int8), keep_n = %(keep_n)::int8,
+  keep = %(keep)::jsonb, base = %(epoch)::int8, carried = %(carried)::json,
+  head_off = COALESCE(head_off, %(first_off)::int8){}
+ WHERE thread_key = %(thread)::text AND epoch = %(epoch)::int8
+  AND (%(epoch)::int8 >> 40) = timeline(){}
  RETURNING cancel)"""
 _FENCED = _FENCE.format("", "")
 _OUTCOME = """, o AS (
- UPDATE turns SET outcome = %(outcome)s::json FROM f
- WHERE turns.tenant = %(tenant)s AND turns.turn_id = %(turn)s)"""
+ UPDATE turns SET outcome = %(outcome)::json FROM f
+ WHERE turns.tenant = %(tenant)::text AND turns.turn_id = %(turn)::uuid)"""
 _YIELDS = {
     "": "",
     "rollback": " AND cancel IS DISTINCT FROM 'rollback'",
@@ -171,47 +115,52 @@ _YIELDS = {
 }
 _EXPIRY = """, x AS (
  INSERT INTO expiries (tenant, turn_id, what, thread_key, at)
- SELECT %(tenant)s, %(turn)s, 'interrupt', %(thread)s, to_timestamp(%(expires_at)s / 1e6) FROM f
+ SELECT %(tenant)::text, %(turn)::uuid, 'interrupt', %(thread)::text,
+  to_timestamp(%(expires_at)::int8 / 1e6) FROM f
  ON CONFLICT (tenant, turn_id, what) DO UPDATE SET at = excluded.at)"""
 _ROLLBACK = """, d AS (
  DELETE FROM checkpoints c USING f
- WHERE c.thread_id = %(thread)s AND c.metadata->>'run_id' = %(turn)s::text
+ WHERE c.thread_id = %(thread)::text AND c.metadata->>'run_id' = %(turn)::uuid::text
  RETURNING c.checkpoint_ns, c.checkpoint_id), l AS (
  SELECT DISTINCT ON (checkpoint_ns) checkpoint_ns, checkpoint_id FROM checkpoints
- WHERE thread_id = %(thread)s AND metadata->>'run_id' IS DISTINCT FROM %(turn)s::text
+ WHERE thread_id = %(thread)::text AND metadata->>'run_id' IS DISTINCT FROM %(turn)::uuid::text
  ORDER BY checkpoint_ns, checkpoint_id DESC), dw AS (
  DELETE FROM checkpoint_writes w USING f, (SELECT * FROM d UNION ALL SELECT * FROM l) x
- WHERE w.thread_id = %(thread)s AND w.checkpoint_ns = x.checkpoint_ns
+ WHERE w.thread_id = %(thread)::text AND w.checkpoint_ns = x.checkpoint_ns
   AND w.checkpoint_id = x.checkpoint_id)"""
 AHEAD = """
-SELECT cancel FROM threads WHERE thread_key = %(thread)s AND epoch = %(epoch)b
- AND (%(epoch)b >> 40) = timeline() AND cancel IS NOT NULL"""
-"""After a statement with an `End` that wrote nothing: what it yielded to; no row if fenced."""
+SELECT cancel FROM threads WHERE thread_key = $1 AND epoch = $2
+ AND ($2 >> 40) = timeline() AND cancel IS NOT NULL"""
+"""After a statement with an `End` that wrote nothing for this thread and epoch: what it yielded to;
+no row if fenced."""
 _FREE = "f AS (SELECT NULL::text AS cancel)"
 _BLOBS = """, b AS (
  INSERT INTO checkpoint_blobs (thread_id, checkpoint_ns, channel, version, type, blob)
- SELECT %(thread)s, x.* FROM f, unnest(%(b0)b, %(b1)b, %(b2)b, %(b3)b, %(b4)b) AS x
+ SELECT %(thread)::text, x.*
+ FROM f, unnest(%(b0)::text[], %(b1)::text[], %(b2)::text[], %(b3)::text[], %(b4)::bytea[]) AS x
  ON CONFLICT (thread_id, checkpoint_ns, channel, version) DO NOTHING)"""
 _WRITES = """, w AS (
  INSERT INTO checkpoint_writes
   (thread_id, checkpoint_ns, checkpoint_id, task_id, task_path, idx, channel, type, blob)
- SELECT %(thread)s, x.*
- FROM f, unnest(%(w0)b, %(w1)b, %(w2)b, %(w3)b, %(w4)b, %(w5)b, %(w6)b, %(w7)b) AS x
+ SELECT %(thread)::text, x.*
+ FROM f, unnest(%(w0)::text[], %(w1)::text[], %(w2)::text[], %(w3)::text[], %(w4)::int4[],
+  %(w5)::text[], %(w6)::text[], %(w7)::bytea[]) AS x
  ON CONFLICT (thread_id, checkpoint_ns, checkpoint_id, task_id, idx)
  DO UPDATE SET channel = excluded.channel, type = excluded.type, blob = excluded.blob
  WHERE excluded.idx < 0)"""
 _CHECKPOINTS = """, c AS (
  INSERT INTO checkpoints
   (thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id, checkpoint, metadata)
- SELECT %(thread)s, x.a, x.b, x.c, x.d::jsonb, x.e::jsonb
- FROM f, unnest(%(c0)b, %(c1)b, %(c2)b, %(c3)b, %(c4)b) AS x(a, b, c, d, e)
+ SELECT %(thread)::text, x.a, x.b, x.c, x.d::jsonb, x.e::jsonb
+ FROM f, unnest(%(c0)::text[], %(c1)::text[], %(c2)::text[], %(c3)::text[], %(c4)::text[])
+  AS x(a, b, c, d, e)
  ON CONFLICT (thread_id, checkpoint_ns, checkpoint_id)
  DO UPDATE SET checkpoint = excluded.checkpoint, metadata = excluded.metadata)"""
 
 
 def statement(
     thread_id: str, rows: Rows, fence: Fence | None = None, end: End | None = None
-) -> tuple[str, dict[str, Any]]:
+) -> tuple[str, list[Any]]:
     """Return SQL and parameters; its one row is the cancel flag, no row means fenced.
 
     `end` needs a `fence`; no row may then also mean that it yielded (`AHEAD` tells). A row of
@@ -224,12 +173,12 @@ def statement(
     if fence is not None:
         head = _FENCED if end is None else _end_of(end)
         values.update(
-            epoch=Int8(fence.epoch),
-            high_n=Int8(fence.high_n),
-            keep_n=Int8(fence.keep_n),
+            epoch=fence.epoch,
+            high_n=fence.high_n,
+            keep_n=fence.keep_n,
             keep=fence.keep.decode(),
             carried=None if fence.carried is None else fence.carried.decode(),
-            first_off=None if fence.first_off is None else Int8(fence.first_off),
+            first_off=fence.first_off,
         )
     if end is not None:
         values.update(
@@ -237,26 +186,34 @@ def statement(
             turn=end.turn_id,
             outcome=end.outcome.decode(),
             interrupt=None if end.interrupt is None else end.interrupt.decode(),
-            expires_at=Int8(end.expires_at),
+            expires_at=end.expires_at,
         )
     parts = ["WITH ", head]
     if rows.blobs:
         parts.append(_BLOBS)
-        _columns(values, "b", rows.blobs, (_Texts, _Texts, _Texts, _Texts, _Blobs))
+        _columns(values, "b", rows.blobs)
     if rows.writes:
         parts.append(_WRITES)
-        kinds = (_Texts, _Texts, _Texts, _Texts, _Ints, _Texts, _Texts, _Blobs)
-        _columns(values, "w", _once(rows.writes), kinds)
+        _columns(values, "w", _once(rows.writes))
     if rows.checkpoints:
         parts.append(_CHECKPOINTS)
         last = {(row.ns, row.checkpoint_id): row for row in rows.checkpoints}
-        _columns(values, "c", last.values(), (_Texts,) * 5)
+        _columns(values, "c", last.values())
     parts.append(" SELECT cancel FROM f")
-    return "".join(parts), values
+    sql, names = _numbered("".join(parts))
+    return sql, [values[name] for name in names]
+
+
+@cache
+def _numbered(named: str) -> tuple[str, list[str]]:
+    """Return the SQL with numbers for names, and the names in that order; there are few shapes."""
+    names: dict[str, int] = {}
+    sql = _PARAMETER.sub(lambda name: f"${names.setdefault(name[1], len(names) + 1)}", named)
+    return sql, list(names)
 
 
 def _end_of(end: End) -> str:
-    sets = ", interrupt = %(interrupt)s::jsonb" + (", resolved = NULL" if end.reopens else "")
+    sets = ", interrupt = %(interrupt)::jsonb" + (", resolved = NULL" if end.reopens else "")
     return (
         _FENCE.format(sets, _YIELDS[end.yields_to])
         + _OUTCOME
@@ -278,11 +235,6 @@ def _once(rows: list[WriteRow]) -> Iterable[WriteRow]:
     return kept.values()
 
 
-def _columns(
-    values: dict[str, Any],
-    letter: str,
-    rows: Iterable[tuple[Any, ...]],
-    kinds: tuple[type[tuple[Any, ...]], ...],
-) -> None:
-    for number, (kind, column) in enumerate(zip(kinds, zip(*rows, strict=True), strict=True)):
-        values[f"{letter}{number}"] = kind(column)
+def _columns(values: dict[str, Any], letter: str, rows: Iterable[tuple[Any, ...]]) -> None:
+    for number, column in enumerate(zip(*rows, strict=True)):
+        values[f"{letter}{number}"] = column

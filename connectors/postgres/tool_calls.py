@@ -9,28 +9,24 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
-import psycopg
-from psycopg.rows import tuple_row
-
 from turnstream.schemas.errors import DatabaseUnavailableError, FencedError, UnstorableStateError
 from turnstream.schemas.tool_calls import Known, ToolCall
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from contextlib import AbstractAsyncContextManager
     from uuid import UUID
 
+    from asyncpg import Record
     from langgraph.checkpoint.serde.base import SerializerProtocol
-    from psycopg import AsyncConnection
 
+    from turnstream.connectors.postgres.commit_pool import CommitPool
     from turnstream.connectors.postgres.commits import Session
 
-_START = "SELECT * FROM start_tool(%s, %s, %s, %s, %s, %s, %s, %s)"
+_START = "SELECT * FROM start_tool($1, $2, $3, $4, $5, $6, $7, $8)"
 _BEGUN = """
 SELECT path, ordinal, name, digest, call_id FROM tool_calls
- WHERE thread_key = %s AND origin = %s AND state = 'started' ORDER BY path, ordinal
+ WHERE thread_key = $1 AND origin = $2 AND state = 'started' ORDER BY path, ordinal
 """
-_END = "SELECT * FROM end_tool(%s, %s, %s, %s, %s, %s, %s, %s)"
+_END = "SELECT * FROM end_tool($1, $2, $3, $4, $5, $6, $7, $8)"
 
 
 class LedgerToolCalls:
@@ -43,7 +39,7 @@ class LedgerToolCalls:
     def __init__(
         self,
         session: Session,
-        connection: Callable[[], AbstractAsyncContextManager[AsyncConnection[Any]]],
+        commits: CommitPool,
         serde: SerializerProtocol,
         *,
         origin: UUID,
@@ -51,7 +47,7 @@ class LedgerToolCalls:
         self.thread_key = session.thread_key
         self.origin = origin
         self._session = session
-        self._connection = connection
+        self._commits = commits
         self._serde = serde
         self.open: dict[tuple[str, int], ToolCall] = {}
 
@@ -89,15 +85,7 @@ class LedgerToolCalls:
 
     async def begun(self) -> list[ToolCall]:
         """Return the chain's calls that began, in any attempt, and have no result."""
-        try:
-            async with (
-                self._connection() as connection,
-                connection.cursor(binary=True, row_factory=tuple_row) as cursor,
-            ):
-                await cursor.execute(_BEGUN, (self.thread_key, self.origin))
-                rows = await cursor.fetchall()
-        except (psycopg.OperationalError, psycopg.InterfaceError, OSError) as error:
-            raise DatabaseUnavailableError(f"tool calls cannot be read: {error}") from error
+        rows = await self._commits.fetch(_BEGUN, self.thread_key, self.origin)
         return [
             ToolCall(path, ordinal, name, digest, "", call_id)
             for path, ordinal, name, digest, call_id in rows
@@ -111,29 +99,20 @@ class LedgerToolCalls:
         if cancel is not None and self._session.on_cancel is not None:
             self._session.on_cancel(cancel)
 
-    async def _row(self, sql: str, call: ToolCall, *rest: Any) -> tuple[Any, ...]:
+    async def _row(self, sql: str, call: ToolCall, *rest: Any) -> Record:
         session = self._session
         session.check()
         values = (self.thread_key, session.epoch, self.origin, call.path, call.ordinal, *rest)
         session.statements += 1
         try:
-            async with (
-                self._connection() as connection,
-                connection.cursor(binary=True, row_factory=tuple_row) as cursor,
-            ):
-                await cursor.execute(sql, values)
-                row = await cursor.fetchone()
-        except (psycopg.OperationalError, psycopg.InterfaceError, OSError) as error:
-            session.lose(
-                DatabaseUnavailableError(f"whether a tool call was recorded is unknown: {error}")
-            )
+            rows = await self._commits.fetch(sql, *values)
+        except DatabaseUnavailableError as error:
+            session.lose(error)  # whether the call was recorded is not known
             raise session.lost or error from error
-        except psycopg.Error as error:
-            raise UnstorableStateError(f"Postgres refused a tool call: {error}") from error
-        if row is None:
+        if not rows:
             session.lose(FencedError())
             raise FencedError
-        return row
+        return rows[0]
 
 
 def _look_at(task: asyncio.Task[Any]) -> None:

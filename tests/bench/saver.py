@@ -20,6 +20,7 @@ import statistics
 import time
 import uuid
 from typing import Any, TypedDict
+from urllib.parse import urlsplit, urlunsplit
 
 import psycopg
 from langgraph.checkpoint.base import BaseCheckpointSaver
@@ -29,6 +30,7 @@ from psycopg.rows import dict_row
 from psycopg_pool import AsyncConnectionPool
 
 from turnstream.connectors.memory import MemoryEmitter
+from turnstream.connectors.postgres.commit_pool import CommitPool, commit_pool
 from turnstream.connectors.postgres.migrate import migrate
 from turnstream.connectors.postgres.saver import FencedSaver
 from turnstream.graph.ending import ends_after
@@ -142,28 +144,31 @@ async def main() -> None:
     name = f"bench{uuid.uuid4().hex[:8]}"
     with psycopg.connect(options.database, autocommit=True) as admin:
         admin.execute(f'CREATE DATABASE "{name}"')
-    dsn = psycopg.conninfo.make_conninfo(options.database, dbname=name)
+    dsn = urlunsplit(urlsplit(options.database)._replace(path=f"/{name}"))
     try:
         await asyncio.to_thread(migrate, dsn)
-        async with AsyncConnectionPool(
-            dsn,
-            min_size=8,
-            max_size=8,
-            kwargs={"autocommit": True, "prepare_threshold": 0, "row_factory": dict_row},
-            open=False,
-        ) as pool:
-            await table(pool, options)
+        async with (
+            AsyncConnectionPool(
+                dsn,
+                min_size=8,
+                max_size=8,
+                kwargs={"autocommit": True, "prepare_threshold": 0, "row_factory": dict_row},
+                open=False,
+            ) as pool,
+            commit_pool(dsn) as commits,
+        ):
+            await table(pool, commits, options)
     finally:
         with psycopg.connect(options.database, autocommit=True) as admin:
             admin.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
 
 
-async def table(pool: Any, options: argparse.Namespace) -> None:
+async def table(pool: Any, commits: CommitPool, options: argparse.Namespace) -> None:
     rows = {
         "stock AsyncPostgresSaver": AsyncPostgresSaver(pool),
-        "ours, with session": FencedSaver(pool),
-        "ours, acks after 3 ms": FencedSaver(pool),
-        "ours, known new thread": FencedSaver(pool),
+        "ours, with session": FencedSaver(pool, commits),
+        "ours, acks after 3 ms": FencedSaver(pool, commits),
+        "ours, known new thread": FencedSaver(pool, commits),
         "a saver that does nothing": Nothing(),
     }
     rates: dict[str, list[float]] = {row: [] for row in rows}

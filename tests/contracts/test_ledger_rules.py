@@ -23,6 +23,7 @@ import asyncpg
 from psycopg_pool import AsyncConnectionPool
 
 from turnstream.connectors.memory import MemoryEmitter
+from turnstream.connectors.postgres.commit_pool import CommitPool
 from turnstream.connectors.postgres.commits import Session
 from turnstream.connectors.postgres.ledger import (
     Admission,
@@ -32,6 +33,7 @@ from turnstream.connectors.postgres.ledger import (
     Moved,
     Reused,
 )
+from turnstream.connectors.postgres.pools import LedgerConnection
 from turnstream.connectors.postgres.saver import FencedSaver
 from turnstream.connectors.postgres.statements import CheckpointRow, Fence, Rows
 from turnstream.schemas.errors import CancelAheadError, FencedError
@@ -620,9 +622,9 @@ class Schedule:
         self.checkpoints += 1
         checkpoint = f"c{self.checkpoints:05}"
         turn = str(turn_uuid(self.turn_of[key, epoch]))
-        about = json.dumps({"run_id": turn}).encode()
+        about = json.dumps({"run_id": turn})
         ns = self.rng.choice(["", "node:1"])
-        rows = Rows(checkpoints=[CheckpointRow(ns, checkpoint, None, b"{}", about)])
+        rows = Rows(checkpoints=[CheckpointRow(ns, checkpoint, None, "{}", about)])
         session = self.session(key, epoch)
         fence = Fence(thread_key=key, epoch=epoch, keep_n=0, high_n=0, keep=b"[]", first_off=None)
         done = self.do(session.send(rows, fence, None))
@@ -846,7 +848,7 @@ def test_the_functions_keep_the_rules(ledger_dsn: str) -> None:
     seen: Counter[str] = Counter()
     with asyncio.Runner() as runner:
         pool = runner.run(_pool(ledger_dsn))
-        saver = runner.run(_saver(ledger_dsn))
+        saver = runner.run(_saver(ledger_dsn, pool))
         try:
             for count in range(SCHEDULES_MAX):
                 if count >= SCHEDULES and set(seen) >= WANTED:
@@ -864,12 +866,12 @@ def test_the_functions_keep_the_rules(ledger_dsn: str) -> None:
     assert set(seen) >= WANTED, seen
 
 
-async def _saver(dsn: str) -> FencedSaver:
+async def _saver(dsn: str, commits: asyncpg.Pool) -> FencedSaver:
     pool = AsyncConnectionPool(
         dsn, min_size=1, max_size=1, open=False, kwargs={"autocommit": True, "prepare_threshold": 0}
     )
     await pool.open()
-    return FencedSaver(pool)
+    return FencedSaver(pool, CommitPool(commits))
 
 
 async def _pool(dsn: str) -> asyncpg.Pool:
@@ -882,5 +884,6 @@ async def _pool(dsn: str) -> asyncpg.Pool:
         max_size=1,
         max_queries=10**9,
         max_inactive_connection_lifetime=0,
+        connection_class=LedgerConnection,
         server_settings=options,
     )

@@ -8,6 +8,7 @@ from langgraph.checkpoint.conformance import checkpointer_test, validate
 from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
 from psycopg_pool import AsyncConnectionPool
 
+from turnstream.connectors.postgres.commit_pool import commit_pool
 from turnstream.connectors.postgres.saver import FencedSaver
 
 if TYPE_CHECKING:
@@ -15,17 +16,20 @@ if TYPE_CHECKING:
 
 
 async def test_passes_the_conformance_suite(database: str) -> None:
-    async with AsyncConnectionPool(
-        database,
-        min_size=2,
-        max_size=4,
-        kwargs={"autocommit": True, "prepare_threshold": 0},
-        open=False,
-    ) as pool:
+    async with (
+        AsyncConnectionPool(
+            database,
+            min_size=2,
+            max_size=4,
+            kwargs={"autocommit": True, "prepare_threshold": 0},
+            open=False,
+        ) as pool,
+        commit_pool(database) as commits,
+    ):
 
         @checkpointer_test(name="FencedSaver")
         async def fenced() -> AsyncGenerator[FencedSaver]:
-            saver = FencedSaver(pool)
+            saver = FencedSaver(pool, commits)
             await AsyncPostgresSaver.setup(saver)
             yield saver
 

@@ -15,6 +15,7 @@ from psycopg.rows import dict_row
 from psycopg_pool import AsyncConnectionPool
 
 from turnstream.connectors.memory import MemoryEmitter
+from turnstream.connectors.postgres.commit_pool import commit_pool
 from turnstream.connectors.postgres.saver import FencedSaver
 from turnstream.graph.ending import ends_after
 
@@ -218,7 +219,8 @@ async def answers(case: str, pool: Any, saver: Any) -> list[Any]:
 
 
 @pytest.mark.parametrize("case", CASES)
-async def test_answers_as_stock(case: str, pool: Any) -> None:
+async def test_answers_as_stock(case: str, pool: Any, ledger_dsn: str) -> None:
     stock = await answers(case, pool, AsyncPostgresSaver(pool))
-    ours = await answers(case, pool, FencedSaver(pool))
+    async with commit_pool(ledger_dsn) as commits:
+        ours = await answers(case, pool, FencedSaver(pool, commits))
     assert ours == stock

@@ -14,6 +14,7 @@ from langchain_core.messages import ToolMessage
 from langgraph.types import Command
 
 from turnstream.connectors.memory import MemoryEmitter, MemoryToolCalls
+from turnstream.connectors.postgres.commit_pool import commit_pool
 from turnstream.connectors.postgres.commits import Item
 from turnstream.connectors.postgres.ledger import Ledger
 from turnstream.connectors.postgres.pools import ledger_pool, saver_pool
@@ -84,8 +85,8 @@ class Real:
 
 @asynccontextmanager
 async def opened(dsn: str) -> AsyncIterator[Real]:
-    async with saver_pool(dsn, size_max=4) as pool:
-        yield Real(FencedSaver(pool), dsn)
+    async with saver_pool(dsn, size_max=4) as pool, commit_pool(dsn, size_max=4) as commits:
+        yield Real(FencedSaver(pool, commits), dsn)
 
 
 @pytest.fixture(params=["memory", "postgres"])

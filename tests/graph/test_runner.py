@@ -22,6 +22,7 @@ from psycopg.rows import dict_row
 from psycopg_pool import AsyncConnectionPool
 
 from turnstream.connectors.memory import MemoryEmitter
+from turnstream.connectors.postgres.commit_pool import commit_pool
 from turnstream.connectors.postgres.saver import FencedSaver
 from turnstream.graph.catalog import GraphEntry
 from turnstream.graph.runner import RunOutcome, TurnControl, run_turn
@@ -53,9 +54,9 @@ KEY = "default/t"
 class Thread:
     """One thread, its log as a list, and workers that claim it one after the other."""
 
-    def __init__(self, dsn: str, pool: Any, first_epoch: int) -> None:
+    def __init__(self, dsn: str, saver: FencedSaver, first_epoch: int) -> None:
         self.dsn = dsn
-        self.saver = FencedSaver(pool)
+        self.saver = saver
         self.epoch = first_epoch
         self.records: list[Any] = []
         self.log = MemoryEmitter()
@@ -140,17 +141,20 @@ class Thread:
 
 @asynccontextmanager
 async def opened(dsn: str) -> AsyncIterator[Thread]:
-    async with AsyncConnectionPool(
-        dsn,
-        min_size=2,
-        max_size=4,
-        kwargs={"autocommit": True, "prepare_threshold": 0, "row_factory": dict_row},
-        open=False,
-    ) as pool:
+    async with (
+        AsyncConnectionPool(
+            dsn,
+            min_size=2,
+            max_size=4,
+            kwargs={"autocommit": True, "prepare_threshold": 0, "row_factory": dict_row},
+            open=False,
+        ) as pool,
+        commit_pool(dsn, size_max=4) as commits,
+    ):
         with psycopg.connect(dsn) as connection:
             row = connection.execute("SELECT (timeline() << 40)").fetchone()
         assert row is not None
-        yield Thread(dsn, pool, row[0])
+        yield Thread(dsn, FencedSaver(pool, commits), row[0])
 
 
 @pytest.fixture

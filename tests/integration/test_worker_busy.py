@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from turnstream.connectors.postgres.commit_pool import commit_pool
 from turnstream.connectors.postgres.pools import saver_pool
 from turnstream.connectors.postgres.saver import FencedSaver
 from turnstream.schemas.events import TokensEmitted, TurnCancelled, TurnCompleted
@@ -45,9 +46,10 @@ async def checkpoints(scene: Any, thread: str) -> dict[str, list[str]]:
 
 async def messages(scene: Any, thread: str) -> list[tuple[str, str]]:
     """The thread's state as LangGraph has it."""
-    async with saver_pool(scene.settings.database_url.get_secret_value()) as pool:
+    dsn = scene.settings.database_url.get_secret_value()
+    async with saver_pool(dsn) as pool, commit_pool(dsn) as commits:
         config = {"configurable": {"thread_id": f"default/{thread}", "checkpoint_ns": ""}}
-        head = await FencedSaver(pool).aget_tuple(config)
+        head = await FencedSaver(pool, commits).aget_tuple(config)
     if head is None:
         return []
     values = head.checkpoint["channel_values"].get("messages", [])

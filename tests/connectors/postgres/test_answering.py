@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from turnstream.connectors.memory import MemoryEmitter
+from turnstream.connectors.postgres.commit_pool import commit_pool
 from turnstream.connectors.postgres.pools import saver_pool
 from turnstream.connectors.postgres.saver import FencedSaver
 from turnstream.schemas.errors import CancelAheadError
@@ -23,8 +24,8 @@ REFUSED = Outcome(status="rejected", code="invalid_answer", message="answers.i1:
 @pytest.fixture
 async def asked(scene: Any, ledger_dsn: str) -> AsyncIterator[Any]:
     """A thread whose turn `ask` ended with two open questions, and a saver to end turns with."""
-    async with saver_pool(ledger_dsn) as pool:
-        saver = FencedSaver(pool)
+    async with saver_pool(ledger_dsn) as pool, commit_pool(ledger_dsn) as commits:
+        saver = FencedSaver(pool, commits)
 
         async def commit(claim: Any, outcome: Outcome, **rest: Any) -> None:
             session = saver.session(

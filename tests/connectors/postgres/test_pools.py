@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -10,7 +11,9 @@ import psycopg
 import pytest
 from psycopg_pool import PoolTimeout
 
+from turnstream.connectors.postgres.commit_pool import commit_pool
 from turnstream.connectors.postgres.pools import borrow, ledger_pool, saver_pool
+from turnstream.schemas.errors import DatabaseUnavailableError, UnstorableStateError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -62,7 +65,7 @@ async def test_connections_that_were_cut_are_not_lent(database: str, admin: Admi
 
 async def test_it_connects_again_soon_after_an_outage(database: str, admin: Admin) -> None:
     """Left to itself psycopg's pool waits 1, 2, 4, 8 … seconds between two tries."""
-    async with saver_pool(database, size_max=3) as pool:
+    async with saver_pool(database, size_max=3, statement_timeout_s=4.0) as pool:
         async with borrow(pool) as connection:
             await connection.execute("SELECT 1")
         took: list[float] = []
@@ -71,12 +74,12 @@ async def test_it_connects_again_soon_after_an_outage(database: str, admin: Admi
             admin.cut()
             began = time.monotonic()
             with pytest.raises(PoolTimeout):
-                async with borrow(pool, patience_s=4.0):
+                async with borrow(pool):
                     pass
             assert time.monotonic() - began > 3.5
             admin.let_in(True)
             back = time.monotonic()
-            async with borrow(pool, patience_s=60.0) as connection:
+            async with borrow(pool) as connection:
                 await connection.execute("SELECT 1")
             took.append(time.monotonic() - back)
         assert took[-1] < 2.0, took
@@ -93,3 +96,43 @@ async def test_a_loan_leaves_no_open_transaction(database: str, admin: Admin) ->
         async with pool.acquire() as connection:
             await connection.execute("BEGIN")
         assert admin.last_said()[0] == "idle"
+
+
+async def test_a_commit_is_not_sent_into_a_connection_that_was_cut(
+    database: str, admin: Admin
+) -> None:
+    async with commit_pool(database, size_max=3) as commits:
+        for _ in range(5):
+            await asyncio.gather(*(commits.fetch("SELECT 1") for _ in range(3)))
+            admin.cut()
+            assert await commits.fetch("SELECT 42 AS n") == [(42,)]
+
+
+async def test_commits_wait_while_the_server_lets_nobody_in(database: str, admin: Admin) -> None:
+    async with commit_pool(database, size_max=3) as commits:
+        await commits.fetch("SELECT 1")
+        admin.let_in(False)
+        admin.cut()
+        waiting = [asyncio.create_task(commits.fetch("SELECT 42 AS n")) for _ in range(30)]
+        done, _ = await asyncio.wait(waiting, timeout=1.5)
+        assert not done
+        admin.let_in(True)
+        async with asyncio.timeout(60):
+            assert await asyncio.gather(*waiting) == [[(42,)]] * 30
+
+
+async def test_what_is_known_after_a_statement_failed(database: str) -> None:
+    async with commit_pool(database, statement_timeout_s=0.5) as commits:
+        for refused, value in (
+            ("SELECT $1::text", "a\x00b"),
+            ("SELECT $1::text", "\udc00"),
+            ("SELECT $1::text::jsonb", "{"),
+            ("SELECT 1 / $1::int4", 0),
+        ):
+            with pytest.raises(UnstorableStateError):
+                await commits.fetch(refused, value)
+        with pytest.raises(DatabaseUnavailableError, match="unknown"):
+            await commits.fetch("SELECT pg_sleep(60)")
+        assert await commits.fetch("SELECT 1 AS n") == [(1,)]
+    with pytest.raises(DatabaseUnavailableError, match="closed"):
+        await commits.fetch("SELECT 1")

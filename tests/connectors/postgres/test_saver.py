@@ -17,6 +17,7 @@ from psycopg.rows import dict_row
 from psycopg_pool import AsyncConnectionPool
 
 from turnstream.connectors.memory import MemoryEmitter
+from turnstream.connectors.postgres.commit_pool import commit_pool
 from turnstream.connectors.postgres.saver import FencedSaver
 from turnstream.schemas.errors import (
     DatabaseUnavailableError,
@@ -29,7 +30,7 @@ from turnstream.schemas.results import Interrupt, Outcome
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from turnstream.connectors.postgres.commits import Session
+from turnstream.connectors.postgres.commits import Session
 
 KEY = "default/t"
 TASK_A, TASK_B = str(uuid.UUID(int=0xA)), str(uuid.UUID(int=0xB))
@@ -86,17 +87,20 @@ class Bench:
 
 @asynccontextmanager
 async def opened(dsn: str) -> AsyncIterator[Bench]:
-    async with AsyncConnectionPool(
-        dsn,
-        min_size=2,
-        max_size=4,
-        kwargs={"autocommit": True, "prepare_threshold": 0, "row_factory": dict_row},
-        open=False,
-    ) as pool:
+    async with (
+        AsyncConnectionPool(
+            dsn,
+            min_size=2,
+            max_size=4,
+            kwargs={"autocommit": True, "prepare_threshold": 0, "row_factory": dict_row},
+            open=False,
+        ) as pool,
+        commit_pool(dsn, size_max=4) as commits,
+    ):
         with psycopg.connect(dsn) as connection:
             row = connection.execute("SELECT (timeline() << 40) + 1").fetchone()
         assert row is not None
-        made = Bench(dsn, FencedSaver(pool), row[0])
+        made = Bench(dsn, FencedSaver(pool, commits), row[0])
         made.claim()
         yield made
 

@@ -1,0 +1,134 @@
+"""A saver call as the rows that it inserts, in the form of `langgraph-checkpoint-postgres`."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from langgraph.checkpoint.base import WRITES_IDX_MAP, get_serializable_checkpoint_metadata
+from langgraph.checkpoint.serde.types import _DeltaSnapshot
+
+from turnstream.connectors.postgres.commits import Item
+from turnstream.connectors.postgres.statements import BlobRow, CheckpointRow, Rows, WriteRow
+from turnstream.schemas.transcript import clean_text
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from langchain_core.runnables import RunnableConfig
+    from langgraph.checkpoint.base import ChannelVersions, Checkpoint, CheckpointMetadata
+    from langgraph.checkpoint.serde.base import SerializerProtocol
+
+    from turnstream.connectors.postgres.commits import Session
+
+NULL_TASK_ID = "00000000-0000-0000-0000-000000000000"
+# only other writes make a task finished; langgraph has no public name for the second
+UNFINISHED_CHANNELS = frozenset(
+    {"__error__", "__error_source_node__", "__interrupt__", "__resume__"}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Items:
+    """Makes a saver's calls into items, with what each of them keeps of `session`'s turn."""
+
+    serde: SerializerProtocol
+    session: Session | None
+
+    def checkpoint(
+        self,
+        config: RunnableConfig,
+        checkpoint: Checkpoint,
+        metadata: CheckpointMetadata,
+        new_versions: ChannelVersions,
+    ) -> Item:
+        """Split the values as the stock saver does: short ones inline, others into blobs."""
+        configurable = config["configurable"]
+        ns = configurable["checkpoint_ns"]
+        inline: dict[str, Any] = {}
+        blobs: list[BlobRow] = []
+        for channel, value in checkpoint["channel_values"].items():
+            if _fits_inline(value):
+                inline[channel] = value
+                continue
+            if isinstance(value, _DeltaSnapshot):
+                inline[channel] = True
+            if channel in new_versions:
+                kind, blob = self.serde.dumps_typed(value)
+                blobs.append(BlobRow(ns, channel, str(new_versions[channel]), kind, blob))
+        row = CheckpointRow(
+            ns,
+            checkpoint["id"],
+            configurable.get("checkpoint_id"),
+            _json({**checkpoint, "channel_values": inline}),
+            _json(get_serializable_checkpoint_metadata(config, metadata)),
+        )
+        path = f"{self.session.path_of(ns)}|" if self.session is not None and ns else ""
+        return Item(
+            ns=ns,
+            rows=Rows(blobs=blobs, checkpoints=[row]),
+            keep=path,
+            root=not ns,
+            checkpoint_id=checkpoint["id"],
+        )
+
+    def writes(
+        self,
+        config: RunnableConfig,
+        writes: Sequence[tuple[str, Any]],
+        task_id: str,
+        task_path: str = "",
+    ) -> Item:
+        """Give a task's writes their places as the stock saver does."""
+        configurable = config["configurable"]
+        ns, checkpoint_id = configurable["checkpoint_ns"], configurable["checkpoint_id"]
+        rows = []
+        for index, (channel, value) in enumerate(writes):
+            kind, blob = self.serde.dumps_typed(value)
+            place = WRITES_IDX_MAP.get(channel, index)
+            rows.append(WriteRow(ns, checkpoint_id, task_id, task_path, place, channel, kind, blob))
+        path = ""
+        if (
+            self.session is not None
+            and task_id != NULL_TASK_ID
+            and any(channel not in UNFINISHED_CHANNELS for channel, _ in writes)
+        ):
+            path = f"{self.session.path_of(ns)}|{task_id}" if ns else task_id
+        return Item(
+            ns=ns, rows=Rows(writes=rows), keep=path, checkpoint_id=checkpoint_id, task=True
+        )
+
+
+def _fits_inline(value: object) -> bool:
+    """Tell whether jsonb can hold the value: it has no NUL, no lone surrogate, no NaN."""
+    if isinstance(value, str):
+        return "\x00" not in value and (value.isascii() or clean_text(value) is value)
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return value is None or isinstance(value, (int, bool))
+
+
+def _json(value: object) -> str:
+    """Return JSON that jsonb takes: NUL and lone surrogates in strings become U+FFFD."""
+    try:
+        encoded = msgspec.json.encode(value)
+    except (TypeError, UnicodeEncodeError):
+        encoded = msgspec.json.encode(_plain(value))
+    if b"\\u0000" in encoded:
+        encoded = msgspec.json.encode(_plain(value))
+    return encoded.decode()
+
+
+def _plain(value: Any) -> Any:
+    """Return the value made of JSON's own types, with strings that jsonb takes."""
+    if isinstance(value, str):
+        return clean_text(str(value)).replace("\x00", "\ufffd")
+    if isinstance(value, dict):
+        return {_plain(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [_plain(item) for item in value]
+    if isinstance(value, int) and not isinstance(value, bool):
+        return int(value)
+    return value

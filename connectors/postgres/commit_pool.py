@@ -1,0 +1,116 @@
+"""Connections for what an attempt writes: its commits, and its calls of tools.
+
+What matters here is what is known when a statement fails: that it was never sent, that Postgres
+refused it, or nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import asynccontextmanager, suppress
+from typing import TYPE_CHECKING, Any
+
+import asyncpg
+
+from turnstream.connectors.postgres.pools import (
+    FAILURES,
+    POOL_SIZE_MAX,
+    RECONNECT_EVERY_S,
+    STATEMENT_TIMEOUT_S,
+    ledger_pool,
+)
+from turnstream.schemas.errors import DatabaseUnavailableError, UnstorableStateError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+PATIENCE_S = 120.0
+"""For a connection to write over. While there is none, nothing was sent and nothing is unknown:
+the turn waits, and goes on where it is unless its thread is somebody else's by then."""
+
+_UNKNOWN = (
+    OSError,
+    TimeoutError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.InsufficientResourcesError,
+    asyncpg.OperatorInterventionError,  # the server stops, or a time-out of its own
+    asyncpg.PostgresSystemError,
+    asyncpg.TransactionRollbackError,
+    asyncpg.ObjectNotInPrerequisiteStateError,
+    asyncpg.InvalidTransactionStateError,  # read-only: a standby, for the moment
+)
+"""After these nobody can say whether a statement was executed, or it may succeed another time."""
+
+
+class CommitPool:
+    """Executes single statements over a bounded pool, each a transaction of its own."""
+
+    def __init__(self, pool: asyncpg.Pool) -> None:  # of `LedgerConnection`s
+        self._pool = pool
+        self._door = asyncio.Lock()
+
+    async def fetch(self, sql: str, *values: Any) -> list[asyncpg.Record]:
+        """Execute a statement and return its rows.
+
+        Raises `DatabaseUnavailableError` if no connection could be had for `PATIENCE_S`, or if the
+        result is not known; `UnstorableStateError` if Postgres will always refuse it.
+        """
+        connection = await self._acquire()
+        try:
+            return await connection.fetch(sql, *values)  # type: ignore[no-any-return]
+        except ValueError as error:  # a value that has no form in the protocol
+            raise UnstorableStateError(f"Postgres cannot hold a value: {error}") from error
+        except _UNKNOWN as error:
+            said = str(error) or repr(error)
+            raise DatabaseUnavailableError(f"a statement's result is unknown: {said}") from error
+        except asyncpg.PostgresError as error:
+            raise UnstorableStateError(f"Postgres refused the state: {error}") from error
+        finally:
+            await self._pool.release(connection)
+
+    async def _acquire(self) -> Any:
+        """Return a connection; where there is none, one caller tries and the others wait for it."""
+        until = time.monotonic() + PATIENCE_S
+        if not self._door.locked():
+            with suppress(*FAILURES):
+                return await self._uncut(PATIENCE_S)
+        try:
+            async with asyncio.timeout(until - time.monotonic()), self._door:
+                while True:
+                    try:
+                        return await self._uncut(None)
+                    except FAILURES as error:
+                        if self._pool.is_closing():
+                            raise DatabaseUnavailableError("the pool is closed") from error
+                    await asyncio.sleep(RECONNECT_EVERY_S)
+        except TimeoutError:
+            raise DatabaseUnavailableError(f"no connection for {PATIENCE_S:g} s") from None
+
+    async def _uncut(self, timeout_s: float | None) -> Any:
+        """Return a connection that the server has not cut: a statement sent into one is unknown."""
+        while True:
+            connection = await self._pool.acquire(timeout=timeout_s)
+            if not connection.is_cut():
+                return connection
+            connection.terminate()
+            await self._pool.release(connection)
+
+
+@asynccontextmanager
+async def commit_pool(
+    dsn: str,
+    *,
+    size_max: int = POOL_SIZE_MAX,
+    statement_timeout_s: float = STATEMENT_TIMEOUT_S,
+) -> AsyncIterator[CommitPool]:
+    """Open the pool; raises as `ledger_pool`."""
+    async with ledger_pool(
+        dsn,
+        size_max=size_max,
+        statement_timeout_s=statement_timeout_s,
+        part="commits",
+    ) as pool:
+        yield CommitPool(pool)
