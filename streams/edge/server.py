@@ -11,7 +11,7 @@ import contextlib
 import ipaddress
 import socket
 from importlib.metadata import version
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import structlog
 import uvicorn
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 _log = structlog.get_logger(__name__)
 BACKLOG = 4096
 PING_S = 20.0
+OPEN_TO_ALL = ("health", "info")
+"""Tags of the routes that need no token."""
 
 
 def build_app(edge: EdgeContext) -> FastAPI:
@@ -50,7 +52,25 @@ def build_app(edge: EdgeContext) -> FastAPI:
     for router in routes.ROUTERS:
         app.include_router(router)
     app.include_router(health.router)
+    if not edge.auth.dev:
+        _ask_for_tokens(app)
     return app
+
+
+def _ask_for_tokens(app: FastAPI) -> None:
+    """Let the document say that a token is needed; its page then has a button to enter one."""
+    plain = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            schemes = plain()["components"].setdefault("securitySchemes", {})
+            schemes["token"] = {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}
+            for operation in (one for path in plain()["paths"].values() for one in path.values()):
+                if operation["tags"][0] not in OPEN_TO_ALL:
+                    operation["security"] = [{"token": []}]
+        return plain()
+
+    app.openapi = openapi  # type: ignore[method-assign]  # as FastAPI has it
 
 
 def is_loopback(host: str) -> bool:

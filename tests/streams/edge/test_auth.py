@@ -8,12 +8,14 @@ import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import httpx
 import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from jwt.algorithms import ECAlgorithm, RSAAlgorithm
 from jwt.utils import base64url_encode
+from pydantic import SecretStr
 
 from turnstream.schemas.errors import ForbiddenError, UnauthorizedError, UnavailableError
 from turnstream.streams.edge.auth import ASYMMETRIC, SYMMETRIC, Claims, JwtAuthenticator
@@ -152,3 +154,18 @@ async def test_an_address_that_does_not_answer_is_no_verdict_on_the_token(keys):
     token = _signed(_payload(), rsa.generate_private_key(65537, 2048), "RS256", kid="one")
     with pytest.raises(UnavailableError):
         await auth.authenticate(token)
+
+
+async def test_the_document_says_whether_a_token_is_needed(settings, edge, open_running):
+    strict = settings.model_copy(update={"jwt_secret": SecretStr(SECRET)})
+    async with open_running(strict) as guarded, httpx.AsyncClient(timeout=60) as http:
+        document = (await http.get(f"{guarded.url}/openapi.json")).json()
+        in_dev_mode = (await http.get(f"{edge.url}/openapi.json")).json()
+        for path, operations in document["paths"].items():
+            for method, operation in operations.items():
+                needed = operation.pop("security", None)
+                answer = await http.request(method, f"{guarded.url}{path}")
+                assert (answer.status_code == 401) == (needed == [{"token": []}]), path
+    scheme = document["components"].pop("securitySchemes")
+    assert scheme == {"token": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}}
+    assert document == in_dev_mode
