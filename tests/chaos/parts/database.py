@@ -1,13 +1,16 @@
-"""Postgres that can be killed, stopped, and restored to what it was when it was last backed up.
+"""Postgres that can be killed, stopped, restored from a backup, and replaced by its standby.
 
 A restore is what an operator does: a base backup taken while the server ran is put in the place of
 the data, and the server recovers from it. It ends its recovery on a new timeline, so that the
-ledger sees a higher one (`sql/timeline.sql`); what was committed after the backup is gone.
+ledger sees a higher one (`sql/timeline.sql`); what was committed after the backup is gone. In a
+fail-over a synchronous standby is promoted, on a new timeline too, and nothing is gone. It then
+moves to the address of the one that died, as a service's address does.
 """
 
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import os
 import shutil
 import time
@@ -18,13 +21,22 @@ import psycopg
 
 from tests.chaos.parts.server import Launcher, Server
 from turnstream.deploy.local import machine
-from turnstream.deploy.local.postgres import Binaries, data_place, find_binaries, postgres_part
+from turnstream.deploy.local.postgres import (
+    Binaries,
+    data_place,
+    find_binaries,
+    postgres_part,
+    server_answers,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
 _WRITABLE_TIMEOUT_S = 30.0
+_FOLLOWS = """
+SELECT pid FROM pg_stat_replication WHERE sync_state = 'sync' AND state = 'streaming'
+"""
 _OPTIONS = {
     "max_connections": "500",
     "shared_buffers": "256MB",
@@ -40,8 +52,8 @@ class Database:
 
     def __init__(self, folder: Path, launcher: Launcher, ports: machine.Ports) -> None:
         self._folder, self._launcher = folder, launcher
-        self._port = ports.take()
-        self._restoring: asyncio.Task[None] | None = None
+        self._port, self._standby_port = ports.take(), ports.take()
+        self._replacing: asyncio.Task[None] | None = None
 
     async def start(self, options: Mapping[str, str] | None = None) -> None:
         """Create it and wait until it serves."""
@@ -69,18 +81,21 @@ class Database:
 
     async def back_up(self) -> None:
         """Keep a copy of what is committed now, in the place of an earlier one."""
-        shutil.rmtree(self._place / "backup", ignore_errors=True)
+        await self._copy("backup", "--wal-method=fetch")
+
+    async def _copy(self, name: str, *options: str) -> None:
+        shutil.rmtree(self._place / name, ignore_errors=True)
         parts = urlsplit(self.url)
         code, said = await asyncio.to_thread(
             self._binaries.run,
             "pg_basebackup",
-            f"--pgdata={self._place / 'backup'}",
+            f"--pgdata={self._place / name}",
             f"--host={parts.hostname}",
             f"--port={parts.port}",
             f"--username={parts.username}",
-            "--wal-method=fetch",
             "--checkpoint=fast",
             "--no-sync",
+            *options,
             env={**machine.environment(), "PGPASSWORD": parts.password or ""},
         )
         if code:
@@ -91,13 +106,21 @@ class Database:
 
         Once begun it goes on to its end, also when who waits for it is cancelled.
         """
-        self._restoring = asyncio.create_task(self._restore())
-        await asyncio.shield(self._restoring)
+        self._replacing = asyncio.create_task(self._restore())
+        await asyncio.shield(self._replacing)
+
+    async def fail_over(self, after_s: float) -> None:
+        """Give it a synchronous standby, and after so many seconds kill it and promote that.
+
+        It goes on to its end, too.
+        """
+        self._replacing = asyncio.create_task(self._fail_over(after_s))
+        await asyncio.shield(self._replacing)
 
     async def whole(self) -> None:
         """Start it if it is down, and wait until it takes writes."""
-        if self._restoring is not None:
-            await self._restoring
+        if self._replacing is not None:
+            await self._replacing
         await self.server.start()
         await asyncio.to_thread(self.wait_writable)
 
@@ -107,15 +130,59 @@ class Database:
         await self.server.start()
         await asyncio.to_thread(self.wait_writable)
 
+    async def _fail_over(self, after_s: float) -> None:
+        await self._copy(
+            "standby",
+            "--wal-method=stream",
+            "--write-recovery-conf",
+            "--create-slot",
+            "--slot=standby",
+        )
+        at = self.url.replace(f":{self._port}/", f":{self._standby_port}/")
+        binary, _, _, *flags = self.server.part.argv
+        flags.append(f"-cport={self._standby_port}")
+        part = dataclasses.replace(
+            self.server.part,
+            argv=(binary, "-D", str(self._place / "standby"), *flags),
+            ready=lambda: server_answers(at),
+            ports={"server": self._standby_port},
+        )
+        standby = Server(part, self._launcher)
+        await standby.start()
+        try:
+            await asyncio.to_thread(self._wait_for_the_standby)
+            await asyncio.sleep(after_s)
+            await self.server.kill()
+            await asyncio.to_thread(_promote, at)
+        finally:
+            await standby.stop()
+        await asyncio.to_thread(self._replace_by, "standby")
+        await self.server.start()
+        await asyncio.to_thread(self.wait_writable)
+
+    def _wait_for_the_standby(self) -> None:
+        """From now on no commit is acknowledged that the standby has not written to its disk."""
+        deadline = time.monotonic() + _WRITABLE_TIMEOUT_S
+        with psycopg.connect(self.url, autocommit=True) as connection:
+            connection.execute("ALTER SYSTEM SET synchronous_standby_names = '*'")
+            connection.execute("SELECT pg_reload_conf()")
+            while not connection.execute(_FOLLOWS).fetchall():
+                if time.monotonic() > deadline:
+                    raise AssertionError("the standby does not follow")
+                time.sleep(0.05)
+
     def _put_back(self) -> None:
-        data, lost = self._place / "data", self._place / "lost"
-        data.rename(lost)  # a backend that has not yet noticed goes on in there
-        (self._place / "backup").rename(data)
-        shutil.rmtree(lost, ignore_errors=True)
-        signal = data / "recovery.signal"
+        self._replace_by("backup")
+        signal = self._place / "data" / "recovery.signal"
         signal.touch(mode=0o600)
         if account := self._binaries.account:
             os.chown(signal, account.uid, account.gid)
+
+    def _replace_by(self, name: str) -> None:
+        data, lost = self._place / "data", self._place / "lost"
+        data.rename(lost)  # a backend that has not yet noticed goes on in there
+        (self._place / name).rename(data)
+        shutil.rmtree(lost, ignore_errors=True)
 
     def wait_writable(self) -> None:
         """Wait until recovery has ended: before that it answers, and refuses writes."""
@@ -135,3 +202,8 @@ class Database:
     @property
     def _binaries(self) -> Binaries:
         return find_binaries(machine.cache_folder(), machine.environment())
+
+
+def _promote(url: str) -> None:
+    with psycopg.connect(url, autocommit=True) as connection:
+        assert connection.execute("SELECT pg_promote(wait => true)").fetchone() == (True,)

@@ -47,6 +47,7 @@ WEIGHTS = {
     "stop-postgres": 0.15,
     "kill-postgres": 0.15,
     "restore-postgres": 0.15,
+    "fail-over": 0.15,
 }
 """Beside ten faults that have a point (`story.Teller`). Those that harm all stages are dear: no
 other story is played meanwhile."""

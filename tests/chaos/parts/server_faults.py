@@ -15,6 +15,8 @@ DOWN_S = 2.0
 LOST_S = (0.3, 60.0)
 """How much of the ledger a restore loses: from the least to the most, in seconds."""
 
+STANDS_BY_S = (0.0, 3.0)
+
 
 class _OfServers:
     """One at a time: what another of these harms now is nothing to strike."""
@@ -149,3 +151,15 @@ class RestorePostgres(_OfPostgres):
         await postgres.back_up()
         await asyncio.sleep(stage.random.uniform(*LOST_S))
         await postgres.restore()
+
+
+@fault
+class FailOver(_OfPostgres):
+    """Postgres dies, and its synchronous standby is promoted: nothing committed is lost."""
+
+    name = "fail-over"
+    lasts_s = 0.0
+
+    async def _harm(self, stage: Stage) -> None:
+        """Build the standby, let the story go on with it, and kill the primary."""
+        await stage.servers.postgres.fail_over(stage.random.uniform(*STANDS_BY_S))
