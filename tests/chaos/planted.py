@@ -118,9 +118,11 @@ def _no_fence() -> None:
     """The saver's statements do not compare the epoch."""
     from turnstream.connectors.postgres import statements
 
+    compares = "AND epoch = %(epoch)::int8"
     for name in ("_FENCE", "_FENCED"):
         text = getattr(statements, name)
-        setattr(statements, name, text.replace("AND epoch = %(epoch)b", "AND %(epoch)b > 0"))
+        assert compares in text, "nothing was planted"
+        setattr(statements, name, text.replace(compares, "AND %(epoch)::int8 > 0"))
 
 
 def _no_acks() -> None:
