@@ -7,11 +7,14 @@ import json
 from contextlib import AsyncExitStack, aclosing
 from types import SimpleNamespace
 
+import httpx
 import pytest
+import websockets
 from langgraph_sdk import get_client
 
 from turnstream.schemas import events as ev
 from turnstream.schemas.errors import DatabaseUnavailableError
+from turnstream.streams.edge import directory
 from turnstream.streams.edge.directory import LedgerDirectory
 
 TRANSPORTS = ["sse", "websocket"]
@@ -218,3 +221,27 @@ async def test_streams_that_are_opened_while_postgres_is_away(edge, client, work
         assert await texts == ["hello world "]
         async with asyncio.timeout(60):
             assert (await thread._wait_for_run_done()).status == "completed"
+
+
+async def test_a_stream_does_not_wait_for_postgres_for_ever(edge, client, monkeypatch):
+    monkeypatch.setattr(directory, "ANSWER_WAIT_S", 0.3)
+    await client.threads.create(thread_id="a")
+    context = edge.edge.context
+    exists = context.exists
+
+    async def away(_key):
+        raise DatabaseUnavailableError
+
+    context.exists = away
+    async with httpx.AsyncClient(base_url=edge.url, timeout=60) as http:
+        answer = await http.post("/threads/a/stream/events", json={"channels": ["messages"]})
+    assert (answer.status_code, answer.json()["code"]) == (503, "database_unavailable")
+    context.exists = exists
+    context.feed.catch_up.directory = LedgerDirectory(SimpleNamespace(thread=away))
+    async with websockets.connect(f"{edge.ws}/threads/a/stream/events") as socket:
+        params = {"channels": ["messages"]}
+        command = {"id": 1, "method": "subscription.subscribe", "params": params}
+        await socket.send(json.dumps(command))
+        async with asyncio.timeout(60):
+            await socket.wait_closed()
+    assert socket.close_code == 4503
