@@ -19,10 +19,10 @@ from langgraph.config import get_stream_writer
 from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.types import Command, RetryPolicy, Send, interrupt
 from psycopg.rows import dict_row
-from psycopg_pool import AsyncConnectionPool
 
 from turnstream.connectors.memory import MemoryEmitter
 from turnstream.connectors.postgres.commit_pool import commit_pool
+from turnstream.connectors.postgres.pools import saver_pool
 from turnstream.connectors.postgres.saver import FencedSaver
 from turnstream.graph.catalog import GraphEntry
 from turnstream.graph.runner import RunOutcome, TurnControl, run_turn
@@ -142,13 +142,7 @@ class Thread:
 @asynccontextmanager
 async def opened(dsn: str) -> AsyncIterator[Thread]:
     async with (
-        AsyncConnectionPool(
-            dsn,
-            min_size=2,
-            max_size=4,
-            kwargs={"autocommit": True, "prepare_threshold": 0, "row_factory": dict_row},
-            open=False,
-        ) as pool,
+        saver_pool(dsn, size_max=4) as pool,
         commit_pool(dsn, size_max=4) as commits,
     ):
         with psycopg.connect(dsn) as connection:

@@ -14,10 +14,10 @@ import pytest
 from langgraph.checkpoint.base import empty_checkpoint
 from langgraph.graph import END, START, StateGraph
 from psycopg.rows import dict_row
-from psycopg_pool import AsyncConnectionPool
 
 from turnstream.connectors.memory import MemoryEmitter
 from turnstream.connectors.postgres.commit_pool import commit_pool
+from turnstream.connectors.postgres.pools import saver_pool
 from turnstream.connectors.postgres.saver import FencedSaver
 from turnstream.schemas.errors import (
     DatabaseUnavailableError,
@@ -88,13 +88,7 @@ class Bench:
 @asynccontextmanager
 async def opened(dsn: str) -> AsyncIterator[Bench]:
     async with (
-        AsyncConnectionPool(
-            dsn,
-            min_size=2,
-            max_size=4,
-            kwargs={"autocommit": True, "prepare_threshold": 0, "row_factory": dict_row},
-            open=False,
-        ) as pool,
+        saver_pool(dsn, size_max=4) as pool,
         commit_pool(dsn, size_max=4) as commits,
     ):
         with psycopg.connect(dsn) as connection:
