@@ -16,6 +16,7 @@ from starlette.responses import Response  # noqa: TC002  FastAPI reads the annot
 from turnstream.schemas.errors import InvalidRequestError
 from turnstream.schemas.events import Event
 from turnstream.streams.edge.cursor import RECORD_EVENTS_MAX, Cursor, first_seq
+from turnstream.streams.edge.directory import patiently
 from turnstream.streams.edge.event_stream import EventStream, LaterAnswer, sse
 from turnstream.streams.edge.feed import Begins, Reset
 from turnstream.streams.edge.routes.assistants import entry_of
@@ -75,7 +76,7 @@ async def chat_stream(
     stands. A cursor that the log no longer reaches gives a `reset` event: read
     `/state` and go on from here.
     """
-    key = await rest.key(thread_id)
+    key = await patiently(lambda: rest.key(thread_id))
     after = Cursor.parse(last_event_id) if last_event_id else None
     if after is None and since is not None:
         after = Cursor.of_seq(since)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from fastapi import APIRouter, Query
 from starlette.responses import Response
 
+from turnstream.streams.edge.directory import patiently
 from turnstream.streams.edge.routes.bodies import (
     OFFSET_MAX,
     SEARCH_LIMIT_MAX,
@@ -118,8 +119,11 @@ async def join(
 )
 async def join_stream(rest: Caller, thread_id: Text, run_id: Id, asked: Joined) -> Response:
     """Stream a run from its beginning, or from after `Last-Event-ID`."""
-    key = await rest.key(thread_id)
-    return joined(rest, await rest.run(key, run_id), asked)
+
+    async def found() -> TurnRow:
+        return await rest.run(await rest.key(thread_id), run_id)
+
+    return joined(rest, await patiently(found), asked)
 
 
 @router.post(

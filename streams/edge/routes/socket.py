@@ -41,6 +41,7 @@ from turnstream.streams.edge.auth import TOKEN_SUBPROTOCOL, bearer
 from turnstream.streams.edge.connections import connection_of
 from turnstream.streams.edge.context import DEFAULT_GRAPH, edge_of
 from turnstream.streams.edge.cursor import Cursor
+from turnstream.streams.edge.directory import patiently
 from turnstream.streams.edge.event_stream import room
 from turnstream.streams.edge.frames import websocket_frame
 from turnstream.streams.edge.limits import check_origin
@@ -229,7 +230,7 @@ class PlainSocket:
     async def _join(self, thread_id: str, since: Cursor | None) -> None:
         """Subscribe to a thread; a second time begins anew."""
         limit = self.rest.edge.sockets.limits.subscriptions_per_socket_max
-        key = await self.rest.key(thread_id)
+        key = await patiently(lambda: self.rest.key(thread_id))
         self._leave(thread_id)
         if len(self._subscriptions) >= limit:
             raise TooManyRequestsError(

@@ -83,3 +83,17 @@ async def hello(turn):
     await turn.start()
     await turn.message("hello world")
     await turn.end(text="hello world ")
+
+
+async def texts_of(thread):
+    """Return each text of an SDK's thread, or its error; the iterator feeds the messages."""
+
+    async def read(message):
+        try:
+            return await message.text
+        except RuntimeError as error:
+            return str(error)
+
+    async with asyncio.timeout(60):
+        reads = [asyncio.create_task(read(message)) async for message in thread.messages]
+        return await asyncio.gather(*reads)

@@ -5,35 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 from contextlib import AsyncExitStack, aclosing
-from types import SimpleNamespace
 
-import httpx
 import pytest
-import websockets
+from following import texts_of
 from langgraph_sdk import get_client
 
 from turnstream.schemas import events as ev
-from turnstream.schemas.errors import DatabaseUnavailableError
-from turnstream.streams.edge import directory
-from turnstream.streams.edge.directory import LedgerDirectory
 
 TRANSPORTS = ["sse", "websocket"]
-AWAY_S = 1.0
-"""An outage; longer than the SDK tries, shorter than the edge waits."""
-
-
-async def texts_of(thread):
-    """Return every message's text, or the error that ended it; the iterator feeds the messages."""
-
-    async def read(message):
-        try:
-            return await message.text
-        except RuntimeError as error:
-            return str(error)
-
-    async with asyncio.timeout(60):
-        reads = [asyncio.create_task(read(message)) async for message in thread.messages]
-        return await asyncio.gather(*reads)
 
 
 @pytest.fixture
@@ -193,55 +172,3 @@ async def test_an_edge_that_goes_and_comes_back(settings, open_running, front, w
                 async with asyncio.timeout(60):
                     assert await reading == ["one two three four "]
                     assert (await thread._wait_for_run_done()).status == "completed"
-
-
-@pytest.mark.parametrize("transport", TRANSPORTS)
-async def test_streams_that_are_opened_while_postgres_is_away(edge, client, worker, transport):
-    """They are a little late. Were they refused at once, the SDK would give them up."""
-    await client.threads.create(thread_id="a")
-    context = edge.edge.context
-    places, exists = context.feed.catch_up.directory.places, context.exists
-
-    async def away(_key):
-        raise DatabaseUnavailableError
-
-    context.exists = away
-    held = SimpleNamespace(thread=away)
-    context.feed.catch_up.directory = LedgerDirectory(held)
-    async with client.threads.stream(
-        thread_id="a", assistant_id="agent", transport=transport
-    ) as thread:
-        texts = asyncio.create_task(texts_of(thread))
-        await asyncio.sleep(AWAY_S)
-        context.exists, held.thread = exists, places.thread
-        async with asyncio.timeout(60):
-            while thread._cursor is None or thread._lifecycle_cursor is None:
-                await asyncio.sleep(0.01)
-        await thread.run.start(input={"messages": []})
-        assert await texts == ["hello world "]
-        async with asyncio.timeout(60):
-            assert (await thread._wait_for_run_done()).status == "completed"
-
-
-async def test_a_stream_does_not_wait_for_postgres_for_ever(edge, client, monkeypatch):
-    monkeypatch.setattr(directory, "ANSWER_WAIT_S", 0.3)
-    await client.threads.create(thread_id="a")
-    context = edge.edge.context
-    exists = context.exists
-
-    async def away(_key):
-        raise DatabaseUnavailableError
-
-    context.exists = away
-    async with httpx.AsyncClient(base_url=edge.url, timeout=60) as http:
-        answer = await http.post("/threads/a/stream/events", json={"channels": ["messages"]})
-    assert (answer.status_code, answer.json()["code"]) == (503, "database_unavailable")
-    context.exists = exists
-    context.feed.catch_up.directory = LedgerDirectory(SimpleNamespace(thread=away))
-    async with websockets.connect(f"{edge.ws}/threads/a/stream/events") as socket:
-        params = {"channels": ["messages"]}
-        command = {"id": 1, "method": "subscription.subscribe", "params": params}
-        await socket.send(json.dumps(command))
-        async with asyncio.timeout(60):
-            await socket.wait_closed()
-    assert socket.close_code == 4503
