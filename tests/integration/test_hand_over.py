@@ -171,8 +171,12 @@ async def stage(stack: dict[str, str], tmp_path: Path) -> AsyncIterator[Stage]:
 async def test_a_rolling_restart_of_all_workers_is_a_pause(stage: Stage) -> None:
     """Stock SDK clients on both transports and raw sockets see nothing taken back, and no end."""
     environment = {"DRAIN_TIMEOUT_S": "1", "AGENT_STEPS_MAX": "50"}
+    began = time.monotonic()
     workers = [stage.worker(f"old-{i}", "rolling", **environment) for i in range(2)]
     await asyncio.gather(*(worker.ready() for worker in workers))
+    # the turns are to outlast two more workers' start beside them, and two ends
+    outlasting_s = 3 * (time.monotonic() - began) + 4
+    reasoning = max(14, round(outlasting_s * 50 / 45))
     watched: dict[str, tuple[PlainSocket, dict[str, asyncio.Task[Any]]]] = {}
     for i in range(6):
         thread = await stage.thread(f"rolling-{i}")
@@ -183,7 +187,7 @@ async def test_a_rolling_restart_of_all_workers_is_a_pause(stage: Stage) -> None
         async with asyncio.timeout(60):
             await asyncio.gather(plain.subscribed.wait(), sse.subscribed.wait())
         sdk = Sdk(stage.url, thread, "agent", "websocket")
-        text = (STEPS % 45).replace("reasoning=8", "reasoning=14")
+        text = (STEPS % 45).replace("reasoning=8", f"reasoning={reasoning}")
         clients["websocket"] = asyncio.create_task(sdk.watch({"input": asking(text)}))
         watched[thread] = plain, clients
     fresh = [stage.worker(f"new-{i}", "rolling", **environment) for i in range(2)]
@@ -204,7 +208,7 @@ async def test_a_rolling_restart_of_all_workers_is_a_pause(stage: Stage) -> None
             assert not seen.taken_back, client
         assert plain.rewinds == 0
     attempts = [stage.view(thread).attempts for thread in watched]
-    print(f"\nattempts a turn over two restarts: {attempts}")
+    print(f"\nattempts a turn of {45 * reasoning / 50:.0f} s over two restarts: {attempts}")
     assert sum(attempts) >= 9, "too few turns were running when their workers ended"
 
 
