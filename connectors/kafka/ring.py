@@ -1,7 +1,7 @@
 """The latest of the log in memory: raw fetched batches, bounded by bytes, decoded when asked.
 
-Beside each fetched piece of a partition stands the set of keys in it, so that one thread's records
-are found without looking at the others'. When the bytes are over, the oldest pieces of the whole
+Beside each fetched piece of a partition stand the keys in it, so that one thread's records are
+found without looking at the others'. When the bytes are over, the oldest pieces of the whole
 process go first. Pure: no I/O, no clock.
 """
 
@@ -15,8 +15,10 @@ from aiokafka.record.memory_records import MemoryRecords
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-# what a piece costs beside its bytes: its objects, its key set, its places in the index
-PIECE_OVERHEAD_BYTES = 1024
+PIECE_OVERHEAD_BYTES = 256
+"""What a piece of a few keys costs beside its bytes: its objects, its places in the index."""
+KEY_OVERHEAD_BYTES = 900
+"""What a key costs in the index, however many pieces it has (`test_what_is_counted_is_used`)."""
 
 
 def batch_records(raw: bytes, first: int) -> Iterator[tuple[int, bytes | None, bytes | None]]:
@@ -48,12 +50,22 @@ def next_offset(raw: bytes) -> int | None:
     return reached
 
 
+class _Key:
+    """A key, and the pieces that hold records of it, oldest first."""
+
+    __slots__ = ("key", "pieces")
+
+    def __init__(self, key: bytes) -> None:
+        self.key = key
+        self.pieces: deque[_Piece] = deque()
+
+
 class _Piece:
     """What one fetch gave of one partition: offsets `first` up to, without, `end`."""
 
     __slots__ = ("end", "first", "keys", "raw")
 
-    def __init__(self, first: int, end: int, raw: bytes, keys: set[bytes]) -> None:
+    def __init__(self, first: int, end: int, raw: bytes, keys: tuple[_Key, ...]) -> None:
         self.first = first
         self.end = end
         self.raw = raw
@@ -67,7 +79,18 @@ class _Partition:
         self.begins = begins
         self.end = begins
         self.pieces: deque[_Piece] = deque()
-        self.by_key: dict[bytes, deque[_Piece]] = {}
+        self.by_key: dict[bytes, _Key] = {}
+
+    def keys(self, keys: set[bytes]) -> tuple[_Key, ...]:
+        """Return the index's own entry of each key: a piece keeps nothing else of it."""
+        by_key = self.by_key
+        found = []
+        for key in keys:
+            entry = by_key.get(key)
+            if entry is None:
+                entry = by_key[key] = _Key(key)
+            found.append(entry)
+        return tuple(found)
 
 
 class Ring:
@@ -84,24 +107,21 @@ class Ring:
         old = self._partitions.get(partition)
         if old is not None:
             self.bytes -= sum(_cost(piece) for piece in old.pieces)
+            self.bytes -= len(old.by_key) * KEY_OVERHEAD_BYTES
             self._order = deque(number for number in self._order if number != partition)
         self._partitions[partition] = _Partition(begins)
 
     def add(self, partition: int, end: int, raw: bytes, keys: set[bytes]) -> None:
         """Append what follows the partition's end, up to `end`, with the keys in it."""
         home = self._partitions[partition]
-        piece = _Piece(home.end, end, raw, keys)
+        known = len(home.by_key)
+        piece = _Piece(home.end, end, raw, home.keys(keys))
         home.pieces.append(piece)
         home.end = end
-        by_key = home.by_key
-        for key in keys:
-            places = by_key.get(key)
-            if places is None:
-                by_key[key] = deque((piece,))
-            else:
-                places.append(piece)
+        for entry in piece.keys:
+            entry.pieces.append(piece)
         self._order.append(partition)
-        self.bytes += _cost(piece)
+        self.bytes += _cost(piece) + (len(home.by_key) - known) * KEY_OVERHEAD_BYTES
         while self.bytes > self.bytes_max and len(self._order) > 1:
             self._evict(self._order.popleft())
 
@@ -110,11 +130,11 @@ class Ring:
         piece = home.pieces.popleft()
         home.begins = piece.end
         self.bytes -= _cost(piece)
-        for key in piece.keys:
-            places = home.by_key[key]
-            places.popleft()
-            if not places:
-                del home.by_key[key]
+        for entry in piece.keys:
+            entry.pieces.popleft()
+            if not entry.pieces:
+                del home.by_key[entry.key]
+                self.bytes -= KEY_OVERHEAD_BYTES
 
     def begins(self, partition: int) -> int:
         """Return the first offset from which on nothing is missing."""
@@ -133,7 +153,8 @@ class Ring:
         if home is None or first < home.begins:
             return None
         found: list[tuple[int, bytes]] = []
-        for piece in home.by_key.get(key, ()):
+        entry = home.by_key.get(key)
+        for piece in entry.pieces if entry is not None else ():
             if piece.end <= first:
                 continue
             for offset, record_key, value in batch_records(piece.raw, max(first, piece.first)):

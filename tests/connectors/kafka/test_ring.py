@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
+import pytest
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from hypothesis import given
 from hypothesis import strategies as st
 
-from turnstream.connectors.kafka.ring import PIECE_OVERHEAD_BYTES, Ring, batch_records, next_offset
+from turnstream.connectors.kafka.ring import (
+    KEY_OVERHEAD_BYTES,
+    PIECE_OVERHEAD_BYTES,
+    Ring,
+    batch_records,
+    next_offset,
+)
 
 
 def raw_of(first, records):
@@ -48,7 +57,7 @@ def test_what_is_not_held_is_said_so():
 
 @given(st.lists(st.tuples(st.integers(0, 2), st.binary(min_size=1, max_size=400)), max_size=60))
 def test_bounded_and_whole_from_where_it_begins(pieces):
-    ring = Ring(4 * PIECE_OVERHEAD_BYTES)
+    ring = Ring(4 * PIECE_OVERHEAD_BYTES + 3 * KEY_OVERHEAD_BYTES)
     said = {number: [] for number in range(3)}
     for number in range(3):
         ring.restart(number, 0)
@@ -72,3 +81,20 @@ def test_a_restart_forgets_the_partition_and_its_bytes():
     assert ring.bytes == left // 2
     assert ring.held(0, b"k", 50, 10) == []
     assert ring.held(1, b"k", 0, 10) == [(0, b"v")]
+
+
+@pytest.mark.parametrize("threads", [20, 500, 20_000], ids="{} threads".format)
+def test_what_is_counted_is_used(threads):
+    """The bound is one on memory: what the ring counts is what it takes, within a third."""
+    ring, pieces, size = Ring(1 << 40), 20_000, 300
+    ring.restart(0, 0)
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        for at in range(pieces):
+            keys = {b"default/%036d" % ((2 * at + k) % threads) for k in range(2)}
+            ring.add(0, at + 1, bytes(size), keys)
+        used = tracemalloc.get_traced_memory()[0] - before
+    finally:
+        tracemalloc.stop()
+    assert 2 / 3 < used / ring.bytes < 4 / 3
