@@ -17,10 +17,15 @@ from xml.etree import ElementTree as ET
 
 ROOT = Path(__file__).parents[1]
 TOGETHER = (
+    "tests/test_readme.py",
+    "tests/deploy",
+    "tests/integration/test_start.py",
     "tests/chaos/parts",
+    "tests/integration/sdk",
+    "tests/integration/test_dead_letters.py",
+    "tests/integration/test_poison.py",
     "tests/connectors",
     "tests/contracts",
-    "tests/deploy",
     "tests/examples",
     "tests/graph",
     "tests/schemas",
@@ -29,7 +34,7 @@ TOGETHER = (
     "tests/test_docs.py",
     "tests/test_package.py",
 )
-"""What `tests/streams/edge` holds is left out: clients race with runs there."""
+"""The longest first. What `tests/streams/edge` holds is left out: clients race with runs there."""
 PROCESSES = 2
 COUNTED = ("tests", "failures", "errors", "skipped")
 

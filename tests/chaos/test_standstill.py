@@ -10,7 +10,7 @@ from tests.chaos.standstill import CODE
 
 ROOT = Path(__file__).parents[2]
 CAMPAIGN = """
-import asyncio, sys, time
+import asyncio, signal, sys, time
 from tests.chaos.standstill import Standstill
 
 async def answer():
@@ -20,6 +20,7 @@ async def main():
     with Standstill(stands_s=0.5, end_s=2.0).watched():
         await answer()
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's `&` has it ignored
 asyncio.run(main())
 """
 
