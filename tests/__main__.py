@@ -29,12 +29,11 @@ TOGETHER = (
     "tests/examples",
     "tests/graph",
     "tests/schemas",
-    "tests/streams/cli",
-    *sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("tests/streams/test_*.py")),
+    "tests/streams",
     "tests/test_docs.py",
     "tests/test_package.py",
 )
-"""The longest first. What `tests/streams/edge` holds is left out: clients race with runs there."""
+"""The longest first."""
 PROCESSES = 2
 COUNTED = ("tests", "failures", "errors", "skipped")
 
