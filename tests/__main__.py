@@ -21,7 +21,6 @@ TOGETHER = (
     "tests/deploy",
     "tests/integration/test_start.py",
     "tests/chaos/parts",
-    "tests/integration/sdk",
     "tests/integration/test_dead_letters.py",
     "tests/integration/test_poison.py",
     "tests/connectors",
@@ -34,7 +33,8 @@ TOGETHER = (
     "tests/test_docs.py",
     "tests/test_package.py",
 )
-"""The longest first. What `tests/streams/edge` holds is left out: clients race with runs there."""
+"""The longest first. `tests/streams/edge` and `tests/integration/sdk` are left out: clients race
+with runs there."""
 PROCESSES = 2
 COUNTED = ("tests", "failures", "errors", "skipped")
 
