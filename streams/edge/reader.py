@@ -146,14 +146,6 @@ class Reader:
             self._ended.remove(turn_id)
         self._ended.append(turn_id)
         if len(self._ended) > ENDED_TURNS_KEPT:
-            # not those of an earlier timeline: they are about to run again, and to be rewound
-            over = (turn for turn in self._ended if self._timeline_of(turn) == self.timeline)
-            oldest = next(over, self._ended[0])
-            self._ended.remove(oldest)
-            view = self.fold.turns.pop(oldest, None)
+            view = self.fold.turns.pop(self._ended.pop(0), None)
             if view is not None:
                 self.ended(view.turn_id, view.epoch >> TIMELINE_BITS)
-
-    def _timeline_of(self, turn_id: str) -> int:
-        view = self.fold.turns.get(turn_id)
-        return 0 if view is None else view.epoch >> TIMELINE_BITS

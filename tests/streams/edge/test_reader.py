@@ -58,13 +58,3 @@ def test_a_turn_that_runs_again_is_not_forgotten_while_it_runs():
         reader, begins(turns[0], again), ends_unclaimed("late", second), ends(turns[0], again)
     )
     assert shown == [("AttemptStarted", "t0"), ("TurnEnded", "late"), ("TurnCompleted", "t0")]
-
-
-def test_turns_that_are_to_run_again_are_forgotten_last():
-    first, second = 1 << TIMELINE_BITS, 2 << TIMELINE_BITS
-    turns = [f"t{number}" for number in range(ENDED_TURNS_KEPT)]
-    reader = Reader(1, Plain())
-    for epoch, turn in enumerate(turns, first + 1):
-        fed(reader, begins(turn, epoch), ends(turn, epoch))
-    fed(reader, begins("t0", second + 1), ends_unclaimed("late", second), ends("t0", second + 1))
-    assert set(turns[1:]) <= reader.fold.turns.keys()
