@@ -98,8 +98,6 @@ class Reader:
             if isinstance(record, AttemptStarted):
                 voids = self._voids(record)
                 self._fence = record.epoch
-                if record.turn_id in self._ended:  # it runs again: the database was put back
-                    self._ended.remove(record.turn_id)
             elif isinstance(record, TurnEnded):
                 voids = self._voids(record)
         change = self.fold.apply(record, offset)
@@ -142,7 +140,7 @@ class Reader:
         return 0 < before < now and not known
 
     def _forget(self, turn_id: str) -> None:
-        if turn_id in self._ended:  # unclaimed, and before the database was put back
+        if turn_id in self._ended:  # it has ended before the database was put back
             self._ended.remove(turn_id)
         self._ended.append(turn_id)
         if len(self._ended) > ENDED_TURNS_KEPT:
