@@ -7,8 +7,9 @@ turn runs is told the last epoch; and each, which turns ended unclaimed, for the
 order.
 
 Where the database was put back to an earlier moment, turns that had ended begin anew, in a higher
-timeline. One that the fold knows is rewound. Of one that it does not know (long ended, or from
-before this reader's start) nobody can say what to take back: see `Step.voids`.
+timeline and in the same order. One that the fold knows is rewound. Of one that it does not know
+(long ended, or from before this reader's start) nobody can say what to take back: see `Step.voids`.
+So those are forgotten first that began first: after one that is known, all are.
 """
 
 from __future__ import annotations
@@ -23,8 +24,10 @@ from turnstream.schemas.fold import TIMELINE_BITS, Change, ThreadFold, Verdict
 from turnstream.streams.edge.frames import ProtocolEvent
 from turnstream.streams.edge.protocol import Projection
 
-# turns that are over and still in the fold, so that a rewind can name what it takes back
-ENDED_TURNS_KEPT = 4
+# turns that have run and are still in the fold, so that a rewind can name what it takes back
+RUN_TURNS_KEPT = 4
+# turns that are still in the fold, those that ended unclaimed too
+TURNS_KEPT = 64
 # turns that are over and known by their ids, so that nothing of them is shown again
 ENDED_IDS_KEPT = 64
 
@@ -68,10 +71,10 @@ class Reader:
         self.fold = ThreadFold()
         self.gaps = 0
         self.undecodable = 0
+        self._incarnation = incarnation
         self._projection = Projection(incarnation)
         self._decoder = decoder
         self._fence = fence
-        self._ended: list[str] = []
         self._over: dict[str, int] = {}
 
     def ended(self, turn_id: str, timeline: int) -> None:
@@ -100,13 +103,15 @@ class Reader:
                 self._fence = record.epoch
             elif isinstance(record, TurnEnded):
                 voids = self._voids(record)
+            if voids:
+                self._begin_anew()
         change = self.fold.apply(record, offset)
         if change.verdict is Verdict.IGNORED:
             return None
         self.gaps += change.verdict is Verdict.GAP
         step = Step(offset, record, change, self._projection.apply(change), voids)
         if isinstance(record, Event) and record.terminal:
-            self._forget(record.turn_id)
+            self._forget()
         return step
 
     def _is_void(self, record: Event) -> bool:
@@ -139,11 +144,24 @@ class Reader:
         self.timeline = max(before, now)
         return 0 < before < now and not known
 
-    def _forget(self, turn_id: str) -> None:
-        if turn_id in self._ended:  # it has ended before the database was put back
-            self._ended.remove(turn_id)
-        self._ended.append(turn_id)
-        if len(self._ended) > ENDED_TURNS_KEPT:
-            view = self.fold.turns.pop(self._ended.pop(0), None)
-            if view is not None:
-                self.ended(view.turn_id, view.epoch >> TIMELINE_BITS)
+    def _begin_anew(self) -> None:
+        """Know nothing of what earlier timelines said: it is void, and nothing of it comes back."""
+        self.fold = ThreadFold()
+        self._projection = Projection(self._incarnation)
+        self._fence = max(self._fence, self.timeline << TIMELINE_BITS)
+
+    def _forget(self) -> None:
+        """Leave no more turns in the fold than are kept: those that began first go, in that order.
+
+        A turn that runs again, for the database was put back, stays where it began, and so do those
+        behind it: they are to run again after it.
+        """
+        turns = self.fold.turns
+        run = sum(not isinstance(view.terminal, TurnEnded) for view in turns.values())
+        while run > RUN_TURNS_KEPT or len(turns) > TURNS_KEPT:
+            view = next(iter(turns.values()))
+            if view.epoch >= self._fence and not view.done:
+                return
+            del turns[view.turn_id]
+            run -= not isinstance(view.terminal, TurnEnded)
+            self.ended(view.turn_id, view.epoch >> TIMELINE_BITS)

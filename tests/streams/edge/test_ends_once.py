@@ -19,7 +19,7 @@ from websockets.asyncio.client import connect
 from turnstream.schemas import events as ev
 from turnstream.schemas.fold import Verdict
 from turnstream.streams.edge.cursor import Cursor
-from turnstream.streams.edge.reader import ENDED_TURNS_KEPT
+from turnstream.streams.edge.reader import RUN_TURNS_KEPT
 
 
 async def said(turn):
@@ -140,7 +140,7 @@ async def test_an_end_that_the_reader_has_forgotten(edge, worker):
     async with client.reading():
         worker.closes_ended = False
         ended = await cancelled_before_it_came(worker)
-        for _ in range(ENDED_TURNS_KEPT + 1):
+        for _ in range(RUN_TURNS_KEPT + 1):
             turn = await run(worker)
         await client.to(turn.last_off)
         before = len(client.steps)

@@ -14,9 +14,9 @@ from turnstream.schemas import events as ev
 from turnstream.schemas.fold import Verdict
 from turnstream.streams.edge.cursor import Cursor
 from turnstream.streams.edge.feed import Begins, Reset
-from turnstream.streams.edge.reader import ENDED_TURNS_KEPT
+from turnstream.streams.edge.reader import RUN_TURNS_KEPT
 
-MANY = ENDED_TURNS_KEPT + 2
+MANY = RUN_TURNS_KEPT + 2
 
 
 async def run_turns(edge, worker, count):

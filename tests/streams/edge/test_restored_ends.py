@@ -14,9 +14,9 @@ from turnstream.schemas import events as ev
 from turnstream.schemas.fold import Verdict
 from turnstream.streams.edge.cursor import Cursor
 from turnstream.streams.edge.feed import Reset, Step
-from turnstream.streams.edge.reader import ENDED_TURNS_KEPT
+from turnstream.streams.edge.reader import RUN_TURNS_KEPT
 
-KNOWN, FORGOTTEN = ENDED_TURNS_KEPT - 1, ENDED_TURNS_KEPT + 2
+KNOWN, FORGOTTEN = RUN_TURNS_KEPT - 1, RUN_TURNS_KEPT + 2
 
 
 def shown_twice(items):
