@@ -1,6 +1,7 @@
 """From a thread's steps to its sockets: every open socket of this edge, and their watchdog.
 
-The watchdog aborts sockets that make no progress, and closes those whose token is over.
+The watchdog aborts sockets that make no progress or are flooded, and closes those whose token is
+over.
 """
 
 from __future__ import annotations
@@ -121,7 +122,7 @@ class Sockets:
                 if not outlet.open:
                     continue
                 if (
-                    outlet.buffered > limits.buffer_bytes_max
+                    outlet.flooded(limits.buffer_bytes_max)
                     or outlet.stalled_s(now) > limits.stall_timeout_s
                 ):
                     self.aborted += 1

@@ -37,6 +37,7 @@ class Outlet:
         self._websocket = isinstance(connection, EdgeWebSocketProtocol)
         self._drained = 0
         self._progress_at = time.monotonic()
+        self._full_at: int | None = None
 
     @property
     def open(self) -> bool:
@@ -90,6 +91,19 @@ class Outlet:
         if buffered == 0 or drained > self._drained:
             self._drained, self._progress_at = drained, now
         return now - self._progress_at
+
+    def flooded(self, limit: int) -> bool:
+        """Say whether more than `limit` bytes were written to a buffer that held as many already.
+
+        To be asked again and again. One event alone may be larger, and its reader slow: those who
+        write here wait for room before the next.
+        """
+        if self.buffered <= limit:
+            self._full_at = None
+            return False
+        if self._full_at is None:
+            self._full_at = self.written
+        return self.written - self._full_at > limit
 
     def beat(self, now: float, every_s: float) -> None:
         """Keep an SSE stream's proxies awake; WebSockets have pings."""

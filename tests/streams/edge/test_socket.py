@@ -15,7 +15,8 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from turnstream.schemas import events as ev
-from turnstream.streams.edge import server
+from turnstream.streams.edge import fanout, server
+from turnstream.streams.edge.frames import websocket_frame
 
 SECRET = "a secret of at least thirty-two bytes"
 ALL = ["lifecycle", "messages", "input", "tools", "values"]
@@ -287,7 +288,10 @@ async def test_origins(edge, thread):
 async def test_a_slow_reader_gets_everything_and_the_others_do_not_wait(
     settings, open_running, worker, monkeypatch
 ):
-    """Eight megabytes to one that pauses: it falls behind, is refilled, and misses nothing."""
+    """Eight megabytes to one that pauses: it falls behind, is refilled, and misses nothing.
+
+    The last event holds them all once more, and the watchdog looks while it is on its way.
+    """
     go = asyncio.Event()
     large = "x" * 20_000
 
@@ -302,6 +306,7 @@ async def test_a_slow_reader_gets_everything_and_the_others_do_not_wait(
     # the quick one alone takes its time where the machine is slow: the other is not dropped for it,
     # neither by the edge, whose stall and ping it outlasts, nor by its own client's ping
     monkeypatch.setattr(server, "PING_S", 600.0)
+    monkeypatch.setattr(fanout, "_WATCH_S", 0.001)
     patient = settings.model_copy(update={"edge_stall_timeout_s": 600.0})
     async with open_running(patient) as edge:
         await start(edge)
@@ -325,6 +330,27 @@ async def test_a_slow_reader_gets_everything_and_the_others_do_not_wait(
         ]
         assert numbers == [str(number) for number in range(400)]
         assert [e["seq"] for e in fast if "seq" in e] == [e["seq"] for e in late if "seq" in e]
+        assert not sockets.aborted
+
+
+async def test_a_socket_that_is_given_more_than_it_takes_is_dropped(
+    settings, open_running, worker, monkeypatch
+):
+    monkeypatch.setattr(fanout, "_WATCH_S", 0.001)
+    patient = settings.model_copy(update={"edge_stall_timeout_s": 600.0})
+    async with (
+        open_running(patient) as edge,
+        connect(url(edge), max_queue=1, max_size=None, ping_interval=None) as socket,
+    ):
+        sockets = edge.edge.context.sockets
+        (outlet,) = sockets.outlets
+        socket.transport.pause_reading()
+        frame = websocket_frame(b"x" * (sockets.limits.buffer_bytes_max >> 2))
+        async with asyncio.timeout(60):
+            while not sockets.aborted:
+                outlet.write_raw(frame)
+                await asyncio.sleep(0.002)
+        assert outlet.written < 64 << 20
 
 
 async def test_a_socket_that_takes_nothing_is_dropped(settings, open_running, worker):
