@@ -4,8 +4,12 @@ The same records give the same events with the same ids and numbers at every edg
 as long as the fold began at the start of a turn. What the stock SDKs make of an event decides its
 form here:
 
-- a run ends with a root lifecycle `completed` or `failed` and nothing else; a cancelled turn is
-  `failed` with error `cancelled`; open messages are closed before;
+- a run begins with a root lifecycle `running`, and ends with `completed` or `failed` and nothing
+  else; a cancelled turn is `failed` with error `cancelled`; open messages are closed before;
+- the id of a root lifecycle event is `synth:<run id>:...`, as the agent server has it: by it the
+  JavaScript SDK knows whose end it sees, and takes no other for the end of what it asked for;
+- a turn that ended unclaimed while another one ran is `failed` after that one's end: most clients
+  take any root `failed` for the end of what runs;
 - a rewind is an `error` for each message that was open, a `values` snapshot, and a new message id;
 - `input.requested` is said once for an id, at the turn's end, for it pauses the SDK's iterators;
   `input.answered` says that a question is not open any more, whoever or whatever closed it.
@@ -45,6 +49,9 @@ if TYPE_CHECKING:
     from turnstream.schemas.fold import Change
     from turnstream.streams.edge.protocol_message import Draft
 
+# ends of other turns that wait for the end of the one that runs
+UNSAID_MAX = 32
+
 
 class Projection:
     """The protocol's view of one thread. Feed it every change of one fold, in order."""
@@ -54,6 +61,7 @@ class Projection:
         self._turns: dict[str, OpenTurn] = {}
         self._active = ""
         self._asked: set[str] = set()
+        self._unsaid: dict[str, str] = {}
 
     def apply(self, change: Change) -> list[ProtocolEvent]:
         """Return the protocol events that the change is, in order; at most 64."""
@@ -75,7 +83,10 @@ class Projection:
             if verdict is Verdict.REWOUND:
                 drafts += rewound(turn, change.dropped, record)
             drafts += self._said(turn, record)
-        return self._number(drafts, record, change.offset)
+        events = self._number(drafts, record, change.offset)
+        if record.terminal and self._unsaid:
+            self._say_unsaid(events, record, change.offset)
+        return events
 
     def _said(self, turn: OpenTurn, record: Event) -> list[Draft]:
         if record.terminal:
@@ -86,10 +97,9 @@ class Projection:
         return speak(turn, record) if speak is not None else []
 
     def _start(self, turn: OpenTurn, record: AttemptStarted) -> list[Draft]:
-        again = self._active == record.turn_id
         self._active = record.turn_id
         turn.graph, turn.broken = record.graph or turn.graph, False
-        return [lifecycle("running" if again else "started", graph_name=turn.graph)]
+        return [lifecycle("running", graph_name=turn.graph)]
 
     def _end(self, turn: OpenTurn, record: Event) -> list[Draft]:
         alone = self._active in {"", record.turn_id}
@@ -101,6 +111,8 @@ class Projection:
         error, spoken = _ending(record)
         if isinstance(record, TurnEnded | TurnRejected) and (self._asked or not alone):
             # somebody else's turn runs, or a question is open: a root `failed` would end those too
+            if len(self._unsaid) < UNSAID_MAX:
+                self._unsaid[record.turn_id] = error
             return []
         self._asked.clear()
         if isinstance(record, TurnEnded | TurnRejected):
@@ -144,15 +156,34 @@ class Projection:
             drafts += self._end(turn, record)
         return drafts
 
+    def _say_unsaid(self, events: list[ProtocolEvent], record: Event, offset: int) -> None:
+        """Add the ends that had to wait, if no turn runs and no question is open."""
+        if self._active or self._asked:
+            return
+        first = first_seq(self._incarnation, offset)
+        for k in range(len(events), min(RECORD_EVENTS_MAX, len(events) + len(self._unsaid))):
+            turn_id = next(iter(self._unsaid))
+            method, channel, _, data = lifecycle("failed", error=self._unsaid.pop(turn_id))
+            name = f"synth:{turn_id}:{record.event_id}:{k}"
+            at_ms = record.at // 1000
+            events.append(ProtocolEvent(first + k, name, method, channel, ROOT, at_ms, data))
+
     def _number(self, drafts: list[Draft], record: Event, offset: int) -> list[ProtocolEvent]:
         if len(drafts) > RECORD_EVENTS_MAX:
             vital = [draft for draft in drafts if draft[0] in {"lifecycle", "input.requested"}]
             drafts = [snapshot(), *vital[1 - RECORD_EVENTS_MAX :]]
         first = first_seq(self._incarnation, offset)
         at_ms = record.at // 1000
+        run = f"synth:{record.turn_id}:"
         return [
             ProtocolEvent(
-                first + k, f"{record.event_id}:{k}", method, channel, namespace, at_ms, data
+                first + k,
+                f"{'' if namespace or method != 'lifecycle' else run}{record.event_id}:{k}",
+                method,
+                channel,
+                namespace,
+                at_ms,
+                data,
             )
             for k, (method, channel, namespace, data) in enumerate(drafts)
         ]

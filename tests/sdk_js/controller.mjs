@@ -82,6 +82,7 @@ async function watches() {
   const other = open("approval", threadId);
   await other.controller.hydrationPromise;
   const asked = (await other.until((s) => s.interrupt !== undefined)).interrupts.length;
+  const works = other.until((s) => s.isLoading).then(() => true);
   const thread = await client.threads.get(threadId);
   const [[{ id }]] = Object.values(thread.interrupts);
   const answering = client.runs.create(threadId, "approval", { command: { resume: { [id]: true } } });
@@ -89,7 +90,7 @@ async function watches() {
   await answering;
   await other.until((s) => !s.isLoading && s.values.approved === true);
   await Promise.all([controller.dispose(), other.controller.dispose()]);
-  seen.watches = { asked, early: hidden.values.approved !== true };
+  seen.watches = { asked, early: hidden.values.approved !== true, works: await works };
 }
 
 async function stops() {

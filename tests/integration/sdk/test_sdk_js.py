@@ -105,7 +105,7 @@ async def test_what_use_stream_stands_on(service: Any, folder: Path, transport: 
             "left": 0,
             "ends": ["interrupt"],
         },
-        "watches": {"asked": 1, "early": True},
+        "watches": {"asked": 1, "early": True, "works": True},
         "stops": "interrupted",
     }
 

@@ -9,7 +9,7 @@ import pytest
 
 from turnstream.schemas import events as ev
 from turnstream.schemas.fold import ThreadFold
-from turnstream.streams.edge.cursor import Cursor
+from turnstream.streams.edge.cursor import RECORD_EVENTS_MAX, Cursor
 from turnstream.streams.edge.filters import Filter
 from turnstream.streams.edge.protocol import Projection
 
@@ -85,13 +85,13 @@ def test_the_first_event_says_that_the_run_started():
     (event,) = Thread().say(ev.AttemptStarted, graph="agent")
     assert event == {
         "type": "event",
-        "event_id": "T-1-0:0",
+        "event_id": "synth:T:T-1-0:0",
         "seq": Cursor(1, 0, 0).seq,
         "method": "lifecycle",
         "params": {
             "namespace": [],
             "timestamp": 5000,
-            "data": {"event": "started", "graph_name": "agent"},
+            "data": {"event": "running", "graph_name": "agent"},
         },
     }
 
@@ -331,7 +331,33 @@ def test_the_end_of_a_queued_turn_does_not_end_the_one_that_runs(thread):
     said = thread.say(ev.TurnEnded, turn="Q", outcome="cancelled", epoch=1 << 40, n=1)
     assert said == []
     thread.n = 0
-    assert brief(thread.say(ev.TurnCompleted))[-1] == ("lifecycle", "completed")
+    said = thread.say(ev.TurnCompleted)
+    assert brief(said)[-2:] == [("lifecycle", "completed"), ("lifecycle", "failed")]
+    assert [event["event_id"].split(":")[1] for event in said[-2:]] == ["T", "Q"]
+    assert [event["seq"] for event in said] == sorted({event["seq"] for event in said})
+
+
+def test_the_end_of_a_queued_turn_waits_for_who_answers_a_question(thread):
+    thread.say(ev.TurnInterrupted, interrupts=[ev.Interrupt(id="i" * 32, payload="1")])
+    queued = {"turn": "Q", "outcome": "failed", "code": "expired", "epoch": 1 << 40, "n": 1}
+    assert thread.say(ev.TurnEnded, **queued) == []
+    assert len(thread.close("i" * 32)) == 1
+    thread.say(ev.AttemptStarted, turn="U")
+    said = thread.say(ev.TurnCompleted, turn="U")
+    assert brief(said)[-2:] == [("lifecycle", "completed"), ("lifecycle", "failed")]
+    assert said[-1]["params"]["data"] == {"event": "failed", "error": "failed: expired"}
+    thread.say(ev.AttemptStarted, turn="V")
+    assert brief(thread.say(ev.TurnCompleted, turn="V"))[-1] == ("lifecycle", "completed")
+
+
+def test_no_more_ends_wait_than_fit_one_record(thread):
+    for number in range(100):
+        thread.say(ev.TurnEnded, turn=f"Q{number}", outcome="cancelled", epoch=1 << 40, n=1)
+    thread.n = 0
+    said = thread.say(ev.TurnCompleted)
+    assert len(said) < RECORD_EVENTS_MAX
+    assert brief(said)[1] == ("lifecycle", "completed")
+    assert said[-1]["event_id"].startswith("synth:Q31:")
 
 
 def test_a_turn_that_ends_unclaimed_fails():

@@ -75,7 +75,7 @@ async def test_a_turn_streams_from_its_start(client, worker):
         got = await until(events)
     assert text_of(got) == "hello world "
     assert [e["params"]["data"]["event"] for e in got if e["method"] == "lifecycle"] == [
-        "started",
+        "running",
         "completed",
     ]
     seqs = [e["seq"] for e in got]
@@ -177,8 +177,8 @@ async def test_a_stream_without_a_cursor_shows_no_older_end(client, worker):
     assert answer["type"] == "success"
     async with sse(client, "a") as events:
         _opened, *head = [await anext(events) for _ in range(6)]
-        assert head[0]["params"]["data"] == {"event": "started", "graph_name": "agent"}
-        assert head[0]["event_id"].startswith(answer["result"]["run_id"])
+        assert head[0]["params"]["data"] == {"event": "running", "graph_name": "agent"}
+        assert head[0]["event_id"].startswith(f"synth:{answer['result']['run_id']}:")
         held.set()
         rest = await until(events)
     assert {e["event_id"] for e in first}.isdisjoint(e["event_id"] for e in head + rest)
@@ -194,8 +194,8 @@ async def test_an_end_waits_for_streams_that_are_yet_to_be_opened(client, worker
             assert text_of(await until(wide)) == "hello world "
         got = await until(narrow)
         assert time.monotonic() - asked >= LINGER_S
-    assert [item["params"]["data"]["event"] for item in got] == ["started", "completed"]
-    assert got[-1]["event_id"].startswith(worker.turns[0].turn_id)
+    assert [item["params"]["data"]["event"] for item in got] == ["running", "completed"]
+    assert got[-1]["event_id"].startswith(f"synth:{worker.turns[0].turn_id}:")
 
 
 WATCHER = ["lifecycle", "input"]
@@ -263,7 +263,7 @@ async def test_a_watcher_that_came_while_the_turn_was_asked_for(edge, worker, cl
         await worker.idle()
         slow.may.set()
         told = await until(events)
-    assert told[0]["params"]["data"]["event"] == "started"
+    assert told[0]["params"]["data"]["event"] == "running"
     assert told[0]["seq"] > first[-1]["seq"]
 
 
@@ -279,4 +279,4 @@ async def test_a_turn_waits_for_the_watcher_that_came_before(edge, worker, clien
         slow.may.set()
         await asking
         told = await until(events)
-    assert told[0]["params"]["data"]["event"] == "started"
+    assert told[0]["params"]["data"]["event"] == "running"
