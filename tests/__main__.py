@@ -19,6 +19,8 @@ ROOT = Path(__file__).parents[1]
 TOGETHER = (
     "tests/test_readme.py",
     "tests/deploy",
+    "tests/streams/edge",
+    "tests/integration/sdk",
     "tests/integration/test_start.py",
     "tests/chaos/parts",
     "tests/integration/test_dead_letters.py",
@@ -33,8 +35,7 @@ TOGETHER = (
     "tests/test_docs.py",
     "tests/test_package.py",
 )
-"""The longest first. `tests/streams/edge` and `tests/integration/sdk` are left out: clients race
-with runs there."""
+"""The longest first."""
 PROCESSES = 2
 COUNTED = ("tests", "failures", "errors", "skipped")
 
