@@ -111,7 +111,7 @@ class Settings(BaseSettings):
     edge_requests_per_s_max: float = Field(200.0, gt=0, description="of one user, on average")
     edge_frame_bytes_max: int = Field(1 << 20, ge=1024, description="of one WebSocket message")
     edge_body_bytes_max: int = Field(2 << 20, ge=1024, description="of one HTTP request")
-    edge_buffer_bytes_max: int = Field(1 << 20, ge=1 << 16, description="unsent, and as many more")
+    edge_buffer_bytes_max: int = Field(1 << 20, ge=1 << 16, description="written on as many unsent")
     edge_stall_timeout_s: float = Field(10.0, gt=0, description="a socket may take nothing")
     edge_heartbeat_s: float = Field(15.0, gt=0, description="between comments on a silent SSE")
     edge_fetch_wait_ms: int = Field(500, ge=1, description="a fetch may wait for data")
