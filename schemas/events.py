@@ -63,9 +63,12 @@ class Event(msgspec.Struct, frozen=True, gc=False, kw_only=True):
 
 
 class AttemptStarted(Event, frozen=True, gc=False, kw_only=True):
-    """The fence: from here on, events of a lower epoch are void. Its `n` is `high_n`."""
+    """The fence: from here on, events of a lower epoch are void. Its `n` is `high_n`.
 
-    reason: Literal["first", "again", "handover"]
+    `decided`: the turn has its outcome, of the attempt `base`; only its terminal follows.
+    """
+
+    reason: Literal["first", "again", "decided"]
     base: int
     keep_n: int
     high_n: int

@@ -60,7 +60,10 @@ class Verdict(Enum):
 
 @dataclass(slots=True)
 class TurnView:
-    """What a reader knows of one turn. `items` are the accepted events in order of `n`."""
+    """What a reader knows of one turn. `items` are the accepted events in order of `n`.
+
+    `decides`: the epoch of the attempt whose outcome the turn's end is, or will be.
+    """
 
     turn_id: str
     epoch: int = 0
@@ -71,6 +74,7 @@ class TurnView:
     terminal: Event | None = None
     attempts: int = 0
     gaps: int = 0
+    decides: int = 0
 
 
 def rolled_back(view: TurnView) -> bool:
@@ -146,7 +150,7 @@ def apply_to_turn(  # noqa: PLR0911  one return a rule
         dropped = tuple(view.items)
         view.items = []
         view.partial, view.done, view.terminal = True, False, None
-        view.epoch, view.last_n = epoch, record.n - 1
+        view.epoch, view.last_n, view.decides = epoch, record.n - 1, 0
         view.attempts += 1
     if record.n <= view.last_n:
         return Verdict.IGNORED, _NONE
@@ -168,6 +172,10 @@ def _start(view: TurnView, record: AttemptStarted) -> tuple[Verdict, tuple[Event
     """F1: a new attempt keeps what was committed and takes the rest back."""
     if record.epoch <= view.epoch:
         return Verdict.IGNORED, _NONE
+    decides = record.base or record.epoch if record.reason == "decided" else record.epoch
+    if view.done and decides == view.decides:
+        view.epoch = record.epoch  # the end that is shown stands: it is only said again
+        return Verdict.IGNORED, _NONE
     missed = record.base > view.epoch or record.high_n > view.last_n
     stays: list[Event] = []
     gone: list[Event] = []
@@ -176,7 +184,7 @@ def _start(view: TurnView, record: AttemptStarted) -> tuple[Verdict, tuple[Event
         (stays if kept else gone).append(item)
     view.items = stays
     view.partial = record.high_n > 0 and (view.partial or missed)
-    view.epoch, view.last_n = record.epoch, record.high_n
+    view.epoch, view.last_n, view.decides = record.epoch, record.high_n, decides
     view.done, view.terminal = False, None
     view.attempts += 1
     return (Verdict.REWOUND if gone else Verdict.STARTED), tuple(gone)
@@ -188,7 +196,7 @@ def _end(view: TurnView, record: TurnEnded) -> tuple[Verdict, tuple[Event, ...]]
         return Verdict.IGNORED, _NONE
     gone = tuple(view.items)
     view.items = []
-    view.epoch, view.last_n = record.epoch, 1
+    view.epoch, view.last_n, view.decides = record.epoch, 1, 0
     view.partial, view.done, view.terminal = False, True, record
     return (Verdict.REWOUND if gone else Verdict.ACCEPTED), gone
 

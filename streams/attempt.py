@@ -232,7 +232,7 @@ class TurnAttempt:
             )
             if resolved
             else (),
-            reason="again" if claim.started_again else "first",
+            reason=_reason(claim),
             base=claim.base,
             keep_n=claim.keep_n,
             high_n=claim.high_n,
@@ -370,6 +370,12 @@ def turn_input(claim: Claim, command: Command) -> TurnInput:
         again=claim.started_again,
         carried=claim.carried,
     )
+
+
+def _reason(claim: Claim) -> str:
+    if claim.outcome is not None:
+        return "decided"
+    return "again" if claim.started_again else "first"
 
 
 def _left_open(claim: Claim, outcome: Outcome) -> list[Resolved]:

@@ -22,7 +22,15 @@ def digest_of_records(records: list[Any]) -> str:
         if kind not in ("InputResolved", "UnknownEvent"):
             turn = turns.setdefault(
                 record.turn_id,
-                {"epoch": 0, "last": 0, "items": [], "partial": False, "end": None, "gaps": 0},
+                {
+                    "epoch": 0,
+                    "last": 0,
+                    "items": [],
+                    "partial": False,
+                    "end": None,
+                    "gaps": 0,
+                    "of": None,
+                },
             )
             _take(turn, kind, record)
     return _digest(
@@ -54,16 +62,21 @@ def _take(turn: dict[str, Any], kind: str, record: Any) -> None:
         return
     if kind == "AttemptStarted":
         if epoch > turn["epoch"]:
-            _begin(turn, record)
+            of = (record.base if record.reason == "decided" else 0) or epoch
+            if turn["end"] is not None and turn["of"] == of:
+                turn["epoch"] = epoch
+            else:
+                _begin(turn, record)
+                turn["of"] = of
         return
     if kind == "TurnEnded":
         if epoch > turn["epoch"]:
-            turn.update(epoch=epoch, last=1, items=[], partial=False, end=record.event_id)
+            turn.update(epoch=epoch, last=1, items=[], partial=False, end=record.event_id, of=None)
         return
     if epoch < turn["epoch"]:
         return
     if epoch > turn["epoch"]:
-        turn.update(epoch=epoch, last=record.n - 1, items=[], partial=True, end=None)
+        turn.update(epoch=epoch, last=record.n - 1, items=[], partial=True, end=None, of=None)
     if record.n <= turn["last"]:
         return
     if record.n != turn["last"] + 1:

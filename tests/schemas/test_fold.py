@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.chaos.second_fold import digest_of_fold, digest_of_records
 from turnstream.schemas.events import (
     AttemptStarted,
     CustomEmitted,
@@ -137,6 +138,67 @@ def test_done_is_final_within_a_timeline_only():
         Verdict.ACCEPTED, Verdict.IGNORED, Verdict.STARTED,
     ]  # fmt: skip
     assert not fold.turns[TURN].done
+
+
+T2 = 2 << 40
+
+
+def _attempt(epoch, *, decided_by=0, high_n=0, keep_n=0):
+    """Return the start of an attempt, which finds the outcome of another one or none."""
+    reason = "decided" if decided_by else "again"
+    return _event(
+        AttemptStarted, epoch, high_n, reason=reason, base=decided_by, keep_n=keep_n, high_n=high_n
+    )
+
+
+def _ended_turn():
+    said = _event(CustomEmitted, 1, 1, name="x", payload="")
+    return [_attempt(1), said, _event(TurnCompleted, 1, 2)]
+
+
+@pytest.mark.parametrize("owners", [(1,), (1, 2)], ids=["its attempt", "the next one"])
+def test_an_end_that_is_said_again_in_a_later_timeline_changes_nothing(owners):
+    """The standby took over between the end's ack and the closing of the turn; no row is lost."""
+    records = _ended_turn()
+    if len(owners) > 1:  # the attempt that decided died before it said the end
+        records[2:] = [
+            _attempt(2, decided_by=1, high_n=1, keep_n=1),
+            _event(TurnCompleted, 2, 2),
+        ]
+    before, _ = _fold(records)
+    again = [
+        _attempt(T2 + 1, decided_by=1, high_n=1, keep_n=1),
+        _event(TurnCompleted, T2 + 1, 2),
+        _attempt(T2 + 2, decided_by=1, high_n=1, keep_n=1),
+        _event(TurnCompleted, T2 + 2, 2),
+    ]
+    fold, changes = _fold([*records, *again])
+    assert {change.verdict for change in changes[len(records) :]} == {Verdict.IGNORED}
+    assert fold.turns[TURN].terminal == before.turns[TURN].terminal
+    assert _shown(fold) == _shown(before)
+    assert fold.turns[TURN].done
+    assert digest_of_records([*records, *again]) == digest_of_fold(fold)
+    # a restore to before the outcome
+    fold, changes = _fold([*records, *again, _attempt(3 << 40)])
+    assert changes[-1].verdict is Verdict.REWOUND
+    assert not fold.turns[TURN].done
+
+
+def test_another_end_than_the_one_that_is_shown_is_said():
+    """Put back to before its end, it ends anew; put back once more, the first end stands."""
+    anew = [
+        _attempt(T2 + 1),
+        _event(CustomEmitted, T2 + 1, 1, name="x", payload=""),
+        _event(TurnCancelled, T2 + 1, 2, cause="user"),
+    ]
+    first = [
+        _attempt(2 * T2, decided_by=1, high_n=1, keep_n=1),
+        _event(TurnCompleted, 2 * T2, 2),
+    ]
+    fold, changes = _fold([*_ended_turn(), *anew, *first])
+    assert [change.verdict for change in changes[-2:]] == [Verdict.STARTED, Verdict.ACCEPTED]
+    assert isinstance(fold.turns[TURN].terminal, TurnCompleted)
+    assert digest_of_records([*_ended_turn(), *anew, *first]) == digest_of_fold(fold)
 
 
 def test_a_rollback_takes_all_of_the_turn_back():
