@@ -173,7 +173,7 @@ class Turn:
             self.claim.thread_key,
             self.epoch,
         )
-        await self.start(reason="again", **fields)
+        await self.start(**{"reason": "again"} | fields)
 
     async def message(self, text: str, message_id: str = "m1", *, path: str = "t1") -> None:
         """Say a whole message, a token a word."""

@@ -17,7 +17,7 @@ from following import KEY, Following, cancelled_before_it_came, hello, run, unti
 from websockets.asyncio.client import connect
 
 from turnstream.schemas import events as ev
-from turnstream.schemas.fold import Verdict
+from turnstream.schemas.fold import TIMELINE_BITS, Verdict
 from turnstream.streams.edge.cursor import Cursor
 from turnstream.streams.edge.reader import RUN_TURNS_KEPT
 
@@ -177,6 +177,23 @@ async def test_an_outcome_that_is_said_again_by_the_next_owner(edge, worker, clo
     async with client.reading():
         await client.to(turn.last_off)
     assert what(client.steps) == []
+
+
+async def test_an_end_that_is_said_again_after_a_fail_over(edge, worker):
+    """It was in the log and the turn not closed when the standby took over: nothing was lost."""
+    feed = edge.edge.context.feed
+    client = Following(feed)
+    async with client.reading():
+        turn = await run(worker, hello)
+        await client.to(turn.last_off)
+        shown, decided_by, said = what(client.steps), turn.epoch, turn.n - 1
+        assert shown[-1] == "TurnCompleted"
+        await worker.pool.execute("SELECT raise_timeline()")
+        turn.epoch = ((turn.epoch >> TIMELINE_BITS) + 1) << TIMELINE_BITS
+        await turn.again(reason="decided", base=decided_by, keep_n=said, high_n=said)
+        await turn.say(ev.TurnCompleted)
+        await client.to(turn.last_off)
+        assert what(client.steps) == shown
 
 
 async def test_what_an_attempt_said_that_committed_nothing_is_taken_back(edge, worker):
