@@ -194,6 +194,10 @@ def _end(view: TurnView, record: TurnEnded) -> tuple[Verdict, tuple[Event, ...]]
     """F5: the turn ended before anybody claimed it."""
     if record.epoch <= view.epoch:
         return Verdict.IGNORED, _NONE
+    end = view.terminal
+    if isinstance(end, TurnEnded) and (end.outcome, end.code) == (record.outcome, record.code):
+        view.epoch = record.epoch  # it is only said again
+        return Verdict.IGNORED, _NONE
     gone = tuple(view.items)
     view.items = []
     view.epoch, view.last_n, view.decides = record.epoch, 1, 0

@@ -148,7 +148,9 @@ def main() -> None:
     planted.plant(given.planted, "campaign")
     for name in ("aiokafka", "asyncpg"):  # servers that go and come are what this is about
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    # a time-out of somebody else's ends everything in order, as Ctrl-C does
+    # a time-out of somebody else's ends everything in order, as Ctrl-C does; a shell's `&` has that
+    # one ignored
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     with tempfile.TemporaryDirectory(prefix="chaos-") as made:
         folder = given.keep or Path(made)

@@ -70,8 +70,11 @@ def _take(turn: dict[str, Any], kind: str, record: Any) -> None:
                 turn["of"] = of
         return
     if kind == "TurnEnded":
-        if epoch > turn["epoch"]:
-            turn.update(epoch=epoch, last=1, items=[], partial=False, end=record.event_id, of=None)
+        how = (record.outcome, record.code)
+        if epoch > turn["epoch"] and turn["end"] is not None and turn["of"] == how:
+            turn["epoch"] = epoch
+        elif epoch > turn["epoch"]:
+            turn.update(epoch=epoch, last=1, items=[], partial=False, end=record.event_id, of=how)
         return
     if epoch < turn["epoch"]:
         return

@@ -184,6 +184,17 @@ def test_an_end_that_is_said_again_in_a_later_timeline_changes_nothing(owners):
     assert not fold.turns[TURN].done
 
 
+def test_an_unclaimed_end_that_is_said_again_changes_nothing():
+    ends = [_event(TurnEnded, epoch, 1, outcome="cancelled") for epoch in (1 << 40, T2, T2)]
+    other = _event(TurnEnded, 3 << 40, 1, outcome="failed", code="expired")
+    fold, changes = _fold([*ends, other])
+    assert [change.verdict for change in changes] == [
+        Verdict.ACCEPTED, Verdict.IGNORED, Verdict.IGNORED, Verdict.ACCEPTED,
+    ]  # fmt: skip
+    assert fold.turns[TURN].terminal == other
+    assert digest_of_records([*ends, other]) == digest_of_fold(fold)
+
+
 def test_another_end_than_the_one_that_is_shown_is_said():
     """Put back to before its end, it ends anew; put back once more, the first end stands."""
     anew = [

@@ -227,6 +227,8 @@ class FakeWorker:
         self.commands: list[Any] = []
         self.turns: list[Turn] = []
         self.ended: list[Ended] = []
+        self.ends_at: list[int] = []
+        """The offsets of the unclaimed ends that it has published."""
         self.closes_ended = True
         """False: it dies after it has published an unclaimed end, before it closes the turn."""
         self._playing: set[asyncio.Task[None]] = set()
@@ -340,9 +342,11 @@ class FakeWorker:
         """Say that a turn ended unclaimed; returns the offset."""
         turn = Turn(self, ended, ended.timeline << TIMELINE_BITS)
         outcome = ended.outcome
-        return await turn.say(
+        offset = await turn.say(
             ev.TurnEnded, outcome=outcome.status, code=outcome.code, message=outcome.message
         )
+        self.ends_at.append(offset)
+        return offset
 
     async def close_end(self, ended: Ended, offset: int) -> None:
         """Tell the ledger where it was said."""
