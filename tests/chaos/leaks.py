@@ -31,6 +31,8 @@ _LEFT = {
     "ends not closed": "SELECT count(*) FROM ended",
     "turns not closed": "SELECT count(*) FROM turns WHERE closed_at IS NULL",
     "in the tally of open turns": "SELECT sum(unclosed) FROM tally",
+    # those who reap have to be steady for a while where the last fault made the timeline rise
+    "leases of dead workers": "SELECT count(*) FROM workers w WHERE worker_is_dead(w)",
 }
 _OTHERS = """
 SELECT count(*) FROM pg_stat_activity
