@@ -174,11 +174,12 @@ class Projection:
             drafts = [snapshot(), *vital[1 - RECORD_EVENTS_MAX :]]
         first = first_seq(self._incarnation, offset)
         at_ms = record.at // 1000
-        run = f"synth:{record.turn_id}:"
         return [
             ProtocolEvent(
                 first + k,
-                f"{'' if namespace or method != 'lifecycle' else run}{record.event_id}:{k}",
+                f"{record.event_id}:{k}"
+                if namespace or method != "lifecycle"
+                else f"synth:{record.turn_id}:{record.event_id}:{k}",
                 method,
                 channel,
                 namespace,
