@@ -5,9 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily
+from prometheus_client.registry import Collector
+
+from turnstream.schemas import unexpected
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
+
+    from prometheus_client.core import Metric
 
     from turnstream.connectors.kafka.pump import Pump
     from turnstream.schemas.results import Outcome
@@ -18,11 +24,29 @@ if TYPE_CHECKING:
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 
 
+def unexpected_errors() -> CounterMetricFamily:
+    """Return `turnstream_unexpected_errors_total{place}` of this process."""
+    family = CounterMetricFamily(
+        "turnstream_unexpected_errors",
+        "Errors that no handler expected, each of which ended one item only, by place",
+        labels=["place"],
+    )
+    for place, count in unexpected.counts().items():
+        family.add_metric([place], count)
+    return family
+
+
+class _UnexpectedErrors(Collector):
+    def collect(self) -> Iterator[Metric]:
+        yield unexpected_errors()
+
+
 class WorkerMetrics:
     """The metrics of one worker process."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        self.registry.register(_UnexpectedErrors())
         self.turns = Counter(
             "turnstream_turns",
             "Turns that ended on this worker, by status and code",

@@ -11,21 +11,29 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from turnstream.schemas.unexpected import allow_text, described
+
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, MutableMapping
+    from typing import Any
 
 GC_THRESHOLDS = (20_000, 20, 100)
 
 
-def log_as_json(level: str) -> None:
-    """Write one JSON object a line to standard error: ours, and warnings of libraries."""
+def log_as_json(level: str, *, exception_text: bool = False) -> None:
+    """Write one JSON object a line to standard error: ours, and warnings of libraries.
+
+    A traceback is logged as `error_class` and `frames`; the exception's text only where
+    `exception_text` allows it.
+    """
+    allow_text(allowed=exception_text)
     number = logging.getLevelNamesMapping().get(level.upper(), logging.INFO)
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True, key="at"),
-            structlog.processors.format_exc_info,
+            _describe_exception,
             structlog.processors.JSONRenderer(ensure_ascii=False),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(number),
@@ -43,11 +51,22 @@ def log_as_json(level: str) -> None:
                 structlog.stdlib.add_logger_name,
                 structlog.processors.add_log_level,
                 structlog.processors.TimeStamper(fmt="iso", utc=True, key="at"),
-                structlog.processors.format_exc_info,
+                _describe_exception,
             ],
         )
     )
     logging.basicConfig(handlers=[handler], level=max(number, logging.WARNING), force=True)
+
+
+def _describe_exception(
+    _logger: object, _method: str, event: MutableMapping[str, Any]
+) -> MutableMapping[str, Any]:
+    """Replace `exc_info` by fields without the exception's text (a structlog processor)."""
+    given = event.pop("exc_info", None)
+    error = sys.exc_info()[1] if given is True else given[1] if isinstance(given, tuple) else given
+    if isinstance(error, BaseException):
+        event.update(described(error))
+    return event
 
 
 def settle_memory() -> None:

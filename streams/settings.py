@@ -134,6 +134,9 @@ class Settings(BaseSettings):
         60.0, ge=0, description="a worker or an edge that starts waits for Kafka and Postgres"
     )
     log_level: str = Field("info", description="debug, info, warning, error")
+    log_exception_text: bool = Field(
+        False, description="log the text of exceptions, which may hold user data, with their frames"
+    )
 
     @property
     def topics(self) -> Topics:

@@ -38,7 +38,7 @@ def edge(
         update={name: value for name, value in given.items() if value is not None}
     )
 
-    log_as_json(settings.log_level)
+    log_as_json(settings.log_level, exception_text=settings.log_exception_text)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_serve(settings, create=create))
 

@@ -35,7 +35,7 @@ def usage() -> None:
     from turnstream.streams.process import log_as_json
     from turnstream.streams.start import prepared
 
-    log_as_json(settings.log_level)
+    log_as_json(settings.log_level, exception_text=settings.log_exception_text)
     codec = asyncio.run(prepared(settings, lambda: open_codec(settings.schema_registry_url)))
     if codec is None:
         return

@@ -32,7 +32,7 @@ def worker(
     from turnstream.streams.process import log_as_json
 
     settings = configured("kafka_bootstrap", "database_url", "model_url")
-    log_as_json(settings.log_level)
+    log_as_json(settings.log_level, exception_text=settings.log_exception_text)
     try:
         uvloop.run(_run(settings, name, create=create))
     except ExceptionGroup as group:

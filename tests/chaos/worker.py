@@ -41,7 +41,7 @@ _PR_SET_PDEATHSIG = 1
 async def work(name: str) -> None:
     """Be a worker until SIGTERM."""
     settings = load_settings()
-    log_as_json(settings.log_level)
+    log_as_json(settings.log_level, exception_text=settings.log_exception_text)
     _tell_tasks()
     counting.strikes.append(_strike)
     async with app._model(settings) as model:
@@ -60,7 +60,7 @@ async def work(name: str) -> None:
 async def serve() -> None:
     """Be an edge until SIGTERM."""
     settings = load_settings()
-    log_as_json(settings.log_level)
+    log_as_json(settings.log_level, exception_text=settings.log_exception_text)
     _tell_tasks()
     await run_until_signal(
         settings,

@@ -57,7 +57,7 @@ async def run(name: str) -> None:
     """Work until SIGTERM."""
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(THREADS))
     settings = load_settings()
-    log_as_json(settings.log_level)
+    log_as_json(settings.log_level, exception_text=settings.log_exception_text)
     counting.strikes.append(halt)
     watch_the_ledger()
     async with app._model(settings) as model:

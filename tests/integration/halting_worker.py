@@ -48,7 +48,7 @@ def app_graphs() -> str:
 
 async def run(name: str) -> None:
     settings = load_settings()
-    log_as_json(settings.log_level)
+    log_as_json(settings.log_level, exception_text=settings.log_exception_text)
     async with app._model(settings) as model:
         catalog = Catalog()
         slow = FunctionTool(look_up, Arguments, timeout_s=100.0, effects=None)
