@@ -1,7 +1,8 @@
 """The schema of every record: its `.avsc` text, parsed form, Struct and fingerprint.
 
 Fingerprints are CRC-64-AVRO over the parsing canonical form (Avro 1.12 specification, "Schema
-Fingerprints"); the canonical form has no logical types, so readers may leave them out.
+Fingerprints"). The files use no logical types: the specification removes them from the canonical
+form, but some libraries keep them and would compute another fingerprint.
 """
 
 from __future__ import annotations
@@ -26,13 +27,18 @@ NAMESPACE = "turnstream"
 
 @dataclass(frozen=True, slots=True)
 class Schema:
-    """One record type. `subject` is the record-name subject that a registry knows it by."""
+    """One record type.
+
+    `fingerprint` has the eight bytes in the order in which they stand in a record (little-endian);
+    `canonical` is the parsing canonical form they are computed from.
+    """
 
     name: str
     struct: type[msgspec.Struct]
     text: str
     parsed: dict[str, Any]
     fingerprint: bytes
+    canonical: str
     nested: bool
 
     @property
@@ -42,7 +48,10 @@ class Schema:
 
 
 def _plain(schema: Any) -> Any:
-    """Return the schema without logical types: times stay the integers that they are."""
+    """Return the schema without logical types: times stay integers.
+
+    A registry may hold versions of our schemas that were registered with logical types.
+    """
     if isinstance(schema, dict):
         if "logicalType" in schema:
             return schema["type"]
@@ -59,8 +68,8 @@ def parse(text: str) -> dict[str, Any]:
 
 def _load(struct: type[msgspec.Struct]) -> Schema:
     text = (files("turnstream.schemas") / "avro" / f"{struct.__name__}.avsc").read_text("utf-8")
-    plain = _plain(json.loads(text))
-    canonical = to_parsing_canonical_form(plain)
+    written = json.loads(text)
+    canonical = to_parsing_canonical_form(written)
     return Schema(
         name=struct.__name__,
         struct=struct,
@@ -68,7 +77,8 @@ def _load(struct: type[msgspec.Struct]) -> Schema:
         parsed=parse(text),
         # the specification writes the eight bytes little-endian; fastavro gives them so, as hex
         fingerprint=bytes.fromhex(fingerprint(canonical, "CRC-64-AVRO")),
-        nested=any(not isinstance(field["type"], str) for field in plain["fields"]),
+        canonical=canonical,
+        nested=any(not isinstance(field["type"], str) for field in written["fields"]),
     )
 
 
