@@ -60,8 +60,9 @@ build: setup ## the wheel and the source archive, in dist/
 	@$(BIN)/python -m build
 
 .PHONY: docs
-docs: setup ## write docs/reference.md from the code
+docs: setup ## write docs/reference.md, and parts of docs/consumers.md, from the code
 	@$(BIN)/python -m turnstream.streams.reference > docs/reference.md
+	@$(BIN)/python -m turnstream.streams.reference docs/consumers.md
 
 .PHONY: lock
 lock: ## compile the lock files anew

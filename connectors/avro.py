@@ -15,7 +15,8 @@ from fastavro import schemaless_reader, schemaless_writer
 
 from turnstream.schemas.errors import UndecodableError, UnknownSchemaError
 from turnstream.schemas.events import UnknownEvent
-from turnstream.schemas.records import Schema, schemas
+from turnstream.schemas.records import Schema, earlier_schemas, schemas
+from turnstream.schemas.result_json import result_of_json
 
 SINGLE_OBJECT = b"\xc3\x01"
 CONFLUENT = 0
@@ -26,17 +27,25 @@ class Codec:
 
     With `ids` (record name to registry id) it writes Confluent framing; `writers` maps the ids that
     it may meet to the schema they were written with (name and parsed Avro schema), so that records
-    of older schemas are read under today's. Without, it writes single-object encoding.
+    of older schemas are read under today's. Without, it writes single-object encoding. `earlier`
+    has the schemas of earlier versions by fingerprint; None: those in the package.
     """
 
     def __init__(
         self,
         ids: dict[str, int] | None = None,
         writers: dict[int, tuple[str, dict[str, Any]]] | None = None,
+        earlier: dict[bytes, tuple[str, dict[str, Any]]] | None = None,
     ) -> None:
         known = schemas()
         self._by_name = {schema.name: schema for schema in known.values()}
-        self._by_fingerprint = {schema.fingerprint: schema for schema in known.values()}
+        by_fingerprint = earlier_schemas() if earlier is None else earlier
+        self._by_fingerprint = {
+            fingerprint: (parsed, self._by_name[name])
+            for fingerprint, (name, parsed) in by_fingerprint.items()
+        }
+        for schema in known.values():
+            self._by_fingerprint[schema.fingerprint] = (schema.parsed, schema)
         self._writers = writers or {}
         self._out: dict[type[msgspec.Struct], tuple[bytes, Schema]] = {
             struct: (
@@ -73,14 +82,16 @@ class Codec:
     def decode(self, data: bytes) -> msgspec.Struct:
         """Return the record, or `UnknownEvent` for a schema that a newer writer may have used.
 
-        Raises `UndecodableError`: `empty`, `not_avro`, `corrupt`; `UnknownSchemaError` for a
-        registry id that the registry does not know.
+        A JSON object is read as a `TurnResult`, which tenants may ask for in JSON.
+
+        Raises `UndecodableError`: `empty`, `not_avro`, `corrupt`, `not_json`, `not_a_result`;
+        `UnknownSchemaError` for a registry id that the registry does not know.
         """
         if data[:2] == SINGLE_OBJECT and len(data) >= 10:  # noqa: PLR2004  2 + 8 bytes of framing
-            schema = self._by_fingerprint.get(bytes(data[2:10]))
-            if schema is None:
+            found = self._by_fingerprint.get(bytes(data[2:10]))
+            if found is None:
                 return UnknownEvent(type=f"fingerprint:{data[2:10].hex()}", data=bytes(data))
-            return self._read(data, 10, schema.parsed, schema)
+            return self._read(data, 10, *found)
         if data[:1] == b"\0" and len(data) >= 5:  # noqa: PLR2004  1 + 4 bytes of framing
             schema_id = int.from_bytes(data[1:5], "big")
             writer = self._writers.get(schema_id)
@@ -93,6 +104,8 @@ class Codec:
             return self._read(data, 5, parsed, schema)
         if not data:
             raise UndecodableError("the record is empty", code="empty")
+        if data[:1] == b"{":
+            return result_of_json(data)
         raise UndecodableError(f"first byte {data[0]:#04x} is no known framing", code="not_avro")
 
     def _read(

@@ -89,6 +89,21 @@ def schemas() -> dict[type[msgspec.Struct], Schema]:
 
 
 @cache
+def earlier_schemas() -> dict[bytes, tuple[str, dict[str, Any]]]:
+    """Return the schemas of earlier versions: fingerprint to record name and parsed schema.
+
+    Kafka and the ledger hold records that were written before a field was added. When a file in
+    `avro/` changes, its version before goes to `avro/earlier/<Name>-<fingerprint>.avsc`.
+    """
+    found = {}
+    folder = files("turnstream.schemas") / "avro" / "earlier"
+    for file in folder.iterdir() if folder.is_dir() else ():
+        name, _, number = file.name.removesuffix(".avsc").partition("-")
+        found[bytes.fromhex(number)] = (name, parse(file.read_text("utf-8")))
+    return found
+
+
+@cache
 def schemas_by_name() -> dict[str, Schema]:
     """Return every record's schema by its record name."""
     return {schema.name: schema for schema in schemas().values()}

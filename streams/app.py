@@ -296,6 +296,7 @@ async def open_worker(
             {topic: found[topic].partitions for topic in (*outputs, *inputs)},
             wire=wire,
             store=store,
+            json_results=settings.json_result_tenants,
         )
         bench = Bench(
             pump=pump,

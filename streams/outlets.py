@@ -15,13 +15,14 @@ from turnstream.connectors.kafka.scan import partition_of
 from turnstream.connectors.postgres.rows import Closed, Resolved
 from turnstream.schemas.commands import Command
 from turnstream.schemas.errors import ProduceRefusedError, TurnstreamError
+from turnstream.schemas.result_json import json_of_result
 from turnstream.schemas.results import DeadLetter
 from turnstream.schemas.topics import EVENT_BYTES_MAX
 from turnstream.streams.admission import LETTER_HEADER, REQUEUES_HEADER, letter_of
 from turnstream.streams.outcomes import ended_of, resolved_of, result_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Container, Mapping, Sequence
     from uuid import UUID
 
     from turnstream.connectors.avro import Codec
@@ -42,7 +43,7 @@ class Outlets:
     """Publishes through the pump and waits for the acks.
 
     `wire` encodes what other systems read, `store` what the ledger keeps. `partitions`: of each
-    topic that exists, by name.
+    topic that exists, by name. `json_results`: tenants whose results are written as JSON.
     """
 
     def __init__(
@@ -53,12 +54,14 @@ class Outlets:
         *,
         wire: Codec,
         store: Codec,
+        json_results: Container[str] = (),
     ) -> None:
         self._pump = pump
         self._topics = topics
         self._partitions = partitions
         self._wire = wire
         self._store = store
+        self._json_results = json_results
 
     def command_of(self, body: bytes) -> Command:
         """Return the command that the ledger keeps as a turn's body."""
@@ -77,10 +80,11 @@ class Outlets:
             return
         record = result_of(turn, command, outcome)
         key = turn.thread_key.encode()
-        value = self._wire.encode(record)
+        encode = json_of_result if turn.tenant in self._json_results else self._wire.encode
+        value = encode(record)
         to = self._to(topic, key)
         if len(value) + len(key) + RECORD_OVERHEAD > EVENT_BYTES_MAX:
-            value = self._wire.encode(msgspec.structs.replace(record, text=""))
+            value = encode(msgspec.structs.replace(record, text=""))
         await self._pump.deliver(to, key, value, headers=[("type", b"TurnResult")])
 
     async def ended(self, turns: Sequence[Ended], ledger: Ledger) -> None:

@@ -1,20 +1,25 @@
 """The reference page, made from what is there: settings, error codes, records, metrics.
 
-`make docs` writes `docs/reference.md`; a test holds the file to this.
+`make docs` writes `docs/reference.md`, and the parts of `docs/consumers.md` that are made from the
+code; a test holds both files to this.
 """
 
 from __future__ import annotations
 
+import json
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 from pydantic import SecretStr
 from pydantic_core import PydanticUndefined
 
+from turnstream.schemas.command_json import JSON_FIELDS
 from turnstream.schemas.commands import COMMANDS
 from turnstream.schemas.errors import TurnstreamError
 from turnstream.schemas.events import EVENTS
+from turnstream.schemas.records import schemas
 from turnstream.schemas.results import RESULTS
 from turnstream.streams.settings import Settings
 
@@ -86,5 +91,40 @@ def _errors() -> Iterator[str]:
         yield f"| `{error.code}` | {error.status} | {retry} | {_first_sentence(error.__doc__)} |"
 
 
+def consumers(page: str) -> str:
+    """Return the page with its made parts made anew, each between two comments of its name."""
+    for name, lines in (("fingerprints", _fingerprints()), ("commands", _commands())):
+        begin, end = f"<!-- made: {name} -->", f"<!-- end: {name} -->"
+        before, rest = page.split(begin)
+        page = "\n".join([before + begin, *lines, end + rest.split(end)[1]])
+    return page
+
+
+def _fingerprints() -> Iterator[str]:
+    yield "| record | bytes 2 to 9 of the record | as a number |\n| --- | --- | --- |"
+    for schema in sorted(schemas().values(), key=lambda one: one.name):
+        number = int.from_bytes(schema.fingerprint, "little")
+        yield f"| `{schema.name}` | `{schema.fingerprint.hex()}` | `0x{number:016x}` |"
+
+
+def _commands() -> Iterator[str]:
+    for command in COMMANDS:
+        yield f"\n**`{command.__name__}`**: {_first_sentence(command.__doc__)}\n"
+        yield "| field | type | default |\n| --- | --- | --- |"
+        for field in msgspec.structs.fields(command):
+            kind = _SHOWN_TYPES.get(field.type, "string")
+            kind = "JSON or JSON text" if field.name in JSON_FIELDS else kind
+            default = "required" if field.required else f"`{json.dumps(field.default)}`"
+            yield f"| `{field.name}` | {kind} | {default} |"
+    yield ""
+
+
+_SHOWN_TYPES: dict[Any, str] = {int: "integer", bool: "boolean"}
+
+
 if __name__ == "__main__":
-    sys.stdout.write(reference())
+    if len(sys.argv) > 1:
+        page = Path(sys.argv[1])
+        page.write_text(consumers(page.read_text("utf-8")), "utf-8")
+    else:
+        sys.stdout.write(reference())

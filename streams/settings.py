@@ -34,6 +34,9 @@ class Settings(BaseSettings):
     tenants: tuple[str, ...] = Field(
         ("default",), description="tenants with topics turns.<tenant> and turn-results.<tenant>"
     )
+    json_result_tenants: tuple[str, ...] = Field(
+        (), description="tenants whose turn-results.<tenant> holds JSON instead of Avro"
+    )
     partitions: int = Field(24, ge=1, le=10_000, description="partitions of each topic")
     replication: int = Field(
         0,

