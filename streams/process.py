@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import json
 import logging
 import signal
 import sys
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from turnstream.schemas.unexpected import allow_text, described
+from turnstream.streams.log_output import guard_output
 
 if TYPE_CHECKING:
     from collections.abc import Callable, MutableMapping
@@ -23,9 +25,10 @@ GC_THRESHOLDS = (20_000, 20, 100)
 def log_as_json(level: str, *, exception_text: bool = False) -> None:
     """Write one JSON object a line to standard error: ours, and warnings of libraries.
 
-    A traceback is logged as `error_class` and `frames`; the exception's text only where
-    `exception_text` allows it.
+    From here on no write to standard output or error raises (`log_output`). A traceback is logged
+    as `error_class` and `frames`; the exception's text only where `exception_text` allows it.
     """
+    guard_output()
     allow_text(allowed=exception_text)
     number = logging.getLevelNamesMapping().get(level.upper(), logging.INFO)
     structlog.configure(
@@ -34,7 +37,7 @@ def log_as_json(level: str, *, exception_text: bool = False) -> None:
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True, key="at"),
             _describe_exception,
-            structlog.processors.JSONRenderer(ensure_ascii=False),
+            _as_json,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(number),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
@@ -45,7 +48,7 @@ def log_as_json(level: str, *, exception_text: bool = False) -> None:
         structlog.stdlib.ProcessorFormatter(
             processors=[
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                structlog.processors.JSONRenderer(ensure_ascii=False),
+                _as_json,
             ],
             foreign_pre_chain=[
                 structlog.stdlib.add_logger_name,
@@ -56,6 +59,19 @@ def log_as_json(level: str, *, exception_text: bool = False) -> None:
         )
     )
     logging.basicConfig(handlers=[handler], level=max(number, logging.WARNING), force=True)
+
+
+_renderer = structlog.processors.JSONRenderer(ensure_ascii=False)
+
+
+def _as_json(logger: object, method: str, event: MutableMapping[str, Any]) -> str | bytes:
+    """Return the line; of values that JSON cannot hold, return only their names."""
+    try:
+        return _renderer(logger, method, event)
+    except Exception as error:  # noqa: BLE001  a foreign value may raise anything as it is written
+        names = [str(name) for name in event]
+        known = {"event": str(event.get("event", ""))[:200], "level": str(event.get("level", ""))}
+        return json.dumps({**known, "unwritable": names, "error_class": type(error).__name__})
 
 
 def _describe_exception(
@@ -86,8 +102,8 @@ def on_stop_signal(stop: Callable[[], None]) -> None:
     def heard(number: signal.Signals) -> None:
         for handled in (signal.SIGTERM, signal.SIGINT):
             loop.remove_signal_handler(handled)
+        stop()  # first: nothing that goes wrong below may keep the process
         structlog.get_logger(__name__).info("stop_signal", signal=number.name)
-        stop()
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, heard, number)
