@@ -232,6 +232,8 @@ class FakeWorker:
         self.closes_ended = True
         """False: it dies after it has published an unclaimed end, before it closes the turn."""
         self._playing: set[asyncio.Task[None]] = set()
+        self._taking = asyncio.Lock()
+        """Held while a record is taken in: its end is published, then closed in the ledger."""
 
     @asynccontextmanager
     async def run(self) -> AsyncIterator[FakeWorker]:
@@ -266,24 +268,28 @@ class FakeWorker:
 
     async def _intake(self) -> None:
         async for record in self.consumer:
-            command = self.codec.decode(record.value)
-            self.commands.append(command)
-            given = await self.ledger.admit(
-                record.topic,
-                record.partition,
-                record.offset,
-                record.offset + 1,
-                [self._admission(record, command)],
-                worker=self.worker,
-                room=8,
-            )
-            assert isinstance(given, Admitted), given
-            for ended in given.ended:
-                self.ended.append(ended)
-                offset = await self.publish_end(ended)
-                if self.closes_ended:
-                    await self.close_end(ended, offset)
-            self._play(given.claims)
+            async with self._taking:
+                await self._take(record)
+
+    async def _take(self, record: Any) -> None:
+        command = self.codec.decode(record.value)
+        self.commands.append(command)
+        given = await self.ledger.admit(
+            record.topic,
+            record.partition,
+            record.offset,
+            record.offset + 1,
+            [self._admission(record, command)],
+            worker=self.worker,
+            room=8,
+        )
+        assert isinstance(given, Admitted), given
+        for ended in given.ended:
+            self.ended.append(ended)
+            offset = await self.publish_end(ended)
+            if self.closes_ended:
+                await self.close_end(ended, offset)
+        self._play(given.claims)
 
     def _admission(self, record: Any, command: Any) -> Admission:
         kind = {ResumeTurn: "resume", CancelTurn: "cancel"}.get(type(command), "start")
@@ -313,14 +319,15 @@ class FakeWorker:
 
     async def put_back(self) -> None:
         """Let the ledger be what it was before anything was admitted: all is taken in again."""
-        async with self.pool.acquire() as connection, connection.transaction():
-            for table in ("turns", "ready", "threads", "checkpoints", "workers"):
-                await connection.execute(f"DELETE FROM {table}")
-            await connection.execute("UPDATE intake SET next_off = 0")
-            await connection.execute("SELECT raise_timeline()")
-            await connection.execute(REGISTER, self.worker)
-        for place in self.consumer.assignment():
-            self.consumer.seek(place, 0)
+        async with self._taking:
+            async with self.pool.acquire() as connection, connection.transaction():
+                for table in ("turns", "ready", "threads", "checkpoints", "workers"):
+                    await connection.execute(f"DELETE FROM {table}")
+                await connection.execute("UPDATE intake SET next_off = 0")
+                await connection.execute("SELECT raise_timeline()")
+                await connection.execute(REGISTER, self.worker)
+            for place in self.consumer.assignment():
+                self.consumer.seek(place, 0)
 
     def _play(self, claims: Any) -> None:
         for claim in claims:
