@@ -22,6 +22,7 @@ from turnstream.schemas.events import EVENTS
 from turnstream.schemas.records import schemas
 from turnstream.schemas.results import RESULTS
 from turnstream.streams.settings import Settings
+from turnstream.streams.variables import OTHER_NAMES, PREFIX
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -61,6 +62,11 @@ def _settings() -> Iterator[str]:
         default = _shown(field.get_default(call_default_factory=True, validated_data={}))
         meaning = (field.description or "").replace("|", "\\|")
         yield f"| `TURNSTREAM_{name.upper()}` | {default} | {meaning} |"
+    yield "\nA list is written `a,b` or as JSON, an object as JSON. Any other variable that begins"
+    yield f"with `{PREFIX}` is an error, except:\n"
+    yield "| variable | meaning |\n| --- | --- |"
+    for name, meaning in OTHER_NAMES.items():
+        yield f"| `{name}` | {meaning} |"
     yield ""
 
 

@@ -2,28 +2,35 @@
 
 from __future__ import annotations
 
+import json
+import os
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_origin
 
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
     DotEnvSettingsSource,
     EnvSettingsSource,
     SettingsConfigDict,
-    SettingsError,
 )
 
 from turnstream.schemas.errors import ConfigurationError
 from turnstream.schemas.topics import Topics
+from turnstream.streams.variables import PREFIX, unknown_names
+
+if TYPE_CHECKING:
+    from pydantic import ValidationInfo
 
 
 class Settings(BaseSettings):
     """Everything that can be set; `turnstream config show` prints it with its source."""
 
     model_config = SettingsConfigDict(
-        env_prefix="TURNSTREAM_",
+        env_prefix=PREFIX,
         env_file=".env",
         env_ignore_empty=True,
+        enable_decoding=False,  # see `_decoded`
         extra="ignore",
         frozen=True,
     )
@@ -141,6 +148,15 @@ class Settings(BaseSettings):
         False, description="log the text of exceptions, which may hold user data, with their frames"
     )
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _decoded(cls, value: Any, info: ValidationInfo) -> Any:
+        """Read a list as `a,b` or as JSON, an object as JSON."""
+        kind = get_origin(cls.model_fields[str(info.field_name)].annotation)
+        if not isinstance(value, str) or kind not in {tuple, dict}:
+            return value
+        return _listed(value) if kind is tuple else _object(value)
+
     @property
     def topics(self) -> Topics:
         """Return the topics' names."""
@@ -155,26 +171,59 @@ class Settings(BaseSettings):
 def load_settings(**given: object) -> Settings:
     """Return the settings, `given` before the environment before `.env` before the defaults.
 
-    Raises `ConfigurationError` that names each wrong variable.
+    Raises `ConfigurationError` that names each wrong variable and each unknown one.
     """
+    wrong = unknown_names(
+        [f"{PREFIX}{name.upper()}" for name in Settings.model_fields],
+        environment=os.environ,
+        dotenv=_dotenv().env_vars,
+    )
     try:
-        return Settings(**given)  # type: ignore[arg-type]  # checked by pydantic
+        settings = Settings(**given)  # type: ignore[arg-type]  # checked by pydantic
     except ValidationError as error:
-        wrong = "; ".join(
-            f"TURNSTREAM_{'.'.join(map(str, one['loc'])).upper()}: {one['msg']}"
+        wrong += [
+            f"{PREFIX}{'.'.join(map(str, one['loc'])).upper()}: "
+            f"{one['msg'].removeprefix('Value error, ')}"
             for one in error.errors(include_url=False, include_input=False)
-        )
-        raise ConfigurationError(wrong) from error
-    except SettingsError as error:
-        raise ConfigurationError(f"{error} (lists are JSON)") from error
+        ]
+        raise ConfigurationError("; ".join(wrong)) from error
+    if wrong:
+        raise ConfigurationError("; ".join(wrong))
+    return settings
 
 
 def sources() -> dict[str, str]:
     """Return where each field's value comes from: `environment`, `.env` or `default`."""
     found = dict.fromkeys(Settings.model_fields, "default")
-    try:
-        found.update(dict.fromkeys(DotEnvSettingsSource(Settings)().keys() & found, ".env"))
-        found.update(dict.fromkeys(EnvSettingsSource(Settings)().keys() & found, "environment"))
-    except SettingsError as error:
-        raise ConfigurationError(f"{error} (lists are JSON)") from error
+    found.update(dict.fromkeys(_dotenv()().keys() & found, ".env"))
+    found.update(dict.fromkeys(EnvSettingsSource(Settings)().keys() & found, "environment"))
     return found
+
+
+def _dotenv() -> DotEnvSettingsSource:
+    try:
+        return DotEnvSettingsSource(Settings)
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"the file .env cannot be read: {error}") from error
+
+
+def _listed(text: str) -> list[Any]:
+    if text.strip()[:1] not in {"[", "{", '"'}:
+        return [item for part in text.split(",") if (item := part.strip())]
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = None
+    if not isinstance(value, list):
+        raise ValueError(f'{text!r} is no list; give a,b or ["a", "b"]')  # noqa: TRY004
+    return value
+
+
+def _object(text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"it is no JSON ({error})") from None
+    if not isinstance(value, dict):
+        raise ValueError('it is no JSON object; give {"a": "b"}')  # noqa: TRY004
+    return value

@@ -22,7 +22,7 @@ def main() -> None:
     from turnstream.streams.cli import main as run
 
     name = sys.argv[1]
-    points.install(Path(os.environ["TURNSTREAM_POINTS"]), name)
+    points.install(Path(os.environ["TURNSTREAM_TEST_POINTS"]), name)
     sys.argv[1:] = ["worker", "--no-create", "--name", name]
     run()
 

@@ -72,7 +72,7 @@ async def test_the_next_worker_says_the_rollback_and_keeps_the_inner_step(scene)
     worker = scene.process(
         "first",
         program=points_worker.PROGRAM,
-        POINTS=str(scene.folder),
+        TEST_POINTS=str(scene.folder),
         LANGGRAPH_JSON=str(config),
     )
     await worker.ready()
