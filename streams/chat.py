@@ -7,17 +7,16 @@ socket is opened again with the highest `seq` seen, so nothing is shown twice or
 from __future__ import annotations
 
 import asyncio
+import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Self
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import aiohttp
 import msgspec
 
-from turnstream.schemas.errors import (
-    ChatError,
-    UnavailableError,
-)
+from turnstream.schemas.errors import ChatError, InvalidRequestError, UnavailableError
+from turnstream.streams.hiding import hidden
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -132,6 +131,21 @@ def _message(data: dict[str, Any], nested: bool) -> list[Piece | End]:
             return []
 
 
+def check_edge_url(url: str) -> str:
+    """Return the URL; raises `InvalidRequestError` for one that no edge can have."""
+    try:
+        parts = urlsplit(url)
+        valid = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        valid = False
+    if not valid:
+        raise InvalidRequestError(
+            f"{hidden(url)[:200]!r} is no URL of an edge, such as http://127.0.0.1:8123",
+            field="edge_url",
+        )
+    return url
+
+
 def _plain(value: Any) -> str:
     return value if isinstance(value, str) else msgspec.json.encode(value).decode()
 
@@ -223,9 +237,11 @@ class Chat:
                     raise ChatError(f"{error.status} {error.message}") from error
             except (aiohttp.ClientError, OSError, TimeoutError) as error:
                 if drops >= _DROPS_MAX:
-                    raise UnavailableError(f"{self._base}: {error!r}") from error
+                    raise self._away(error) from error
             if drops >= _DROPS_MAX:
-                raise UnavailableError(f"{self._base}: the socket was closed {drops} times")
+                raise UnavailableError(
+                    f"the edge at {hidden(self._url)} closed the socket {drops} times"
+                )
             drops += 1
             yield Piece("dropped")
             await asyncio.sleep(pause)
@@ -237,7 +253,7 @@ class Chat:
 
     async def _begin(self, method: str, params: dict[str, Any]) -> None:
         answer = await self._call(method, params)
-        self.run_id = str(answer["result"].get("run_id", ""))
+        self.run_id = str((answer.get("result") or {}).get("run_id", ""))
         through = (answer.get("meta") or {}).get("applied_through_seq")
         self._armed = isinstance(through, int)
         if isinstance(through, int):
@@ -257,11 +273,24 @@ class Chat:
             ):
                 answer = _object(await got.read())
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            raise UnavailableError(f"{what} at {self._base}: {error!r}") from error
+            raise self._away(error) from error
         if got.status >= _HTTP_ERROR or answer.get("type") == "error":
             why = answer.get("message") or answer.get("detail") or answer.get("title") or got.reason
             raise ChatError(str(why), code=str(answer.get("code") or answer.get("error") or ""))
+        if "type" not in answer and what != "create":
+            raise ChatError(f"what answers at {hidden(self._url)} is no edge (HTTP {got.status})")
         return answer
+
+    def _away(self, error: Exception) -> UnavailableError:
+        """Say in one sentence that the edge does not answer."""
+        cause = getattr(error, "os_error", error)
+        number = getattr(cause, "errno", None)
+        why = os.strerror(number) if number else type(error).__name__
+        if isinstance(error, TimeoutError):
+            why = "no answer in time"
+        return UnavailableError(
+            f"the edge at {hidden(self._url)} does not answer ({why}); is it running?"
+        )
 
     def _opened(self) -> aiohttp.ClientSession:
         if self._session is None:

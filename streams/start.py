@@ -26,6 +26,7 @@ from turnstream.schemas.errors import (
     UnavailableError,
 )
 from turnstream.streams.health import waiting_port
+from turnstream.streams.hiding import hidden
 from turnstream.streams.prepare import in_daemon, prepare
 from turnstream.streams.process import on_stop_signal, settle_memory
 
@@ -179,9 +180,9 @@ def _part(settings: Settings, error: UnavailableError) -> str:
         host, port, name = at.get("host", "localhost"), at.get("port", 5432), at.get("dbname", "")
         return f"Postgres at {host}:{port}/{name}"
     if isinstance(error, KafkaUnavailableError):
-        return f"Kafka at {settings.kafka_bootstrap}"
+        return f"Kafka at {hidden(settings.kafka_bootstrap)}"
     if isinstance(error, RegistryUnavailableError):
-        return f"the schema registry at {settings.schema_registry_url}"
+        return f"the schema registry at {hidden(settings.schema_registry_url)}"
     return str(error)
 
 

@@ -82,7 +82,9 @@ class TopicAdmin:
             await self._admin.start()
         except KafkaError as error:
             await self._admin.close()
-            raise KafkaUnavailableError(f"Kafka at {self._bootstrap}: {error}") from error
+            raise KafkaUnavailableError(
+                f"Kafka at {self._bootstrap} does not answer ({type(error).__name__})"
+            ) from error
         except BaseException:
             await self._admin.close()
             raise

@@ -73,7 +73,9 @@ class LogScan:
             await self._consumer.start()
         except KafkaError as error:
             await self._consumer.stop()
-            raise KafkaUnavailableError(f"Kafka at {self._bootstrap}: {error}") from error
+            raise KafkaUnavailableError(
+                f"Kafka at {self._bootstrap} does not answer ({type(error).__name__})"
+            ) from error
         return self
 
     async def __aexit__(

@@ -4,13 +4,12 @@ Exit codes: 0 done; 1 an error, named on standard error; 2 the command line is w
 found something. Modules import what they run inside their commands: help must be quick.
 """
 
-import sys
+import logging
 from importlib.metadata import version
 from typing import Annotated
 
 import typer
 
-from turnstream.schemas.errors import TurnstreamError
 from turnstream.streams.cli import (
     chat,
     config,
@@ -23,6 +22,8 @@ from turnstream.streams.cli import (
     topics,
     worker,
 )
+from turnstream.streams.cli.ending import end
+from turnstream.streams.log_output import hold_standard_fds
 
 app = typer.Typer(
     name="turnstream",
@@ -62,9 +63,11 @@ def _root(
 
 
 def main() -> None:
-    """Run the command line; the errors of the project end it with their code and no traceback."""
+    """Run the command line; an error ends it with its code, one sentence and no traceback."""
+    hold_standard_fds()
+    # what a command has to say it says itself; long-lived processes configure their log anew
+    logging.getLogger().addHandler(logging.NullHandler())
     try:
         app()
-    except TurnstreamError as error:
-        typer.echo(f"error ({error.code}): {error}", err=True)
-        sys.exit(1)
+    except Exception as error:  # noqa: BLE001  the last handler there is
+        end(error)

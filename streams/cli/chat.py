@@ -6,9 +6,13 @@ import signal
 import sys
 import uuid
 from contextlib import AsyncExitStack, aclosing
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from turnstream.schemas.ids import check_thread_id
+from turnstream.streams.cli.options import HERE, Dir, parsed
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -30,6 +34,7 @@ def chat(
     ] = "",
     thread: Annotated[str, typer.Option(help="Thread to go on with; default: a new one.")] = "",
     assistant: Annotated[str, typer.Option(help="Graph that answers.")] = "agent",
+    folder: Dir = HERE,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON line a turn, nothing else.")] = (
         False
     ),
@@ -42,16 +47,15 @@ def chat(
     """
     from rich.console import Console
 
-    from turnstream.streams.chat import Chat
+    from turnstream.streams.chat import Chat, check_edge_url
 
-    thread = thread or str(uuid.uuid4())
+    thread = parsed(check_thread_id, thread, "--thread") if thread else str(uuid.uuid4())
+    url = parsed(check_edge_url, url, "--url") if url else _edge_url(folder)
     err = Console(stderr=True, highlight=False)
     with asyncio.Runner() as runner:
         stack = AsyncExitStack()
         talk = runner.run(
-            stack.enter_async_context(
-                Chat(url or _edge_url(), thread, token=token, assistant=assistant)
-            )
+            stack.enter_async_context(Chat(url, thread, token=token, assistant=assistant))
         )
         try:
             if not sys.stdin.isatty():
@@ -63,11 +67,14 @@ def chat(
             runner.run(stack.aclose())
 
 
-def _edge_url() -> str:
+def _edge_url(folder: Path) -> str:
+    from turnstream.streams.chat import check_edge_url
     from turnstream.streams.cli.configured import configured
 
-    settings = configured()
-    return settings.edge_url or f"http://{settings.edge_host}:{settings.edge_port}"
+    settings = configured(folder=folder)
+    if settings.edge_url:
+        return parsed(check_edge_url, settings.edge_url, "TURNSTREAM_EDGE_URL")
+    return f"http://{settings.edge_host}:{settings.edge_port}"
 
 
 def _one(runner: asyncio.Runner, talk: "Chat", text: str, screen: "Screen", err: "Console") -> int:

@@ -3,9 +3,11 @@
 import asyncio
 import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from turnstream.streams.cli.options import HERE, AsJson, Dir
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -14,19 +16,18 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Show and check the settings.", no_args_is_help=True)
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
-HIDDEN = "********"
 _CHECK_TIMEOUT_S = 10.0
 
 
 @app.command()
-def show(*, as_json: AsJson = False) -> None:
-    """Print every setting with its value and its source; secrets are hidden."""
+def show(*, folder: Dir = HERE, as_json: AsJson = False) -> None:
+    """Print every setting with its value and its source; passwords and secrets are hidden."""
     from turnstream.streams.cli.configured import configured_with_sources
+    from turnstream.streams.hiding import shown
 
-    settings, sources = configured_with_sources()
+    settings, sources = configured_with_sources(folder)
     rows = [
-        {"name": name, "value": _shown(getattr(settings, name)), "source": sources[name]}
+        {"name": name, "value": shown(getattr(settings, name)), "source": sources[name]}
         for name in type(settings).model_fields
     ]
     if as_json:
@@ -47,10 +48,13 @@ def show(*, as_json: AsJson = False) -> None:
 @app.command()
 def env() -> None:
     """Print every setting as a line of an `.env` file, with its default and what it means."""
+    from turnstream.streams.hiding import shown
     from turnstream.streams.settings import Settings
 
     for name, field in Settings.model_fields.items():
-        default = _shown(field.get_default(call_default_factory=True))
+        default = shown(field.get_default(call_default_factory=True))
+        if isinstance(default, list):
+            default = ",".join(map(str, default))
         text = default if isinstance(default, str) else json.dumps(default)
         text = "" if default is None else text
         if field.description:
@@ -64,12 +68,13 @@ def check(
     offline: Annotated[
         bool, typer.Option("--offline", help="Check the values only, connect to nothing.")
     ] = False,
+    folder: Dir = HERE,
     as_json: AsJson = False,
 ) -> None:
     """Check the settings against each other and against the servers; exit with 3 if one fails."""
     from turnstream.streams.cli.configured import configured_with_sources
 
-    settings, _ = configured_with_sources()
+    settings, _ = configured_with_sources(folder)
     findings = list(_consistent(settings))
     if not offline:
         findings += asyncio.run(_reachable(settings))
@@ -136,11 +141,13 @@ async def _reachable(settings: "Settings") -> list[Finding]:
 async def _try(
     what: str, check: "Callable[[Settings], Awaitable[str]]", settings: "Settings"
 ) -> Finding:
+    from turnstream.streams.hiding import hidden
+
     try:
         async with asyncio.timeout(_CHECK_TIMEOUT_S):
-            return Finding(what, ok=True, detail=await check(settings))
+            return Finding(what, ok=True, detail=hidden(await check(settings)))
     except Exception as error:  # noqa: BLE001  whatever it is, it is the answer
-        return Finding(what, ok=False, detail=f"{type(error).__name__}: {error}"[:300])
+        return Finding(what, ok=False, detail=hidden(f"{type(error).__name__}: {error}")[:300])
 
 
 async def _kafka(settings: "Settings") -> str:
@@ -189,17 +196,6 @@ async def _model(settings: "Settings") -> str:
         response.raise_for_status()
         found = [model["id"] for model in (await response.json())["data"]]
     return f"{settings.model_url} serves {', '.join(found) or 'nothing'}"
-
-
-def _shown(value: Any) -> Any:
-    """Return a value as JSON can hold it; a secret that is set as asterisks."""
-    if hasattr(value, "get_secret_value"):
-        return HIDDEN if value.get_secret_value() else ""
-    if isinstance(value, tuple):
-        return [_shown(one) for one in value]
-    if isinstance(value, dict):
-        return {str(key): _shown(one) for key, one in value.items()}
-    return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)
 
 
 def _style(source: str) -> str:

@@ -6,9 +6,14 @@ import json
 import sys
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
+
+from turnstream.schemas.ids import check_tenant
+from turnstream.streams.cli.options import HERE, AsJson, Dir, parsed
 
 if TYPE_CHECKING:
     from turnstream.streams.dead_letters import DeadLetters
@@ -16,11 +21,21 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+
+class State(StrEnum):
+    """What became of a letter."""
+
+    OPEN = "open"
+    REQUEUE_DUE = "requeue_due"
+    REQUEUED = "requeued"
+    DROPPED = "dropped"
+    ALL = "all"
+
+
 app = typer.Typer(
     help="List, show, requeue and drop records that could not be taken.", no_args_is_help=True
 )
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Which = Annotated[list[str], typer.Argument(help="partition-offset, as `list` shows it.")]
 Note = Annotated[str, typer.Option(help="Why, for whoever looks later.")]
 Budget = Annotated[float, typer.Option("--timeout", help="Seconds to read for.", min=0.1)]
@@ -32,15 +47,16 @@ def list_letters(
     tenant: Annotated[str, typer.Option(help="Of this tenant's topic.")] = "",
     code: Annotated[str, typer.Option(help="Refused with this code.")] = "",
     topic: Annotated[str, typer.Option(help="From this input topic.")] = "",
-    state: Annotated[
-        str, typer.Option(help="open, requeue_due, requeued, dropped or all.")
-    ] = "open",
-    partition: Annotated[int, typer.Option(help="Of the dead-letters topic; -1: all.")] = -1,
-    first: Annotated[int, typer.Option("--from", help="First offset.")] = 0,
-    end: Annotated[int, typer.Option("--to", help="Offset after the last; -1: the end.")] = -1,
+    state: Annotated[State, typer.Option(help="What became of them.")] = State.OPEN,
+    partition: Annotated[
+        int, typer.Option(help="Of the dead-letters topic; -1: all.", min=-1)
+    ] = -1,
+    first: Annotated[int, typer.Option("--from", help="First offset.", min=0)] = 0,
+    end: Annotated[int, typer.Option("--to", help="Offset after the last; -1: end.", min=-1)] = -1,
     limit: Annotated[int, typer.Option(help="Letters on a page.", min=1, max=500)] = 50,
     start: Annotated[str, typer.Option("--after", help="Where the page before ended.")] = "",
     budget_s: Budget = 60.0,
+    folder: Dir = HERE,
     as_json: AsJson = False,
 ) -> None:
     """List letters in order of partition and offset, those first that nobody has decided on.
@@ -51,16 +67,16 @@ def list_letters(
     from turnstream.streams.letter_scan import Wanted, parse_place
 
     wanted = Wanted(
-        tenant=tenant or None,
+        tenant=parsed(check_tenant, tenant, "--tenant") if tenant else None,
         code=code,
         topic=topic,
-        state="" if state == "all" else state,
+        state="" if state is State.ALL else state.value,
         partition=None if partition < 0 else partition,
         first=first,
         end=None if end < 0 else end,
     )
-    place = parse_place(start) if start else None
-    page = asyncio.run(_page(wanted, place, limit, budget_s))
+    place = parsed(parse_place, start, "--after") if start else None
+    page = asyncio.run(_page(folder, wanted, place, limit, budget_s))
     if as_json:
         typer.echo(json.dumps(_page_json(page), indent=2, ensure_ascii=False))
     else:
@@ -75,20 +91,21 @@ def show(
     *,
     raw: Annotated[bool, typer.Option("--raw", help="Print the record's bytes alone.")] = False,
     budget_s: Budget = 20.0,
+    folder: Dir = HERE,
     as_json: AsJson = False,
 ) -> None:
     """Show a letter: what its bytes are, whether they would be taken now, and what became of it."""
     from turnstream.streams.letter_reading import shown_json
     from turnstream.streams.letter_scan import parse_place
 
-    place = parse_place(letter)
+    place = parsed(parse_place, letter, "LETTER")
 
     async def look(letters: "DeadLetters") -> "tuple[Letter, dict[str, Any]]":
         found = await letters.get(place, budget_s=budget_s)
         reading = letters.read(found.record)
         return found, shown_json(found, reading, await letters.history(found))
 
-    found, shown = asyncio.run(_with(look))
+    found, shown = asyncio.run(_with(folder, look))
     if raw:
         sys.stdout.buffer.write(found.record.value)
     elif as_json:
@@ -107,7 +124,10 @@ def requeue(
     key: Annotated[str | None, typer.Option(help="Key to send instead; empty: none.")] = None,
     note: Note = "",
     force: Annotated[bool, typer.Option(help="Also what would be refused again.")] = False,
-    wait_s: Annotated[float, typer.Option("--wait", help="Seconds for a worker to send it.")] = 10,
+    wait_s: Annotated[
+        float, typer.Option("--wait", help="Seconds for a worker to send it.", min=0)
+    ] = 10,
+    folder: Dir = HERE,
     as_json: AsJson = False,
 ) -> None:
     """Send letters to their topics once more, as they are or edited.
@@ -130,23 +150,24 @@ def requeue(
         )
         return await service.sent(found, timeout_s=wait_s)
 
-    done = _decide(letters, decide, as_json=as_json)
+    done = _decide(folder, letters, decide, as_json=as_json)
     if any(letter.state == "requeue_due" for letter in done):
         typer.echo("decided; a worker of its topic will send it", err=True)
         raise typer.Exit(3)
 
 
 @app.command()
-def drop(letters: Which, *, note: Note = "", as_json: AsJson = False) -> None:
+def drop(letters: Which, *, note: Note = "", folder: Dir = HERE, as_json: AsJson = False) -> None:
     """Decide that nothing is to be done about letters; their bytes stay until the topic forgets."""
 
     async def decide(service: "DeadLetters", letter: "Letter") -> "Letter":
         return await service.drop(letter, actor=_actor(), note=note)
 
-    _decide(letters, decide, as_json=as_json)
+    _decide(folder, letters, decide, as_json=as_json)
 
 
 def _decide(
+    folder: Path,
     texts: list[str],
     decide: "Callable[[DeadLetters, Letter], Awaitable[Letter]]",
     *,
@@ -155,7 +176,7 @@ def _decide(
     from turnstream.streams.letter_reading import letter_json
     from turnstream.streams.letter_scan import parse_place
 
-    places = [parse_place(text) for text in texts]
+    places = [parsed(parse_place, text, "LETTERS...") for text in texts]
     done: list[Letter] = []
 
     async def each(service: "DeadLetters") -> None:
@@ -166,7 +187,7 @@ def _decide(
                 typer.echo(f"{place}  {letter.state}")
 
     try:
-        asyncio.run(_with(each))
+        asyncio.run(_with(folder, each))
     finally:
         if as_json:
             rows = [letter_json(letter) for letter in done]
@@ -174,22 +195,25 @@ def _decide(
     return done
 
 
-async def _with(do: "Callable[[DeadLetters], Awaitable[T]]") -> T:
+async def _with(folder: Path, do: "Callable[[DeadLetters], Awaitable[T]]") -> T:
     from turnstream.streams.app import open_dead_letters
     from turnstream.streams.cli.configured import configured
 
-    async with open_dead_letters(configured("kafka_bootstrap", "database_url")) as letters:
+    async with open_dead_letters(
+        configured("kafka_bootstrap", "database_url", folder=folder)
+    ) as letters:
         return await do(letters)
 
 
 async def _page(
-    wanted: "Wanted", start: "Place | None", limit: int, budget_s: float
+    folder: Path, wanted: "Wanted", start: "Place | None", limit: int, budget_s: float
 ) -> "LetterPage":
     with _progress() as tell:
         return await _with(
+            folder,
             lambda letters: letters.page(
                 wanted, start=start, limit=limit, budget_s=budget_s, on_progress=tell
-            )
+            ),
         )
 
 
@@ -212,8 +236,6 @@ def _actor() -> str:
 def _bytes_of(file: str) -> bytes:
     if file == "-":
         return sys.stdin.buffer.read()
-    from pathlib import Path
-
     try:
         return Path(file).read_bytes()
     except OSError as error:

@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from turnstream.deploy.local.state import Status
+from turnstream.streams.hiding import HIDDEN, hidden
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -35,8 +36,7 @@ _MARKS = {
 
 def address(part: PartState) -> str:
     """Return where a part is reached, without a password."""
-    scheme, separator, rest = part.url.rpartition("://")
-    return f"{scheme}{separator}{rest.rpartition('@')[2]}"
+    return hidden(part.url).replace(f"{HIDDEN}@", "")
 
 
 class Display(AbstractContextManager["Display"]):

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from turnstream.streams.cli.options import HERE, Dir
+
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
@@ -18,11 +20,15 @@ def edge(
         str | None, typer.Option("--host", help="Address to bind (setting edge_host).")
     ] = None,
     port: Annotated[
-        int | None, typer.Option("--port", help="Port, 0 for any free one (setting edge_port).")
+        int | None,
+        typer.Option(
+            "--port", min=0, max=65535, help="Port, 0 for any free one (setting edge_port)."
+        ),
     ] = None,
     create: Annotated[
         bool, typer.Option(help="Create missing topics and tables before the start.")
     ] = True,
+    folder: Dir = HERE,
 ) -> None:
     """Serve clients over HTTP and WebSocket until SIGTERM.
 
@@ -34,7 +40,7 @@ def edge(
     from turnstream.streams.process import log_as_json
 
     given = {"edge_host": host, "edge_port": port}
-    settings = configured("kafka_bootstrap", "database_url").model_copy(
+    settings = configured("kafka_bootstrap", "database_url", folder=folder).model_copy(
         update={name: value for name, value in given.items() if value is not None}
     )
 

@@ -4,6 +4,8 @@ import asyncio
 
 import typer
 
+from turnstream.streams.cli.options import HERE, Dir
+
 app = typer.Typer(help="Run a processor: a stream derived from another one.", no_args_is_help=True)
 
 
@@ -13,7 +15,7 @@ def _group() -> None:
 
 
 @app.command()
-def usage() -> None:
+def usage(*, folder: Dir = HERE) -> None:
     """Total the tokens of each tenant, hour and model into the topic `usage`.
 
     Any number may run; the partitions of `turn-results.<tenant>` are shared between them. Stops on
@@ -22,7 +24,7 @@ def usage() -> None:
     """
     from turnstream.streams.cli.configured import configured
 
-    settings = configured("kafka_bootstrap", "database_url")
+    settings = configured("kafka_bootstrap", "database_url", folder=folder)
     try:
         from turnstream.streams.usage import build_usage_app, run_usage_app
     except ModuleNotFoundError as error:
@@ -39,7 +41,7 @@ def usage() -> None:
     codec = asyncio.run(prepared(settings, lambda: open_codec(settings.schema_registry_url)))
     if codec is None:
         return
-    settings.processor_folder.mkdir(parents=True, exist_ok=True)
+    settings.processor_folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     run_usage_app(
         build_usage_app(settings, codec, lambda: open_usage_store(settings)), settings.log_level
     )

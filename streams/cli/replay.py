@@ -2,9 +2,13 @@
 
 import asyncio
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from turnstream.schemas.ids import check_tenant, check_thread_id, parse_turn_id
+from turnstream.streams.cli.options import HERE, AsJson, Dir, parsed
 
 if TYPE_CHECKING:
     from turnstream.streams.replay import ThreadReplay
@@ -25,7 +29,8 @@ def view(
     thread: Annotated[str, typer.Option(help="Thread id.", metavar="THREAD")] = "",
     turn: Annotated[str, typer.Option(help="Turn id, a UUID.", metavar="TURN")] = "",
     tenant: Annotated[str, typer.Option(help="Tenant of the thread or turn.")] = "",
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    folder: Dir = HERE,
+    as_json: AsJson = False,
 ) -> None:
     """Fold the log and print the transcript. Needs Kafka only, no Postgres.
 
@@ -34,7 +39,13 @@ def view(
     """
     if bool(thread) == bool(turn):
         raise typer.BadParameter("give either --thread or --turn")
-    found = asyncio.run(_replay(thread, turn, tenant))
+    if turn:
+        turn = str(parsed(parse_turn_id, turn, "--turn"))
+    else:
+        parsed(check_thread_id, thread, "--thread")
+    if tenant:
+        parsed(check_tenant, tenant, "--tenant")
+    found = asyncio.run(_replay(folder, thread, turn, tenant))
     from turnstream.streams.cli import transcript
 
     if as_json:
@@ -45,17 +56,17 @@ def view(
         raise typer.Exit(3)
 
 
-async def _replay(thread: str, turn: str, tenant: str) -> "ThreadReplay":
+async def _replay(folder: Path, thread: str, turn: str, tenant: str) -> "ThreadReplay":
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
     from turnstream.connectors.kafka.scan import LogScan, partition_of
     from turnstream.connectors.registry import open_codec
-    from turnstream.schemas.ids import parse_turn_id, thread_key
+    from turnstream.schemas.ids import thread_key
     from turnstream.streams.cli.configured import configured
     from turnstream.streams.replay_log import Replayer
 
-    settings = configured("kafka_bootstrap")
+    settings = configured("kafka_bootstrap", folder=folder)
     codec = await open_codec(settings.schema_registry_url)
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
     err = Console(stderr=True)
@@ -70,5 +81,5 @@ async def _replay(thread: str, turn: str, tenant: str) -> "ThreadReplay":
                 lambda done, total: progress.update(task, completed=done, total=total),
             )
             if turn:
-                return await replayer.turn(str(parse_turn_id(turn)), tenant)
+                return await replayer.turn(turn, tenant)
             return await replayer.thread(thread_key(tenant or "default", thread))

@@ -1,19 +1,16 @@
 """`turnstream up`, `down`, `status` and `logs`: the local stack from the command line."""
 
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from turnstream.streams.cli.options import HERE, Dir
+
 if TYPE_CHECKING:
     from turnstream.deploy.local.plan import Plan
 
-Dir = Annotated[
-    Path, typer.Option("--dir", help="Folder of the stack: data, logs, state.", metavar="DIR")
-]
 Port = Annotated[int, typer.Option(min=0, max=65535, help="0: a free one.")]
-HERE = Path(".turnstream")
 
 
 def up(

@@ -2,9 +2,12 @@
 
 import asyncio
 import json
-from typing import TYPE_CHECKING, Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
+
+from turnstream.streams.cli.options import HERE, AsJson, Dir
 
 if TYPE_CHECKING:
     from turnstream.connectors.kafka.admin import TopicDrift, TopicState
@@ -12,13 +15,11 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="List, create and check the Kafka topics.", no_args_is_help=True)
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
-
 
 @app.command("list")
-def list_topics(*, as_json: AsJson = False) -> None:
+def list_topics(*, folder: Dir = HERE, as_json: AsJson = False) -> None:
     """List every topic that turnstream needs, and what the brokers have."""
-    wanted, found, _ = asyncio.run(_look())
+    wanted, found, _ = asyncio.run(_look(folder))
     rows = [_row(topic, found.get(topic.name)) for topic in wanted]
     if as_json:
         typer.echo(json.dumps(rows, indent=2))
@@ -27,9 +28,9 @@ def list_topics(*, as_json: AsJson = False) -> None:
 
 
 @app.command()
-def create(*, as_json: AsJson = False) -> None:
+def create(*, folder: Dir = HERE, as_json: AsJson = False) -> None:
     """Create the topics that are missing; leave those that exist as they are."""
-    created, drifts = asyncio.run(_create())
+    created, drifts = asyncio.run(_create(folder))
     if as_json:
         typer.echo(json.dumps({"created": created, "drift": _drift_rows(drifts)}, indent=2))
     else:
@@ -41,9 +42,9 @@ def create(*, as_json: AsJson = False) -> None:
 
 
 @app.command()
-def check(*, as_json: AsJson = False) -> None:
+def check(*, folder: Dir = HERE, as_json: AsJson = False) -> None:
     """Compare the topics with what is wanted; exit with 3 where one is missing or differs."""
-    _, _, drifts = asyncio.run(_look())
+    _, _, drifts = asyncio.run(_look(folder))
     if as_json:
         typer.echo(json.dumps(_drift_rows(drifts), indent=2))
     elif drifts:
@@ -54,22 +55,24 @@ def check(*, as_json: AsJson = False) -> None:
         raise typer.Exit(3)
 
 
-async def _look() -> "tuple[tuple[Topic, ...], dict[str, TopicState], list[TopicDrift]]":
+async def _look(
+    folder: Path,
+) -> "tuple[tuple[Topic, ...], dict[str, TopicState], list[TopicDrift]]":
     from turnstream.connectors.kafka.admin import TopicAdmin
     from turnstream.streams.cli.configured import configured
 
-    settings = configured("kafka_bootstrap")
+    settings = configured("kafka_bootstrap", folder=folder)
     wanted = settings.topics.all(settings.tenants, settings.partitions)
     async with TopicAdmin(settings.kafka_bootstrap, replication=settings.replication) as admin:
         found = await admin.describe(topic.name for topic in wanted)
         return wanted, found, await admin.check(wanted)
 
 
-async def _create() -> "tuple[list[str], list[TopicDrift]]":
+async def _create(folder: Path) -> "tuple[list[str], list[TopicDrift]]":
     from turnstream.connectors.kafka.admin import TopicAdmin
     from turnstream.streams.cli.configured import configured
 
-    settings = configured("kafka_bootstrap")
+    settings = configured("kafka_bootstrap", folder=folder)
     wanted = settings.topics.all(settings.tenants, settings.partitions)
     async with TopicAdmin(settings.kafka_bootstrap, replication=settings.replication) as admin:
         created = await admin.create(wanted)

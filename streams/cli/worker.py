@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from turnstream.schemas.errors import TurnstreamError
+from turnstream.streams.cli.options import HERE, Dir
 
 if TYPE_CHECKING:
     from turnstream.streams.settings import Settings
@@ -18,6 +18,7 @@ def worker(
     create: Annotated[
         bool, typer.Option(help="Create missing topics and tables before the start.")
     ] = True,
+    folder: Dir = HERE,
 ) -> None:
     """Take turns from the input topics, run them, publish what they say.
 
@@ -31,21 +32,9 @@ def worker(
     from turnstream.streams.cli.configured import configured
     from turnstream.streams.process import log_as_json
 
-    settings = configured("kafka_bootstrap", "database_url", "model_url")
+    settings = configured("kafka_bootstrap", "database_url", "model_url", folder=folder)
     log_as_json(settings.log_level, exception_text=settings.log_exception_text)
-    try:
-        uvloop.run(_run(settings, name, create=create))
-    except ExceptionGroup as group:
-        # of several parts that fail at once, the first that has a code says what is wrong
-        named = group.subgroup(TurnstreamError)
-        if named is None:
-            raise
-        raise _first(named) from group
-
-
-def _first(group: ExceptionGroup[TurnstreamError]) -> TurnstreamError:
-    first = group.exceptions[0]
-    return _first(first) if isinstance(first, ExceptionGroup) else first
+    uvloop.run(_run(settings, name, create=create))
 
 
 async def _run(settings: "Settings", name: str, *, create: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
@@ -10,19 +11,43 @@ import sys
 import psycopg
 import pytest
 
+from turnstream.streams.cli import main
+
 SECRET = "a-secret-that-nobody-may-see-0123456789"
 
 
-def run(*args: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def run(*args: str, stdin: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
     env = {key: value for key, value in os.environ.items() if not key.startswith("TURNSTREAM_")}
     return subprocess.run(
         [sys.executable, "-m", "turnstream.streams.cli", *args],
         check=False,
         env={**env, **{f"TURNSTREAM_{key}": value for key, value in environment.items()}},
         capture_output=True,
+        input=stdin,
         text=True,
         timeout=120,
     )
+
+
+@pytest.fixture
+def here(monkeypatch, capsys):
+    """Run a command inside this process, which saves the start of an interpreter."""
+
+    def run(*args: str, stdin: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
+        for name in os.environ:
+            if name.startswith("TURNSTREAM_"):
+                monkeypatch.delenv(name)
+        for name, value in environment.items():
+            monkeypatch.setenv(f"TURNSTREAM_{name}", value)
+        monkeypatch.setattr(sys, "argv", ["turnstream", *args])
+        monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main()
+        said = capsys.readouterr()
+        return subprocess.CompletedProcess(args, ended.value.code, said.out, said.err)
+
+    return run
 
 
 @pytest.fixture(autouse=True)
@@ -78,6 +103,114 @@ def test_config_shows_values_and_sources_but_no_secrets(tmp_path):
     assert rows["jwt_secret"]["value"] == "********"
     table = run("config", "show", JWT_SECRET=SECRET)
     assert SECRET not in shown.stdout + table.stdout
+
+
+SHOWN = {
+    "MODEL_URL": "http://user:PW-1@models.example/v1?api_key=PW-2&x=1",
+    "MODEL_ROUTES": '{"m": "https://user:PW-3@m.example/v1", "k": "https://k/v1?token=PW-4"}',
+    "SCHEMA_REGISTRY_URL": "https://PW-5:PW-6@registry.example",
+    "JWKS_URL": "https://user:p@ss/PW-7@keys.example/jwks.json",
+    "EDGE_URL": "http://user:PW-8@edge.example",
+    "KAFKA_BOOTSTRAP": "user:PW-9@kafka.example:9092",
+    "DATABASE_URL": "postgresql://user:PW-10@db.example/x",
+    "DATABASE_DIRECT_URL": "host=db.example password=PW-11",
+    "MODEL_API_KEY": "PW-12",
+    "JWT_SECRET": "PW-13-0123456789-0123456789-0123456789",
+    "ALLOWED_ORIGINS": "https://user:PW-14@o.example,https://p.example",
+}
+
+
+def test_config_show_hides_every_password_and_nothing_else():
+    for form in (("--json",), ()):
+        shown = run("config", "show", *form, **{**SHOWN, "KAFKA_BOOTSTRAP": "h:1"})
+        assert shown.returncode == 0, shown.stderr
+        assert "PW-" not in shown.stdout
+        for host in (
+            "models.example",
+            "m.example",
+            "registry.example",
+            "keys.example",
+            "p.example",
+        ):
+            assert host in shown.stdout
+    rows = {row["name"]: row["value"] for row in json.loads(run(*SHOW, **SHOWN).stdout)}
+    assert rows["model_url"] == "http://********@models.example/v1?api_key=********&x=1"
+    assert rows["jwks_url"] == "https://********@keys.example/jwks.json"
+    assert rows["system_prompt"] == "You are a helpful assistant."
+
+
+SHOW = ("config", "show", "--json")
+
+
+def test_a_list_is_written_with_commas_and_an_unknown_name_is_refused():
+    rows = {row["name"]: row["value"] for row in json.loads(run(*SHOW, TENANTS="a, b").stdout)}
+    assert rows["tenants"] == ["a", "b"]
+    refused = run("config", "show", KAFKA_BOOTSTRAPS="h:1")
+    assert refused.returncode == 1
+    assert "the nearest is TURNSTREAM_KAFKA_BOOTSTRAP)" in refused.stderr
+
+
+AWAY = {
+    "KAFKA_BOOTSTRAP": "127.0.0.1:1",
+    "DATABASE_URL": "postgresql://user:PW-1@127.0.0.1:1/x",
+    "MODEL_URL": "http://127.0.0.1:1/v1",
+    "START_TIMEOUT_S": "0",
+}
+
+
+@pytest.mark.parametrize(
+    ("command", "names"),
+    [
+        ("topics list", "Kafka at 127.0.0.1:1 does not answer"),
+        ("topics check", "Kafka at 127.0.0.1:1 does not answer"),
+        ("topics create", "Kafka at 127.0.0.1:1 does not answer"),
+        ("replay view --thread t", "Kafka at 127.0.0.1:1 does not answer"),
+        ("dead-letters list", "Postgres"),
+        ("dead-letters show 0-1", "Postgres"),
+        ("processor usage", "Postgres"),
+        ("worker", "Postgres"),
+        ("edge --port 0", "Postgres"),
+        ("chat --url http://127.0.0.1:1", "the edge at http://127.0.0.1:1 does not answer"),
+    ],
+)
+def test_a_server_that_is_away_is_said_in_one_sentence(command: str, names: str, here):
+    # a long-lived process replaces the standard streams, so it needs a process of its own
+    lasts = command.split(maxsplit=1)[0] in {"processor", "worker", "edge"}
+    failed = (run if lasts else here)(*command.split(), stdin="hello", **AWAY)
+
+    assert failed.returncode == 1
+    [sentence] = failed.stderr.splitlines()
+    assert names in sentence
+    assert failed.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("command", "names"),
+    [
+        ("replay view --turn notuuid", "'notuuid' is not a UUID"),
+        ("replay view --thread t --tenant a/b", "--tenant"),
+        ("replay view", "--thread or --turn"),
+        ("dead-letters list --state foo", "requeue_due"),
+        ("dead-letters list --tenant a/b", "--tenant"),
+        ("dead-letters list --after 3", "--after"),
+        ("dead-letters list --from -1", "--from"),
+        ("dead-letters list --partition -2", "--partition"),
+        ("dead-letters show 3", "partition-offset"),
+        ("dead-letters drop 3-1 x", "partition-offset"),
+        ("dead-letters requeue 3", "partition-offset"),
+        ("dead-letters requeue 3-1 --wait -1", "--wait"),
+        ("chat --url foo", "--url"),
+        ("chat --url http://", "--url"),
+        ("edge --port 70000", "--port"),
+        ("up --only kafka,redis", "no such part: redis"),
+        ("topics list --dir /etc/passwd", "is a file"),
+    ],
+)
+def test_a_wrong_value_is_a_usage_error(command: str, names: str, here):
+    refused = here(*command.split(), stdin="hello", **AWAY)
+
+    assert refused.returncode == 2
+    assert names in " ".join(refused.stderr.replace("│", "").split())
 
 
 def test_config_env_is_a_file_that_sets_nothing_but_names_everything(tmp_path):

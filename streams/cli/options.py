@@ -1,0 +1,31 @@
+"""Options that several commands have, and values that are wrong on the command line."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+import typer
+
+T = TypeVar("T")
+
+HERE = Path(".turnstream")
+Dir = Annotated[
+    Path,
+    typer.Option(
+        "--dir",
+        help="Folder of the local stack, which fills in what is not set.",
+        metavar="DIR",
+        file_okay=False,
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+
+def parsed(parse: Callable[[str], T], text: str, option: str) -> T:
+    """Return what `parse` makes of an option's text; what it refuses is a usage error (exit 2)."""
+    from turnstream.schemas.errors import InvalidRequestError
+
+    try:
+        return parse(text)
+    except InvalidRequestError as error:
+        raise typer.BadParameter(str(error), param_hint=option) from None
