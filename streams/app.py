@@ -321,6 +321,7 @@ async def open_worker(
                 worker_id,
                 name,
                 ttl_s=settings.lease_ttl_s,
+                excuse_s=settings.loop_block_max_s,
                 silent_s=lambda: pump.silent_s() if hearing.steady else None,
                 on_change=on_change,
             ),

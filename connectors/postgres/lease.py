@@ -1,8 +1,10 @@
 """The worker's lease: one row, renewed from a thread and a direct connection of its own.
 
-The thread renews only while the event loop ticks (`beat`), so that a worker which cannot work is
-not taken for alive. Peers judge the row by the server's clock and by whether this connection's
-session still exists. Each renewal also says for how long Kafka has not answered the worker.
+The thread renews if the event loop has ticked (`beat`) since the last renewal, however late: a
+worker on busy cores is slow, not dead. A loop that does not tick at all is excused for a while,
+because this thread runs and so the process lives; after that the worker is not taken for alive.
+Peers judge the row by the server's clock and by whether this connection's session still exists.
+Each renewal also says for how long Kafka has not answered the worker.
 """
 
 from __future__ import annotations
@@ -38,7 +40,8 @@ class Lease:
     untouched (`held` again) or gone: `lost`, for good; the attempts end, and a new worker id is
     needed. A restored database or a failover (a new timeline) ends the lease as well.
 
-    `faltered`: the loop has missed a beat since the last renewal, so that a loss may be its fault.
+    `excuse_s`: how long the loop may not tick at all while renewals go on. `faltered`: the loop was
+    behind at the last renewal or since, so that a loss may be its fault.
     `on_change` is called on the event loop when the thread sees the state change; the property
     tells it at any moment, also in a process that was just woken. `silent_s`: seconds since Kafka
     answered the worker, None where peers are not to go by it; called from the lease's thread.
@@ -52,6 +55,7 @@ class Lease:
         *,
         ttl_s: float = LEASE_TTL_S,
         renew_every_s: float = RENEW_EVERY_S,
+        excuse_s: float = 0.0,
         silent_s: Callable[[], float | None] = lambda: 0.0,
         on_change: Callable[[LeaseState], None] | None = None,
     ) -> None:
@@ -60,11 +64,13 @@ class Lease:
         self._name = name
         self._ttl_s = ttl_s
         self._every_s = renew_every_s
+        self._excuse_s = excuse_s
         self._silent_s = silent_s
         self._on_change = on_change
         self._connection: psycopg.Connection[Any] | None = None
         self._deadline = 0.0
         self._beat = time.monotonic()
+        self._beat_renewed = self._beat
         self.faltered = False
         self._steady_from = 0.0
         self._lost = False
@@ -82,9 +88,16 @@ class Lease:
 
     def beat(self) -> None:
         """Tell that the event loop ticks; to be called more often than `renew_every_s`."""
-        now = time.monotonic()
-        self.faltered = self.faltered or now - self._beat > self._every_s
-        self._beat = now
+        self.faltered = self.faltered or self._behind
+        self._beat = time.monotonic()
+
+    @property
+    def _behind(self) -> bool:
+        return time.monotonic() - self._beat > self._every_s
+
+    def _may_renew(self) -> bool:
+        """Return whether the loop has ticked since the last renewal, or is still excused."""
+        return self._beat > self._beat_renewed or (time.monotonic() - self._beat < self._excuse_s)
 
     @property
     def steady_s(self) -> float:
@@ -98,7 +111,7 @@ class Lease:
     async def __aenter__(self) -> Self:
         """Register the worker; raises `DatabaseUnavailableError`."""
         self._loop = asyncio.get_running_loop()
-        self.beat()
+        self._beat = self._beat_renewed = time.monotonic()
         await asyncio.to_thread(self._register)
         self._wake_out, self._wake_in = os.pipe()
         self._thread.start()
@@ -138,7 +151,7 @@ class Lease:
             if self._ended:
                 break
             wait_s = self._every_s
-            if time.monotonic() - self._beat < self._every_s:
+            if self._may_renew():
                 try:
                     self._renew()
                 except psycopg.Error:
@@ -154,10 +167,11 @@ class Lease:
 
     def _sleep(self, wait_s: float) -> None:
         # A cut connection can be read at once, so it is replaced before peers miss its session.
-        sockets = [self._wake_out]
+        poll = select.poll()  # not select(): it takes no descriptor above 1023
+        poll.register(self._wake_out, select.POLLIN)
         if self._connection is not None:
-            sockets.append(self._connection.fileno())
-        ready, _, _ = select.select(sockets, [], [], self._until_change(wait_s))
+            poll.register(self._connection.fileno(), select.POLLIN)
+        ready = {fd for fd, _ in poll.poll(1000 * self._until_change(wait_s))}
         if self._connection is not None and self._connection.fileno() in ready:
             self._drop()
 
@@ -168,13 +182,14 @@ class Lease:
     def _renew(self) -> None:
         unbroken = self._connection is not None and self.state == "held"
         connection = self._connection = self._connection or self._connect()
-        sent = time.monotonic()
+        beat, sent = self._beat, time.monotonic()
         row = connection.execute(
             "SELECT renew_worker(%s, make_interval(secs => %s), make_interval(secs => %s))",
             (self.worker, self._ttl_s, self._silent_s()),
         ).fetchone()
         if row and row[0]:
-            self.faltered = False
+            self._beat_renewed = beat
+            self.faltered = self._behind
             if not unbroken:
                 self._steady_from = time.monotonic()
             self._deadline = sent + self._ttl_s

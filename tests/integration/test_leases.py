@@ -96,7 +96,8 @@ async def test_a_worker_whose_loop_is_blocked_gives_its_threads_up(
     config = tmp_path / "langgraph.json"
     config.write_text(json.dumps({"graphs": {"blocking": "./blocking.py:graph"}}))
     workers = {
-        name: scene.process(name, LANGGRAPH_JSON=str(config)) for name in ("first", "second")
+        name: scene.process(name, LANGGRAPH_JSON=str(config), LOOP_BLOCK_MAX_S="0")
+        for name in ("first", "second")
     }
     for worker in workers.values():
         await worker.ready()

@@ -128,6 +128,53 @@ async def test_without_ticks_it_holds_and_then_goes_on(scene, ledger_dsn):
     assert lease.state == "held"
 
 
+async def test_a_loop_that_ticks_late_keeps_the_lease(scene, ledger_dsn):
+    """On busy cores it ticks less often than renewals are due."""
+    told = []
+    lease = Lease(
+        ledger_dsn, uuid.uuid4(), "w", ttl_s=60.0, renew_every_s=0.05, on_change=told.append
+    )
+
+    async def left():
+        return await scene.pool.fetchval(
+            "SELECT lease_until FROM workers WHERE worker = $1", lease.worker
+        )
+
+    async with lease:
+        for _ in range(3):
+            await asyncio.sleep(0.4)  # longer than between two renewals: the fault
+            before = await left()
+            lease.beat()
+
+            async def renewed(before=before):
+                return await left() > before
+
+            await until(renewed)
+    assert told == []
+
+
+async def test_a_blocked_loop_is_excused_for_a_while(scene, ledger_dsn):
+    told = []
+    lease = Lease(
+        ledger_dsn,
+        uuid.uuid4(),
+        "w",
+        ttl_s=1.0,
+        renew_every_s=0.2,
+        excuse_s=2.5,
+        on_change=told.append,
+    )
+
+    async def holds():
+        return told == ["holding"]
+
+    began = time.monotonic()
+    async with lease:
+        await until(holds)
+        assert time.monotonic() - began > 2.5, "it was renewed without a tick"
+        assert lease.faltered
+
+
 async def test_renewals_say_how_long_kafka_has_been_silent(scene, ledger_dsn):
     silent_s: float | None = 0.0
     mine, peer = uuid.uuid4(), uuid.uuid4()
