@@ -19,6 +19,7 @@ from turnstream.graph import nested_retries
 from turnstream.graph.closing import closing_calls
 from turnstream.graph.deadlines import TurnLimits, overrun
 from turnstream.graph.ending import last_answer, outcome_of, text_in, with_words
+from turnstream.graph.interrupting import RUNNING
 from turnstream.graph.questions import asked_fields
 from turnstream.graph.recorded import record_with
 from turnstream.graph.said import Said
@@ -70,9 +71,11 @@ class RunOutcome:
 class TurnControl:
     """The way to stop a run from outside; each call takes effect once, from the loop's thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, turn_id: str = "") -> None:
+        self.turn_id = turn_id
         self.run = RunControl()
         self.cause: str | None = None
+        self.failure: TurnError | None = None
         self._stop: Callable[[], None] | None = None
 
     def drain(self, reason: str = "shutdown") -> None:
@@ -86,10 +89,17 @@ class TurnControl:
             if self._stop is not None:
                 self._stop()
 
+    def fail(self, error: TurnError) -> None:
+        """Stop now and end as failed, whatever the graph makes of being stopped."""
+        if self.failure is None:
+            self.failure = error
+            if self._stop is not None:
+                self._stop()
+
     def on_stop(self, stop: Callable[[], None]) -> None:
-        """Call `stop` when the turn is cancelled, at once if it is already."""
+        """Call `stop` when the turn is cancelled or failed, at once if it is already."""
         self._stop = stop
-        if self.cause is not None:
+        if self.cause is not None or self.failure is not None:
             stop()
 
 
@@ -136,6 +146,7 @@ async def run_turn(
         run.add_done_callback(_look_at)
     if commits.lost is not None:
         raise commits.lost
+    late = late or control.failure
     if late is not None:
         ended = await attempt.close(outcome_of(late))
         return replace(ended, instead=attempt.cancelled)
@@ -188,6 +199,7 @@ class _Attempt:
         self.commits.stop()
 
     async def run(self) -> RunOutcome:
+        RUNNING.set(self.control)
         self.commits.is_last = self.entry.is_last
         config = self.turn.runnable_config()
         try:

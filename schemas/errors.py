@@ -190,6 +190,13 @@ class StepTimeoutError(TurnError):
     status = 504
 
 
+class GraphBlockedError(TurnError):
+    """The graph blocked its worker's event loop for too long; blocking code belongs in a thread."""
+
+    code = "graph_blocked"
+    status = 504
+
+
 class PoisonedError(TurnError):
     """The turn was parked: attempts at it kept ending with their worker, or broke."""
 

@@ -62,6 +62,7 @@ from turnstream.streams.edge.subscription import Snapshots
 from turnstream.streams.health import health_port
 from turnstream.streams.hearing import Hearing
 from turnstream.streams.intake import Intake
+from turnstream.streams.loop_watch import LoopWatch
 from turnstream.streams.metrics import WorkerMetrics, watch_worker
 from turnstream.streams.outlets import Outlets
 from turnstream.streams.purge import Purge
@@ -70,7 +71,7 @@ from turnstream.streams.worker import Worker
 REQUEUES_AT_ONCE_MAX = 50
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
     import asyncpg
 
@@ -242,12 +243,16 @@ def _socket_limits(settings: Settings) -> SocketLimits:
 
 @asynccontextmanager
 async def open_worker(
-    settings: Settings, *, name: str = "", catalog: Catalog | None = None
+    settings: Settings,
+    *,
+    name: str = "",
+    catalog: Catalog | None = None,
+    replace: Callable[[], None] | None = None,
 ) -> AsyncIterator[Worker]:
     """Open a worker; its `run` works until its `stop`. Topics and tables have to exist.
 
     `name` is for people and logs. `catalog` stands in for the built-in agent and the graphs that
-    settings name.
+    settings name. `replace` replaces the process by a new one, from any thread; None: it cannot.
     """
     topics, direct = settings.topics, settings.direct_url
     dsn, timeout_s = settings.database_url.get_secret_value(), settings.statement_timeout_s
@@ -336,6 +341,11 @@ async def open_worker(
             ),
             turns_max=settings.turns_max,
             hearing=hearing,
+            loop_watch=LoopWatch(
+                block_timeout_s=settings.graph_block_timeout_s,
+                block_max_s=settings.loop_block_max_s,
+                replace=replace,
+            ),
             drain_timeout_s=settings.drain_timeout_s,
         )
         inbox = await stack.enter_async_context(

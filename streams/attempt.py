@@ -92,7 +92,7 @@ class TurnAttempt:
         self, claim: Claim, bench: Bench, release: Callable[[Claim, str], Awaitable[None]]
     ) -> None:
         self.claim = claim
-        self.control = TurnControl()
+        self.control = TurnControl(str(claim.turn_id))
         self.began_at = time.monotonic()
         self._bench = bench
         self._release = release

@@ -1,4 +1,4 @@
-"""What every long-lived process of ours does at its start: logs, signals, garbage collection."""
+"""What every long-lived process of ours does: logs, signals, garbage collection, a new start."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import gc
 import json
 import logging
+import os
 import signal
 import sys
 from typing import TYPE_CHECKING
@@ -107,3 +108,13 @@ def on_stop_signal(stop: Callable[[], None]) -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, heard, number)
+
+
+def begin_anew() -> None:
+    """Replace this process by a new one with the same command, process id and log.
+
+    May be called from any thread. Its connections are cut, so that peers see at once that it is
+    gone; a supervisor sees nothing.
+    """
+    sys.stderr.flush()
+    os.execv(sys.executable, sys.orig_argv)  # noqa: S606  our own command, as it was given

@@ -101,11 +101,15 @@ class Settings(BaseSettings):
     tick_ms: float = Field(5.0, ge=0, le=1000, description="least time between produce rounds")
     ack_stall_s: float = Field(10.0, gt=0, description="without acks: claim none, look for a peer")
     lease_ttl_s: float = Field(3.0, gt=0.5, description="a frozen worker is dead after it")
+    graph_block_timeout_s: float = Field(
+        10.0,
+        gt=0,
+        description="a graph may block its worker's event loop; then its turn fails, graph_blocked",
+    )
     loop_block_max_s: float = Field(
         30.0,
         ge=0,
-        description="a blocked event loop is excused, while its process runs; then the worker's"
-        " lease ends",
+        description="a worker keeps its lease while its event loop is blocked; then it starts anew",
     )
     drain_timeout_s: float = Field(20.0, ge=0, description="for running turns after SIGTERM")
     text_chars_max: int = Field(200_000, ge=1, description="of a turn's text")

@@ -15,6 +15,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 import uuid
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from turnstream.connectors.postgres.signals import Listeners, Signals
     from turnstream.streams.hearing import Hearing
     from turnstream.streams.intake import Intake
+    from turnstream.streams.loop_watch import LoopWatch
     from turnstream.streams.outlets import Outlets
     from turnstream.streams.purge import Purge
     from turnstream.streams.roster import Attempt
@@ -52,6 +54,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 WATCH_EVERY_S = 0.1
+WATCH_LATE_S = 1.0
 FLUSH_TIMEOUT_S = 3.0
 RETRY_S = 0.5
 
@@ -78,6 +81,7 @@ class Worker:
         purge: Purge,
         turns_max: int,
         hearing: Hearing,
+        loop_watch: LoopWatch,
         drain_timeout_s: float,
     ) -> None:
         self.name = name
@@ -106,6 +110,7 @@ class Worker:
         )
         self._purge = purge
         self._hearing = hearing
+        self._loop_watch = loop_watch
         self._drain_timeout_s = drain_timeout_s
         self._intake: Intake | None = None
         self._lease: Lease | None = None
@@ -144,9 +149,10 @@ class Worker:
             raise RuntimeError("take_from() comes first")
         intake = self._intake
         try:
-            async with asyncio.TaskGroup() as tasks:
-                self._tasks = tasks
-                await self._work(tasks, intake)
+            with self._loop_watch.watching():
+                async with asyncio.TaskGroup() as tasks:
+                    self._tasks = tasks
+                    await self._work(tasks, intake)
         except* _StoppedError:
             log.info("worker_stopped", worker=self.name)
 
@@ -223,11 +229,14 @@ class Worker:
 
     async def _watch(self) -> None:
         """Beat for the lease, and see whether Kafka acknowledges: while it does not, turns hold."""
+        late = False
         while True:
+            self._loop_watch.beat()
             if self._lease is not None:
                 self._lease.beat()
             before = self._hearing.stalled
-            self._hearing.look(due_s=self._pump.stalled_s(), silent_s=self._pump.silent_s())
+            if not late:  # after a pause of this loop, answers may wait to be read
+                self._hearing.look(due_s=self._pump.stalled_s(), silent_s=self._pump.silent_s())
             stalled = self._hearing.stalled
             if stalled and not before:
                 log.error("acks_stalled", turns=len(self.roster.running))
@@ -235,7 +244,9 @@ class Worker:
                 log.info("acks_again")
                 self.roster.wake.set()
             self.roster.accepting = self.may_produce() and not stalled
+            began = time.monotonic()
             await asyncio.sleep(WATCH_EVERY_S)
+            late = time.monotonic() - began > WATCH_LATE_S
 
     async def _probe(self) -> None:
         """Learn whether Kafka answers, also while there is nothing to say.

@@ -39,11 +39,12 @@ def worker(
 
 async def _run(settings: "Settings", name: str, *, create: bool) -> None:
     from turnstream.streams.app import open_worker
+    from turnstream.streams.process import begin_anew
     from turnstream.streams.start import run_until_signal
 
     await run_until_signal(
         settings,
-        lambda: open_worker(settings, name=name),
+        lambda: open_worker(settings, name=name, replace=begin_anew),
         create=create,
         host=settings.worker_health_host,
         port=settings.worker_health_port,
