@@ -61,6 +61,20 @@ class RecordTooLargeError(TurnstreamError):
     status = 413
 
 
+class UnsupportedMediaTypeError(TurnstreamError):
+    """The body is not declared as JSON."""
+
+    code = "unsupported_media_type"
+    status = 415
+
+
+class NotServedError(TurnstreamError):
+    """A LangGraph SDK has this route, but this edge does not serve it."""
+
+    code = "not_served"
+    status = 501
+
+
 class UnauthorizedError(TurnstreamError):
     """There is no valid token."""
 

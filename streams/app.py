@@ -47,6 +47,7 @@ from turnstream.schemas.errors import ConfigurationError
 from turnstream.streams.admission import Rules
 from turnstream.streams.attempt import Bench, TurnAttempt
 from turnstream.streams.dead_letters import DeadLetters
+from turnstream.streams.edge.arrivals import arrivals_of
 from turnstream.streams.edge.context import EdgeContext
 from turnstream.streams.edge.directory import LedgerDirectory
 from turnstream.streams.edge.fanout import SocketLimits, Sockets
@@ -128,6 +129,7 @@ async def open_edge(
             submit=Submit(log, feed, pressure, settings.edge_start_wait_s, settings.text_chars_max),
             auth=auth,
             sockets=sockets,
+            arrivals=arrivals_of(settings),
             state=reading,
             exists=threads.exists,
             graph_of=lambda assistant_id: _graph_of(catalog, assistant_id),

@@ -124,9 +124,28 @@ class Settings(BaseSettings):
     jwks_url: str = Field("", description="keys of the token issuer (RS256, ES256, EdDSA)")
     jwt_audience: str = Field("", description="required `aud`; empty: not checked")
     jwt_issuer: str = Field("", description="required `iss`; empty: not checked")
-    allowed_origins: tuple[str, ...] = Field((), description="browser origins; empty: same origin")
+    jwt_leeway_s: float = Field(
+        0.0, ge=0, le=300, description="a token is taken as long after its end, before its begin"
+    )
+    allowed_origins: tuple[str, ...] = Field(
+        (), description="origins of pages in browsers, beside the edge's own; * for all"
+    )
     edge_start_wait_s: float = Field(2.0, ge=0, description="for a turn's first record; then 202")
-    edge_sockets_per_user_max: int = Field(100, ge=1, description="open sockets and streams")
+    edge_connections_max: int = Field(
+        16_384,
+        ge=8,
+        description="connections at once, fewer where the limit of open files is low; above, the"
+        " one that has waited longest for its request to arrive is closed",
+    )
+    edge_head_timeout_s: float = Field(
+        10.0, gt=0, description="for a request's head or a socket's handshake to arrive; then 408"
+    )
+    edge_body_timeout_s: float = Field(
+        30.0, gt=0, description="for a request's whole body to arrive; then 408"
+    )
+    edge_sockets_per_user_max: int = Field(
+        100, ge=1, description="open sockets, streams and answers waited for"
+    )
     edge_subscriptions_per_socket_max: int = Field(32, ge=1, description="on one WebSocket")
     edge_requests_per_s_max: float = Field(200.0, gt=0, description="of one user, on average")
     edge_frame_bytes_max: int = Field(1 << 20, ge=1024, description="of one WebSocket message")

@@ -14,6 +14,7 @@ from turnstream.streams.edge.auth import Authenticator, Principal, bearer
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from turnstream.streams.edge.arrivals import Arrivals
     from turnstream.streams.edge.fanout import Sockets
     from turnstream.streams.edge.feed import Feed
     from turnstream.streams.edge.limits import RequestRate
@@ -65,6 +66,7 @@ class EdgeContext:
     submit: Submit
     auth: Authenticator
     sockets: Sockets
+    arrivals: Arrivals
     state: StateReader
     exists: Callable[[str], Awaitable[bool]]
     graph_of: Callable[[str], str | None] = lambda assistant_id: assistant_id

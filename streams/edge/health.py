@@ -61,9 +61,10 @@ class EdgeCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         """Yield every metric of the edge."""
         edge = self._edge
-        sockets, feed, tail = edge.sockets, edge.feed, edge.tail
+        sockets, feed, tail, arrivals = edge.sockets, edge.feed, edge.tail, edge.arrivals
         gauges = {
-            "sockets": ("open sockets and event streams", len(sockets.outlets)),
+            "sockets": ("open sockets, streams, answers waited for", len(sockets.outlets)),
+            "connections_waiting": ("whose request is not here yet", len(arrivals.waiting)),
             "threads_watched": ("threads with a watcher", len(feed.threads)),
             "backlog_bytes": (
                 "bytes that clients have not taken",
@@ -78,6 +79,9 @@ class EdgeCollector(Collector):
             "refills": ("readers that fell behind", sockets.refills + feed.refills),
             "resets": ("cursors that could not be honoured", feed.resets),
             "aborted": ("sockets that made no progress", sockets.aborted),
+            "connections_evicted": ("made room for newer ones", arrivals.evicted),
+            "connections_refused": ("found no room", arrivals.refused),
+            "connections_late": ("whose request did not arrive in time", arrivals.timed_out),
             "records": ("records seen by the tail", tail.records if tail else 0),
             "records_followed": ("of threads watched here", tail.followed_records if tail else 0),
             "fetches": ("answers from brokers", tail.fetches if tail else 0),

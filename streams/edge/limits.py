@@ -1,49 +1,22 @@
-"""What a request may be before anything looks at it: origin, size, rate. Pure but for a clock."""
+"""How much a caller may send: requests a second, bytes a body. Pure except for a clock."""
 
 from __future__ import annotations
 
 import time
 from collections import OrderedDict
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
-from turnstream.schemas.errors import ForbiddenError, TooManyRequestsError
+from turnstream.schemas.errors import TooManyRequestsError
 from turnstream.streams.edge.problems import Problem, ProblemResponse
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
     from turnstream.streams.edge.auth import Principal
 
 USERS_REMEMBERED_MAX = 10_000
-_DEFAULT_PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}
-
-
-def check_origin(headers: Mapping[str, str], allowed: tuple[str, ...]) -> None:
-    """Raise `ForbiddenError` (`origin`) for a browser's origin that is neither allowed nor ours.
-
-    Only browsers send `Origin`; whoever does not is checked by the token alone.
-    """
-    origin = headers.get("origin")
-    if origin is None or origin in allowed or "*" in allowed:
-        return
-    if not allowed and _same_host(origin, headers.get("host", "")):
-        return
-    raise ForbiddenError("this origin is not allowed", code="origin")
-
-
-def _same_host(origin: str, host: str) -> bool:
-    try:
-        parts = urlsplit(origin)
-        port = parts.port or _DEFAULT_PORTS.get(parts.scheme)
-        ours = urlsplit(f"//{host}")
-        return parts.hostname == ours.hostname and port == (
-            ours.port or _DEFAULT_PORTS.get(parts.scheme)
-        )
-    except ValueError:
-        return False
 
 
 class RequestRate:

@@ -1,7 +1,7 @@
 """Errors as HTTP answers: `application/problem+json` (RFC 9457) with a stable `code`.
 
-Every error that leaves the edge goes through here; nothing of an unexpected one is shown but its
-code, the rest goes to the log.
+Every error that leaves the edge goes through here. Of an unexpected one a client sees the code
+`internal`, the error's class, and an id under which the log has its frames.
 """
 
 from __future__ import annotations
@@ -10,23 +10,26 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-import structlog
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
+from turnstream.schemas import unexpected
 from turnstream.schemas.errors import TooManyRequestsError, TurnstreamError
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
     from starlette.requests import Request
 
-_log = structlog.get_logger(__name__)
-_encode = msgspec.json.Encoder().encode
+problem_bytes = msgspec.json.Encoder().encode
 
 
 class Problem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A problem body. `field` names the part of the request that cannot be right."""
+    """A problem body.
+
+    `field` names the part of the request that cannot be right; `error_id` finds an unexpected
+    error in the edge's log.
+    """
 
     type: str = "about:blank"
     title: str
@@ -34,6 +37,7 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     code: str
     detail: str = ""
     field: str = ""
+    error_id: str = ""
     retryable: bool = False
 
 
@@ -43,7 +47,7 @@ class ProblemResponse(Response):
     media_type = "application/problem+json"
 
     def __init__(self, problem: Problem, headers: dict[str, str] | None = None) -> None:
-        super().__init__(_encode(problem), status_code=problem.status, headers=headers)
+        super().__init__(problem_bytes(problem), status_code=problem.status, headers=headers)
 
 
 def problem_of(error: TurnstreamError) -> Problem:
@@ -108,11 +112,22 @@ async def _http(_request: Request, error: Exception) -> Response:
     )
 
 
-async def _unexpected(request: Request, error: Exception) -> Response:
-    _log.error("request failed", path=request.url.path, exc_info=error)
-    return ProblemResponse(
-        Problem(title="Internal Server Error", status=500, code="internal", retryable=True)
+def unexpected_problem(place: str, error: Exception, **ids: object) -> Problem:
+    """Count and log an unexpected error; return its problem body."""
+    error_id = unexpected.note(place, error, **ids)
+    return Problem(
+        title="Internal Server Error",
+        status=500,
+        code="internal",
+        detail=unexpected_text(error, error_id),
+        error_id=error_id,
+        retryable=True,
     )
+
+
+def unexpected_text(error: Exception, error_id: str) -> str:
+    """Return what a client is told of an unexpected error: no text of its own."""
+    return f"unexpected {type(error).__name__}; the edge's log has it under the id {error_id}"
 
 
 def install(app: FastAPI) -> None:
@@ -120,4 +135,3 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(TurnstreamError, _ours)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)
-    app.add_exception_handler(Exception, _unexpected)

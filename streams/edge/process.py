@@ -18,13 +18,14 @@ from turnstream.streams.edge.auth import (
     DevAuthenticator,
     JwtAuthenticator,
 )
+from turnstream.streams.edge.entrance import is_loopback
 from turnstream.streams.edge.pressure import TAIL_SILENT_MAX_S
-from turnstream.streams.edge.server import EdgeServer, is_loopback
 
 if TYPE_CHECKING:
     from turnstream.streams.edge.context import EdgeContext
     from turnstream.streams.edge.fanout import Sockets
     from turnstream.streams.edge.pressure import Pressure
+    from turnstream.streams.edge.server import EdgeServer
     from turnstream.streams.settings import Settings
 
 _log = structlog.get_logger(__name__)
@@ -125,6 +126,7 @@ class Edge:
             asyncio.create_task(self.tail.run(), name="tail"),
             asyncio.create_task(self.pressure.watch(), name="pressure"),
             asyncio.create_task(self.context.sockets.watch(), name="watchdog"),
+            asyncio.create_task(self.context.arrivals.watch(), name="arrivals"),
         ]
         serving = asyncio.create_task(self.server.run(), name="server")
         try:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
+import functools
 import socket
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ import uvicorn
 from fastapi_offline import FastAPIOffline
 
 from turnstream.schemas.errors import ConfigurationError
-from turnstream.streams.edge import health, problems, routes, thread_stream
+from turnstream.streams.edge import entrance, health, problems, routes, thread_stream
 from turnstream.streams.edge.connections import EdgeHttpProtocol, EdgeWebSocketProtocol
 from turnstream.streams.edge.limits import BodyLimit
 from turnstream.streams.edge.routes.deps import PROBLEMS
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from fastapi import FastAPI
 
+    from turnstream.streams.edge.arrivals import Arrivals
     from turnstream.streams.edge.context import EdgeContext
     from turnstream.streams.settings import Settings
 
@@ -42,12 +43,17 @@ def build_app(edge: EdgeContext) -> FastAPI:
     """Return the app with every route of the edge."""
     # its scripts and styles come from the package: where this runs there may be no internet
     app = FastAPIOffline(
-        title="turnstream", version=version("turnstream"), docs_url="/docs", redoc_url=None
+        title="turnstream",
+        version=version("turnstream"),
+        docs_url="/docs",
+        redoc_url=None,
+        redirect_slashes=False,  # a redirect would go to whatever host the request names
     )
     app.state.edge = edge
     problems.install(app)
     app.add_middleware(thread_stream.CommandsFirst)
     app.add_middleware(BodyLimit, bytes_max=edge.settings.edge_body_bytes_max)
+    entrance.install(app, edge.settings, dev=edge.auth.dev)
     app.include_router(thread_stream.router, responses=PROBLEMS)
     for router in routes.ROUTERS:
         app.include_router(router)
@@ -73,12 +79,9 @@ def _ask_for_tokens(app: FastAPI) -> None:
     app.openapi = openapi  # type: ignore[method-assign]  # as FastAPI has it
 
 
-def is_loopback(host: str) -> bool:
-    """Say whether only this machine reaches an address; other names may lead out."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+def _with(protocol: Any, arrivals: Arrivals) -> Any:
+    """Return a protocol class that uvicorn can call, with what it does not know."""
+    return functools.partial(protocol, arrivals=arrivals)
 
 
 class _Server(uvicorn.Server):
@@ -96,8 +99,8 @@ class EdgeServer:
         config = uvicorn.Config(
             build_app(edge),
             loop="none",
-            http=EdgeHttpProtocol,
-            ws=EdgeWebSocketProtocol,
+            http=_with(EdgeHttpProtocol, edge.arrivals),
+            ws=_with(EdgeWebSocketProtocol, edge.arrivals),
             ws_per_message_deflate=False,  # a prepared frame is shared by all sockets
             ws_max_size=settings.edge_frame_bytes_max,
             ws_ping_interval=PING_S,

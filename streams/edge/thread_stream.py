@@ -22,8 +22,8 @@ from turnstream.streams.edge.connections import connection_of
 from turnstream.streams.edge.context import EdgeContext, edge_of, principal_of
 from turnstream.streams.edge.cursor import Cursor, cursor_of
 from turnstream.streams.edge.directory import patiently
+from turnstream.streams.edge.entrance import check_origin
 from turnstream.streams.edge.filters import Filter
-from turnstream.streams.edge.limits import check_origin
 from turnstream.streams.edge.problems import problem_answer
 from turnstream.streams.edge.thread_socket import Socket
 

@@ -48,7 +48,7 @@ class Watcher(asyncio.Protocol):
         key = base64.b64encode(os.urandom(16)).decode()
         lines = [
             f"GET /threads/{self.thread}/stream/events HTTP/1.1",
-            "Host: x",
+            "Host: localhost",
             "Upgrade: websocket",
             "Connection: Upgrade",
             f"Sec-WebSocket-Key: {key}",

@@ -131,6 +131,7 @@ class ProblemBody(BaseModel):
     code: str
     detail: str = ""
     field: str = ""
+    error_id: str = ""
     retryable: bool = Field(default=False, description="the same request may work later")
 
 
@@ -142,8 +143,10 @@ _WHEN = {
     404: "no such thread, run, assistant or checkpoint, or it belongs to somebody else",
     409: "the thread is in a state that does not allow this",
     413: "the body, or a text in it, is too large",
+    415: "the body is not declared as JSON",
     422: "a field cannot be right; `field` names it",
     429: "a limit is reached",
+    500: "an unexpected error; `error_id` finds it in the edge's log",
     503: "Kafka or Postgres does not answer; try again",
 }
 PROBLEMS: dict[int | str, dict[str, Any]] = {

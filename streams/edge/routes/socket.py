@@ -42,9 +42,9 @@ from turnstream.streams.edge.connections import connection_of
 from turnstream.streams.edge.context import DEFAULT_GRAPH, edge_of
 from turnstream.streams.edge.cursor import Cursor
 from turnstream.streams.edge.directory import patiently
+from turnstream.streams.edge.entrance import check_origin
 from turnstream.streams.edge.event_stream import room
 from turnstream.streams.edge.frames import websocket_frame
-from turnstream.streams.edge.limits import check_origin
 from turnstream.streams.edge.routes.assistants import entry_of
 from turnstream.streams.edge.routes.bodies import ChatBody, CommandBody, RunBody, check_json
 from turnstream.streams.edge.routes.chat import plain_events, say

@@ -371,8 +371,9 @@ async def test_a_socket_that_takes_nothing_is_dropped(settings, open_running, wo
         _, writer = await asyncio.open_connection(host, port, limit=1024)
         writer.transport.pause_reading()
         body = json.dumps({"channels": ALL}).encode()
-        head = f"POST /threads/a/stream/events HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}"
-        writer.write(head.encode() + b"\r\n\r\n" + body)
+        head = "POST /threads/a/stream/events HTTP/1.1\r\nHost: localhost\r\n"
+        head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+        writer.write(head.encode() + body)
         sockets = edge.edge.context.sockets
         async with asyncio.timeout(60):
             while not sockets.outlets:
