@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from turnstream.streams.edge.arrivals import Arrivals
 
 _KEY = "turnstream.connection"
+INTERNAL_CLOSE_CODE = 1011
 HEAD_BYTES_MAX = 64 << 10
 DISCARD_BYTES_MAX = 64 << 20
 """What a client may go on sending after its request was answered; then the connection is cut."""

@@ -79,6 +79,11 @@ class EdgeContext:
     ready: Callable[[], Awaitable[dict[str, str]]]
     rate: RequestRate | None = None
 
+    def count(self, principal: Principal, requests: int = 1) -> None:
+        """Count requests and frames of a caller; raises `TooManyRequestsError`."""
+        if self.rate is not None:
+            self.rate.take(principal, requests)
+
     async def authorised(self, principal: Principal, thread_id: str) -> str:
         """Return the thread's key; raises `InvalidRequestError` (422), `NotFoundError` (404).
 
@@ -109,6 +114,5 @@ async def principal_of(connection: HTTPConnection) -> Principal:
     """FastAPI dependency: the caller; raises `UnauthorizedError` (401), `TooManyRequestsError`."""
     edge = edge_of(connection)
     principal = await edge.auth.authenticate(bearer(connection.headers))
-    if edge.rate is not None:
-        edge.rate.take(principal)
+    edge.count(principal)
     return principal

@@ -24,7 +24,7 @@ from turnstream.schemas.errors import (
     TurnstreamError,
     UnsupportedMediaTypeError,
 )
-from turnstream.streams.edge.connections import cut
+from turnstream.streams.edge.connections import INTERNAL_CLOSE_CODE, cut
 from turnstream.streams.edge.problems import ProblemResponse, problem_answer, unexpected_problem
 
 if TYPE_CHECKING:
@@ -46,7 +46,6 @@ EXPOSED_HEADERS = (
     "X-Pagination-Next",
     "X-Pagination-Total",
 )
-INTERNAL_CLOSE_CODE = 1011
 
 
 def install(app: FastAPI, settings: Settings, *, dev: bool) -> None:

@@ -8,18 +8,24 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import aclosing
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import structlog
-from starlette.requests import HTTPConnection
+from starlette.requests import ClientDisconnect, HTTPConnection
 from starlette.responses import Response
 
-from turnstream.streams.edge.connections import connection_of, cut
+from turnstream.schemas import unexpected
+from turnstream.schemas.errors import TurnstreamError
+from turnstream.streams.edge.connections import INTERNAL_CLOSE_CODE, connection_of, cut
 from turnstream.streams.edge.frames import http_chunk
+from turnstream.streams.edge.outlet import JSON_HEARTBEAT, SILENT
+from turnstream.streams.edge.problems import unexpected_text
+from turnstream.streams.edge.states import encode
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 
+    from starlette.requests import Request
     from starlette.types import Receive, Scope, Send
 
     from turnstream.streams.edge.auth import Principal
@@ -28,10 +34,10 @@ if TYPE_CHECKING:
 
     Leave = Callable[[], Awaitable[None]]
 
+Answer = TypeVar("Answer")
+
 _log = structlog.get_logger(__name__)
 _ROOM_POLL_S = 0.02
-# below the idle time-outs of common proxies (60 s)
-WHITE_SPACE_EVERY_S = 15.0
 
 
 class EventStream(Response):
@@ -71,11 +77,10 @@ class EventStream(Response):
             try:
                 await asyncio.wait({pumping, leaving}, return_when=asyncio.FIRST_COMPLETED)
                 if not pumping.done():
-                    if self._on_disconnect is not None and not self._sockets.closing.is_set():
-                        await self._on_disconnect()
+                    if not self._sockets.closing.is_set():
+                        await _leave(self._on_disconnect, scope["path"])
                 elif (error := pumping.exception()) is not None:
-                    _log.warning("stream cut", path=scope["path"], error=repr(error))
-                    cut(connection)
+                    _cut_off(outlet, error, scope["path"])
                     await leaving
                 else:
                     await send({"type": "http.response.body", "body": b"", "more_body": False})
@@ -95,7 +100,8 @@ class EventStream(Response):
 class LaterAnswer(Response):
     """A JSON answer that is waited for; white space before it keeps proxies patient.
 
-    The status is 200 whatever comes: what can be refused is refused before.
+    It counts as one of its caller's sockets, and the watchdog ends it with the caller's token. The
+    status is 200 whatever comes: what can be refused is refused before.
     """
 
     media_type = "application/json"
@@ -103,41 +109,61 @@ class LaterAnswer(Response):
     def __init__(
         self,
         answer: Callable[[], Awaitable[bytes]],
+        sockets: Sockets,
+        principal: Principal,
         *,
         headers: Mapping[str, str] | None = None,
         on_disconnect: Leave | None = None,
     ) -> None:
         super().__init__(headers={"Cache-Control": "no-store"} | dict(headers or {}))
         del self.headers["content-length"]
+        sockets.check_room(principal)
         self._answer = answer
+        self._sockets = sockets
+        self._principal = principal
         self._on_disconnect = on_disconnect
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the answer once it is there."""
-        await _begin(self, send, b"\n")
-        answering = asyncio.ensure_future(self._answer())
-        leaving = asyncio.create_task(_left(receive))
-        try:
-            while not answering.done() and not leaving.done():
-                await asyncio.wait(
-                    {answering, leaving},
-                    timeout=WHITE_SPACE_EVERY_S,
-                    return_when=asyncio.FIRST_COMPLETED,
-                )
-                if not answering.done() and not leaving.done():
-                    await send({"type": "http.response.body", "body": b"\n", "more_body": True})
-            if not answering.done():
-                if self._on_disconnect is not None:
-                    await self._on_disconnect()
-            elif (error := answering.exception()) is not None:
-                _log.warning("answer cut", path=scope["path"], error=repr(error))
-                cut(HTTPConnection(scope))
-                await leaving
-            else:
-                body = answering.result()
-                await send({"type": "http.response.body", "body": body, "more_body": False})
-        finally:
-            await _stop(answering, leaving)
+        connection = connection_of(HTTPConnection(scope))
+        with self._sockets.opened(connection, self._principal, SILENT) as outlet:
+            await _begin(self, send, b"\n")
+            outlet.heartbeat = JSON_HEARTBEAT
+            answering = asyncio.ensure_future(self._answer())
+            leaving = asyncio.create_task(_left(receive))
+            try:
+                await asyncio.wait({answering, leaving}, return_when=asyncio.FIRST_COMPLETED)
+                if not answering.done():
+                    await _leave(self._on_disconnect, scope["path"])
+                elif isinstance(error := answering.exception(), TurnstreamError):
+                    _log.warning("answer cut", path=scope["path"], code=error.code)
+                    cut(HTTPConnection(scope))
+                    await leaving
+                else:
+                    body = answering.result() if error is None else _internal(error, scope["path"])
+                    await send({"type": "http.response.body", "body": body, "more_body": False})
+            finally:
+                await _stop(answering, leaving)
+
+
+async def attended(
+    request: Request, sockets: Sockets, principal: Principal, work: Awaitable[Answer]
+) -> Answer:
+    """Wait for what a route needs before it answers, for as long as its caller stays.
+
+    It counts as one of the caller's sockets; raises `ClientDisconnect`, `TooManyRequestsError`.
+    """
+    working: asyncio.Future[Answer] = asyncio.ensure_future(work)
+    leaving = asyncio.create_task(_left(request.receive))
+    both: set[asyncio.Future[Any]] = {working, leaving}
+    try:
+        with sockets.opened(connection_of(request), principal, SILENT):
+            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+            if working.done():
+                return working.result()
+            raise ClientDisconnect
+    finally:
+        await _stop(working, leaving)
 
 
 async def room(outlet: Outlet, bytes_max: int) -> None:
@@ -164,7 +190,36 @@ async def _left(receive: Receive) -> None:
         pass
 
 
-async def _stop(*tasks: asyncio.Future[None] | asyncio.Future[bytes]) -> None:
+async def _leave(on_disconnect: Leave | None, path: str) -> None:
+    """Do what a client asked for when it leaves; it cannot be told that this failed."""
+    if on_disconnect is None:
+        return
+    try:
+        await on_disconnect()
+    except TurnstreamError as error:
+        _log.warning("nothing done for a client that left", path=path, code=error.code)
+    except Exception as error:  # noqa: BLE001  nobody is left to answer
+        unexpected.note("edge_disconnect", error, path=path)
+
+
+def _cut_off(outlet: Outlet, error: BaseException, path: str) -> None:
+    """End a stream that cannot go on: its client comes back with its cursor."""
+    if isinstance(error, TurnstreamError):
+        _log.warning("stream cut", path=path, code=error.code)
+    else:
+        error_id = unexpected.note("edge_stream", error, path=path)
+        data = {"error": "internal", "message": unexpected_text(error, error_id)}
+        outlet.write_raw(http_chunk(sse("error", encode(data))))
+    outlet.close(INTERNAL_CLOSE_CODE, "internal")
+
+
+def _internal(error: BaseException, path: str) -> bytes:
+    """Return the answer to what broke unexpectedly, in the form of a failed run."""
+    error_id = unexpected.note("edge_answer", error, path=path)
+    return encode({"__error__": {"error": "internal", "message": unexpected_text(error, error_id)}})
+
+
+async def _stop(*tasks: asyncio.Future[Any]) -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)

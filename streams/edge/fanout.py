@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from turnstream.schemas.errors import TooManyRequestsError, UnavailableError
-from turnstream.streams.edge.outlet import Outlet
+from turnstream.streams.edge.outlet import SSE_HEARTBEAT, Outlet
 from turnstream.streams.edge.starts import Starts
 from turnstream.streams.edge.subscription import Subscription
 
@@ -64,11 +64,14 @@ class Sockets:
     _per_user: Counter[tuple[str, str]] = field(default_factory=Counter)
 
     @contextmanager
-    def opened(self, connection: Connection, principal: Principal) -> Iterator[Outlet]:
+    def opened(
+        self, connection: Connection, principal: Principal, heartbeat: bytes = SSE_HEARTBEAT
+    ) -> Iterator[Outlet]:
         """Keep an outlet under the watchdog; raises `TooManyRequestsError` (`too_many_sockets`)."""
         self.check_room(principal)
         user = (principal.tenant, principal.user)
-        outlet = Outlet(connection, principal)
+        outlet = Outlet(connection, principal, heartbeat)
+        connection.settle()
         self._per_user[user] += 1
         self.outlets.add(outlet)
         try:
@@ -133,7 +136,11 @@ class Sockets:
                     outlet.beat(now, limits.heartbeat_s)
 
     def close_all(self) -> None:
-        """Send everybody away to come back elsewhere: 1012, or a body that breaks off."""
+        """Send every stream away to come back elsewhere: 1012, or a body that breaks off.
+
+        Answers that are waited for have the server's time to stop.
+        """
         self.closing.set()
         for outlet in tuple(self.outlets):
-            outlet.close(1012, "restart")
+            if outlet.streams:
+                outlet.close(1012, "restart")

@@ -27,14 +27,14 @@ class RequestRate:
         self._clock = clock
         self._buckets: OrderedDict[tuple[str, str], tuple[float, float]] = OrderedDict()
 
-    def take(self, principal: Principal) -> None:
-        """Count one request; raises `TooManyRequestsError` (`too_many_requests`)."""
+    def take(self, principal: Principal, requests: int = 1) -> None:
+        """Count requests that come at once; raises `TooManyRequestsError` (`too_many_requests`)."""
         now = self._clock()
         user = (principal.tenant, principal.user)
         left, at = self._buckets.get(user, (2 * self._per_s, now))
         left = min(2 * self._per_s, left + (now - at) * self._per_s)
-        allowed = left >= 1
-        self._buckets[user] = (left - 1 if allowed else left, now)
+        allowed = left >= requests
+        self._buckets[user] = (left - requests if allowed else left, now)
         self._buckets.move_to_end(user)
         if len(self._buckets) > USERS_REMEMBERED_MAX:
             self._buckets.popitem(last=False)

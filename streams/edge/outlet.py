@@ -15,17 +15,24 @@ if TYPE_CHECKING:
     from turnstream.streams.edge.frames import ProtocolEvent
     from turnstream.streams.edge.subscription import Subscription
 
-_HEARTBEAT = http_chunk(b": keep-alive\n\n")
+SSE_HEARTBEAT = http_chunk(b": keep-alive\n\n")
+JSON_HEARTBEAT = http_chunk(b"\n")
+SILENT = b""
 
 
 class Outlet:
     """Where one socket's events go: as WebSocket frames or as SSE chunks.
 
+    An answer that is waited for has an outlet too, so that the watchdog ends it with its token;
+    `heartbeat` then is white space, or `SILENT` before its head is out.
+
     `subscriptions` are those that write here; `moved` is set when one of them may have written a
     snapshot that others wait for.
     """
 
-    def __init__(self, connection: Connection, principal: Principal) -> None:
+    def __init__(
+        self, connection: Connection, principal: Principal, heartbeat: bytes = SSE_HEARTBEAT
+    ) -> None:
         self.connection = connection
         self.principal = principal
         self.frames = 0
@@ -35,9 +42,15 @@ class Outlet:
         self.moved = asyncio.Event()
         self._transport = connection.transport
         self._websocket = isinstance(connection, EdgeWebSocketProtocol)
+        self.heartbeat = SILENT if self._websocket else heartbeat
         self._drained = 0
         self._progress_at = time.monotonic()
         self._full_at: int | None = None
+
+    @property
+    def streams(self) -> bool:
+        """Say whether it carries events, which a client reads on elsewhere after a cut."""
+        return self._websocket or self.heartbeat is SSE_HEARTBEAT
 
     @property
     def open(self) -> bool:
@@ -106,7 +119,7 @@ class Outlet:
         return self.written - self._full_at > limit
 
     def beat(self, now: float, every_s: float) -> None:
-        """Keep an SSE stream's proxies awake; WebSockets have pings."""
-        if not self._websocket and now - self.idle_since >= every_s:
+        """Keep proxies awake; WebSockets have pings."""
+        if self.heartbeat and now - self.idle_since >= every_s:
             self.idle_since = now
-            self.write_raw(_HEARTBEAT)
+            self.write_raw(self.heartbeat)

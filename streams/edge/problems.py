@@ -125,7 +125,7 @@ def unexpected_problem(place: str, error: Exception, **ids: object) -> Problem:
     )
 
 
-def unexpected_text(error: Exception, error_id: str) -> str:
+def unexpected_text(error: BaseException, error_id: str) -> str:
     """Return what a client is told of an unexpected error: no text of its own."""
     return f"unexpected {type(error).__name__}; the edge's log has it under the id {error_id}"
 

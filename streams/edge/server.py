@@ -96,8 +96,9 @@ class EdgeServer:
 
     def __init__(self, edge: EdgeContext, settings: Settings) -> None:
         self._edge = edge
+        self.app = build_app(edge)
         config = uvicorn.Config(
-            build_app(edge),
+            self.app,
             loop="none",
             http=_with(EdgeHttpProtocol, edge.arrivals),
             ws=_with(EdgeWebSocketProtocol, edge.arrivals),

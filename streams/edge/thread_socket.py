@@ -10,10 +10,13 @@ from typing import TYPE_CHECKING, Any
 import structlog
 from starlette.websockets import WebSocketDisconnect
 
+from turnstream.schemas import unexpected
 from turnstream.schemas.errors import CommandError, NotFoundError, TurnstreamError
 from turnstream.streams.edge.commands import Commands, encode, error_message, parse_command, success
+from turnstream.streams.edge.connections import INTERNAL_CLOSE_CODE
 from turnstream.streams.edge.cursor import cursor_of
 from turnstream.streams.edge.filters import Filter
+from turnstream.streams.edge.problems import unexpected_text
 
 if TYPE_CHECKING:
     from starlette.websockets import WebSocket
@@ -73,11 +76,16 @@ class Socket:
         command, and takes 4404 for good. A key begins with the caller's tenant: a foreign thread
         is one that nobody begins.
         """
-        if await self.edge.knows(self.key):
-            return
-        await asyncio.sleep(self.edge.sockets.limits.unknown_thread_wait_s)
-        if not await self.edge.knows(self.key):
-            self.outlet.close(4404, "thread_not_found")
+        try:
+            if await self.edge.knows(self.key):
+                return
+            await asyncio.sleep(self.edge.sockets.limits.unknown_thread_wait_s)
+            if not await self.edge.knows(self.key):
+                self.outlet.close(4404, "thread_not_found")
+        except TurnstreamError as error:  # nobody knows: the socket stays
+            _log.warning("unknown whether a thread exists", thread=self.key, code=error.code)
+        except Exception as error:  # noqa: BLE001  likewise
+            unexpected.note("edge_socket", error, thread=self.key)
 
     async def _take(self, message: Any) -> None:
         text = message.get("text")
@@ -85,12 +93,16 @@ class Socket:
         try:
             command = parse_command((text or "").encode("utf-8", "replace"))
             command_id = command.id
+            self.edge.count(self.principal)
             answer = await self._answer(command)
         except CommandError as error:
             await self._refuse(command_id, str(error))
             return
         except TurnstreamError as error:
             answer = error_message(command_id, error)
+        except Exception as error:  # noqa: BLE001  one frame ends, the socket goes on
+            error_id = unexpected.note("edge_frame", error, thread=self.key)
+            answer = error_message(command_id, TurnstreamError(unexpected_text(error, error_id)))
         await self._send(answer)
         if command_id is not None and answer["type"] == "success":
             self._begin(answer["result"].get("subscription_id", ""))
@@ -130,6 +142,9 @@ class Socket:
             # 4503 and 1011 make clients come back with their cursor
             code = error.close_code if error.retryable else 1011
             self.outlet.close(code, error.code)
+        except Exception as error:  # noqa: BLE001  one socket ends, its neighbours do not notice
+            error_id = unexpected.note("edge_stream", error, thread=self.key)
+            self.outlet.close(INTERNAL_CLOSE_CODE, f"internal {error_id}")
 
     def _unsubscribe(self, params: dict[str, Any]) -> None:
         task = self._subscriptions.pop(str(params.get("subscription_id")), None)

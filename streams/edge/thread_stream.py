@@ -14,9 +14,10 @@ from starlette.requests import HTTPConnection
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from turnstream.schemas import unexpected
 from turnstream.schemas.errors import CommandError, TurnstreamError
 from turnstream.schemas.ids import check_thread_id, thread_key
-from turnstream.streams.edge.auth import TOKEN_SUBPROTOCOL, Principal, bearer
+from turnstream.streams.edge.auth import TOKEN_SUBPROTOCOL, Principal
 from turnstream.streams.edge.commands import Commands, encode, parse_command
 from turnstream.streams.edge.connections import connection_of
 from turnstream.streams.edge.context import EdgeContext, edge_of, principal_of
@@ -147,13 +148,21 @@ class EventStream(Response):
             try:
                 await asyncio.wait({serving, leaving}, return_when=asyncio.FIRST_COMPLETED)
                 if serving.done() and not leaving.done():
-                    _log.warning("stream cut", thread=key, error=repr(serving.exception()))
+                    _note_end(serving.exception(), key)
                     connection.transport.close()
                     await leaving
             finally:
                 for task in (serving, leaving):
                     task.cancel()
                 await asyncio.gather(serving, leaving, return_exceptions=True)
+
+
+def _note_end(error: BaseException | None, key: str) -> None:
+    """Log why a stream is cut; its client comes back with its cursor."""
+    if error is None or isinstance(error, TurnstreamError):
+        _log.warning("stream cut", thread=key, code=error.code if error else "ended")
+    else:
+        unexpected.note("edge_stream", error, thread=key)
 
 
 async def _left(receive: Receive) -> None:
@@ -167,7 +176,7 @@ async def stream_socket(websocket: WebSocket, thread_id: str) -> None:
     edge = edge_of(websocket)
     try:
         check_origin(websocket.headers, edge.settings.allowed_origins)
-        principal = await edge.auth.authenticate(bearer(websocket.headers))
+        principal = await principal_of(websocket)
         key = thread_key(principal.tenant, check_thread_id(thread_id))
         edge.sockets.check_room(principal)
     except TurnstreamError as error:

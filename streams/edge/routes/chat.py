@@ -48,6 +48,8 @@ async def chat(rest: Caller, body: ChatBody) -> Response:
     202 if the turn has not begun in time (it waits behind others, or no worker is up), or with
     `wait: false`; `Content-Location` is the run.
     """
+    if body.wait:
+        rest.edge.sockets.check_room(rest.caller)
     thread_id, submitted = await say(rest, body)
     run_id = submitted.turn_id
     place = {"Content-Location": place_of(thread_id, run_id)}
@@ -60,7 +62,7 @@ async def chat(rest: Caller, body: ChatBody) -> Response:
     async def answer() -> bytes:
         return encode(about | _ended(await rest.joining.ended(key, run_id)))
 
-    return LaterAnswer(answer, headers=place)
+    return LaterAnswer(answer, rest.edge.sockets, rest.caller, headers=place)
 
 
 @router.get("/chat/stream", responses=streams("plain events"), summary="Stream a thread")

@@ -57,6 +57,7 @@ async def streamed(
 ) -> Response:
     """Start a run and stream it from its beginning."""
     modes = modes_of(body.stream_mode, DEFAULT_MODES)
+    rest.edge.sockets.check_room(rest.caller)
     started = await start(rest, thread_id, body, new_thread=new_thread)
     return _follow(
         rest,
@@ -74,6 +75,7 @@ async def waited(
     rest: Rest, thread_id: str, body: RunBody, *, new_thread: bool = False
 ) -> Response:
     """Start a run and answer with its final values."""
+    rest.edge.sockets.check_room(rest.caller)
     started = await start(rest, thread_id, body, new_thread=new_thread)
     place = place_of(thread_id, started.run_id)
     cancel = body.on_disconnect == "cancel"
@@ -172,7 +174,7 @@ def later(
     async def answer() -> bytes:
         return encode(await rest.joining.wait(key, run_id))
 
-    return LaterAnswer(answer, headers=headers, on_disconnect=leave)
+    return LaterAnswer(answer, rest.edge.sockets, rest.caller, headers=headers, on_disconnect=leave)
 
 
 def canceller(rest: Rest, thread_id: str, run_id: str) -> Callable[[], Awaitable[None]]:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
 from turnstream.streams.edge.directory import patiently
+from turnstream.streams.edge.event_stream import attended
 from turnstream.streams.edge.routes.bodies import (
     OFFSET_MAX,
     SEARCH_LIMIT_MAX,
@@ -135,6 +136,7 @@ async def join_stream(rest: Caller, thread_id: Text, run_id: Id, asked: Joined) 
 )
 async def cancel(
     rest: Caller,
+    request: Request,
     thread_id: Text,
     run_id: Id,
     *,
@@ -150,7 +152,8 @@ async def cancel(
         rest.caller, thread_id, str(row.turn_id), reason=reason, rollback=rollback
     )
     if wait:
-        await rest.joining.ended(key, str(row.turn_id))
+        ended = rest.joining.ended(key, str(row.turn_id))
+        await attended(request, rest.edge.sockets, rest.caller, ended)
     return Response(status_code=204)
 
 

@@ -30,6 +30,7 @@ from fastapi import APIRouter, WebSocket
 from pydantic import ValidationError
 from starlette.websockets import WebSocketDisconnect
 
+from turnstream.schemas import unexpected
 from turnstream.schemas.commands import OnBusy
 from turnstream.schemas.errors import (
     InvalidRequestError,
@@ -37,14 +38,15 @@ from turnstream.schemas.errors import (
     TurnstreamError,
 )
 from turnstream.schemas.transcript import clean_text
-from turnstream.streams.edge.auth import TOKEN_SUBPROTOCOL, bearer
-from turnstream.streams.edge.connections import connection_of
-from turnstream.streams.edge.context import DEFAULT_GRAPH, edge_of
+from turnstream.streams.edge.auth import TOKEN_SUBPROTOCOL
+from turnstream.streams.edge.connections import INTERNAL_CLOSE_CODE, connection_of
+from turnstream.streams.edge.context import DEFAULT_GRAPH, edge_of, principal_of
 from turnstream.streams.edge.cursor import Cursor
 from turnstream.streams.edge.directory import patiently
 from turnstream.streams.edge.entrance import check_origin
 from turnstream.streams.edge.event_stream import room
 from turnstream.streams.edge.frames import websocket_frame
+from turnstream.streams.edge.problems import unexpected_text
 from turnstream.streams.edge.routes.assistants import entry_of
 from turnstream.streams.edge.routes.bodies import ChatBody, CommandBody, RunBody, check_json
 from turnstream.streams.edge.routes.chat import plain_events, say
@@ -88,7 +90,7 @@ async def socket(websocket: WebSocket) -> None:
     edge = edge_of(websocket)
     try:
         check_origin(websocket.headers, edge.settings.allowed_origins)
-        caller = await edge.auth.authenticate(bearer(websocket.headers))
+        caller = await principal_of(websocket)
         edge.sockets.check_room(caller)
     except TurnstreamError as error:
         # a browser cannot read the status of a refused upgrade, but a close code it can
@@ -147,16 +149,14 @@ class PlainSocket:
         try:
             frame = _frame(message)
             frame_id = frame.id
+            self.rest.edge.count(self.rest.caller)
             answer = await self._answer(frame)
         except TurnstreamError as error:
             self._bad += error.code == "invalid_frame"
-            answer = {
-                "type": "error",
-                "code": error.code,
-                "detail": clean_text(str(error)),
-                "field": error.field,
-                "retryable": error.retryable,
-            }
+            answer = _error(error)
+        except Exception as error:  # noqa: BLE001  one frame ends, the socket goes on
+            error_id = unexpected.note("edge_frame", error)
+            answer = _error(TurnstreamError(unexpected_text(error, error_id)))
         await self._send(answer | {"id": frame_id})
 
     async def _answer(self, frame: Frame) -> dict[str, Any]:
@@ -253,6 +253,9 @@ class PlainSocket:
             # its events are missing from here on: the client comes back with its cursor
             _log.warning("subscription lost", thread=key, code=error.code)
             self.outlet.close(error.close_code, error.code)
+        except Exception as error:  # noqa: BLE001  one socket ends, its neighbours do not notice
+            error_id = unexpected.note("edge_stream", error, thread=key)
+            self.outlet.close(INTERNAL_CLOSE_CODE, f"internal {error_id}")
 
     async def _send(self, message: dict[str, Any]) -> None:
         """Write one frame, and wait while the client takes less than it is given."""
@@ -260,6 +263,17 @@ class PlainSocket:
         outlet.write_raw(websocket_frame(encode(message)))
         if outlet.buffered > slow:
             await room(outlet, slow // 2)
+
+
+def _error(error: TurnstreamError) -> dict[str, Any]:
+    """Return the answer to a frame that could not be carried out."""
+    return {
+        "type": "error",
+        "code": error.code,
+        "detail": clean_text(str(error)),
+        "field": error.field,
+        "retryable": error.retryable,
+    }
 
 
 def _frame(message: Any) -> Frame:

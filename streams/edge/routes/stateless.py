@@ -49,6 +49,7 @@ async def batch(rest: Caller, body: list[RunBody]) -> JsonAnswer:
     """Start several runs, each on a new thread; the first that cannot start ends the call."""
     if len(body) > BATCH_MAX:
         raise InvalidRequestError(f"at most {BATCH_MAX} runs at once", code="batch_too_large")
+    rest.edge.count(rest.caller, max(0, len(body) - 1))
     started = [
         await start(rest, str(uuid.uuid4()), one, new_thread=True, wait=False) for one in body
     ]
