@@ -13,7 +13,9 @@ from langgraph.checkpoint.base import BaseCheckpointSaver, CheckpointTuple
 from langgraph.constants import END
 from langgraph.types import StateUpdate
 
+from turnstream.graph.open_head import accepts, add_to_open_head
 from turnstream.graph.tool_calls import STOPPED
+from turnstream.schemas.errors import TurnstreamError
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
@@ -26,6 +28,10 @@ if TYPE_CHECKING:
     from turnstream.graph.said import SaidMessage
 
 NOT_FINISHED = "The call was not finished: {why}."
+REWIND_STEPS_MAX = 1000
+"""Checkpoints that are looked at for the last one whose state the graph's schema accepts."""
+
+_END = [StateUpdate(None, END)]
 _NULL_TASK = "00000000-0000-0000-0000-000000000000"
 
 
@@ -36,6 +42,8 @@ class CollectingSaver(BaseCheckpointSaver[str]):
         super().__init__(serde=saver.serde)
         self._saver = saver
         self._written: dict[str, CheckpointTuple] = {}
+        self.hide_writes = False
+        """Show checkpoints as if no task had run from them."""
         self.calls: list[SaverCall] = []
 
     def get_next_version(self, current: str | None, channel: None) -> str:
@@ -47,7 +55,10 @@ class CollectingSaver(BaseCheckpointSaver[str]):
         checkpoint_id = config["configurable"].get("checkpoint_id")
         if checkpoint_id in self._written:
             return self._written[checkpoint_id]
-        return await self._saver.aget_tuple(config)
+        found = await self._saver.aget_tuple(config)
+        if found is not None and self.hide_writes:
+            return found._replace(pending_writes=[])
+        return found
 
     async def aput(
         self,
@@ -92,6 +103,7 @@ async def closing_calls(
     said: Iterable[SaidMessage],
     why: str,
     unknown: Collection[str] = (),
+    open_ended: bool = False,
 ) -> tuple[SaverCall, ...]:
     """Return the saver calls of a turn's closing checkpoints.
 
@@ -99,28 +111,61 @@ async def closing_calls(
     it. `said` are the turn's assistant messages in order; those that the state lacks are added
     under their own ids. Open tool calls are answered with an error that says `why`; of those whose
     ids are in `unknown` nobody knows whether they took effect.
+
+    `open_ended`: a node failed, and the state goes on naming it in `next`. A head that the graph's
+    own schema refuses is left behind: the last checkpoint that it accepts becomes the head.
     """
     buffer = CollectingSaver(saver)
     closing = graph.copy(update={"checkpointer": buffer})
     head = await buffer.aget_tuple(config)
     applied = head is not None and head.metadata.get("run_id") == turn_id
+    if head is not None and not await accepts(closing, head):
+        return await _rewound(closing, buffer, head)
     update = dict(given) if isinstance(given, dict) and not applied else {}
+    added: list[BaseMessage] = []
     if "messages" in graph.channels:
         known = head if applied or not update else None
         added = _added(known, said, turn_id=turn_id, why=why, unknown=unknown)
-        if added:
-            first = update.get("messages", [])
-            update["messages"] = [*(first if isinstance(first, list) else [first]), *added]
-    end = [StateUpdate(None, END)]
-    if update:
+    if open_ended and applied and head is not None and head.metadata.get("source") != "input":
+        if not added:
+            return ()
+        if await add_to_open_head(closing, buffer, head, added):
+            return tuple(buffer.calls)
+    if added:
+        first = update.get("messages", [])
+        update["messages"] = [*(first if isinstance(first, list) else [first]), *added]
+    ways = [[[StateUpdate(update, "__start__")], _END]] if update else []
+    for way in (*ways, [_END]):
         try:
-            await closing.abulk_update_state(config, [[StateUpdate(update, "__start__")], end])
-        except Exception:  # noqa: BLE001  the graph's own routing code runs here
+            await closing.abulk_update_state(config, way)
+        except TurnstreamError:
+            raise
+        except Exception:  # noqa: BLE001  the graph's own reducers and routes run here
             buffer.calls.clear()
         else:
             return tuple(buffer.calls)
-    await closing.abulk_update_state(config, [end])
-    return tuple(buffer.calls)
+    return () if head is None else await _rewound(closing, buffer, head)
+
+
+async def _rewound(
+    closing: Pregel[Any, Any, Any, Any], buffer: CollectingSaver, head: CheckpointTuple
+) -> tuple[SaverCall, ...]:
+    """Return the calls that make the last checkpoint with an acceptable state the head again.
+
+    What tasks wrote behind it is left out.
+    """
+    at: RunnableConfig | None = head.config
+    buffer.calls.clear()
+    buffer.hide_writes = True
+    for _ in range(REWIND_STEPS_MAX):
+        found = await buffer.aget_tuple(at) if at is not None else None
+        if found is None:
+            break
+        if await accepts(closing, found):
+            await closing.abulk_update_state(found.config, [_END])
+            return tuple(buffer.calls)
+        at = found.parent_config
+    return ()
 
 
 def _added(

@@ -1,19 +1,16 @@
-"""What a turn ends with: outcomes of errors, of questions, of an answer. Pure."""
+"""What a turn ends with: outcomes of errors, of questions, of an answer."""
 
 from __future__ import annotations
 
-import asyncio
+import os
 from typing import TYPE_CHECKING, Any
 
+import structlog
 from langchain_core.messages import AIMessage, HumanMessage
-from langgraph.errors import (
-    EmptyInputError,
-    GraphRecursionError,
-    InvalidUpdateError,
-    UnknownInterruptError,
-)
+from langgraph.errors import GraphRecursionError, UnknownInterruptError
 from langgraph.types import StateSnapshot
 
+from turnstream.graph.node_exits import NodeExitError
 from turnstream.graph.values import text_of
 from turnstream.schemas.errors import (
     FencedError,
@@ -27,49 +24,66 @@ from turnstream.schemas.errors import (
 )
 from turnstream.schemas.results import Outcome
 from turnstream.schemas.transcript import clean_text, text_sha256
+from turnstream.schemas.unexpected import class_name, described, note
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from langgraph.pregel import Pregel
 
     from turnstream.graph.said import Said
 
+log = structlog.get_logger(__name__)
+
 MESSAGE_CHARS_MAX = 2000
 """Of an error's message in an outcome."""
 
 
-def outcome_of(error: BaseException) -> Outcome:
+def outcome_of(error: BaseException, *, input_refused: bool = False, **ids: object) -> Outcome:
     """Return what a turn ends with when its run raised `error`.
 
-    Errors of the attempt itself (`FencedError`, the database, the log) are raised again: what they
-    mean for the turn is the next owner's to find out.
+    Errors of brought code are logged with `ids` and their frames; a client gets the class and the
+    id of that log line, because the text may hold passwords or other users' data. `input_refused`:
+    nothing but the turn's own input had been applied. Errors of the attempt itself (`FencedError`,
+    the database, the log) are raised again: what they mean for the turn is the next owner's to find
+    out.
     """
     if isinstance(error, UnknownInterruptError):
         return Outcome(status="rejected", code="unknown_interrupt", message=_text(error))
-    named = _named(error)
+    named = _named(error, ids, input_refused=input_refused)
     return Outcome(
         status="failed", code=named.code, retryable=named.retryable, message=_text(named)
     )
 
 
-def _named(error: BaseException) -> TurnstreamError:
+def _named(
+    error: BaseException, ids: Mapping[str, object], *, input_refused: bool
+) -> TurnstreamError:
     if isinstance(error, TurnError | RecordTooLargeError | InvalidRequestError):
         return error
     if isinstance(error, FencedError | TurnstreamError):
         raise error
     if isinstance(error, GraphRecursionError):
-        return StepLimitError(f"The graph did not end: {error}")
-    if isinstance(error, EmptyInputError | InvalidUpdateError):
-        return GraphError(_text(error), code="invalid_input")
-    if isinstance(error, asyncio.CancelledError):
-        return GraphError("A node cancelled its own task.")
+        return StepLimitError("The graph did not end within its recursion_limit.")
+    if input_refused:
+        error_id = os.urandom(4).hex()
+        log.info("input_refused", error_id=error_id, **ids, **described(error))
+        return GraphError(
+            f"The graph refuses the input: {_class_of(error)} (error id {error_id})",
+            code="invalid_input",
+        )
     if isinstance(error, AttributeError) and "_put_checkpoint_fut" in str(error):
         return GraphUnsupportedError(
             "A node runs a graph compiled with checkpointer=False; compile it without that"
             " argument, or add it to its parent as a node."
         )
-    return GraphError(f"{type(error).__name__}: {_text(error)}")
+    return GraphError(f"{_class_of(error)} (error id {note('graph', error, **ids)})")
+
+
+def _class_of(error: BaseException) -> str:
+    if isinstance(error, NodeExitError) and error.__cause__ is not None:
+        error = error.__cause__
+    return class_name(error)
 
 
 def _text(error: BaseException) -> str:

@@ -145,6 +145,11 @@ class Commits(Protocol):
         ...
 
     @property
+    def applied(self) -> bool:
+        """Whether the turn's input is in a checkpoint, with all that it wrote."""
+        ...
+
+    @property
     def asked(self) -> Mapping[str, Asked]:
         """Questions that tasks stopped with in this attempt, by interrupt id, in order."""
         ...

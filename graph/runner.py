@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
+from contextvars import Context, copy_context
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ import msgspec
 from langgraph.errors import GraphDrained
 from langgraph.runtime import RunControl
 
-from turnstream.graph import nested_retries
+from turnstream.graph import nested_retries, node_exits
 from turnstream.graph.closing import closing_calls
 from turnstream.graph.deadlines import TurnLimits, overrun
 from turnstream.graph.ending import last_answer, outcome_of, text_in, with_words
@@ -26,13 +27,14 @@ from turnstream.graph.said import Said
 from turnstream.graph.stopped_calls import say_stopped
 from turnstream.graph.translate import MODES, Translator
 from turnstream.graph.watch import RUNTIME, RetryWatch, SigningRuntime, ToolTasks
-from turnstream.schemas.errors import TurnError, TurnstreamError
+from turnstream.schemas.errors import GraphError, TurnError, TurnstreamError
 from turnstream.schemas.events import InputRequested
 from turnstream.schemas.results import Carried, Outcome
 from turnstream.schemas.transcript import text_sha256
+from turnstream.schemas.unexpected import note
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable, Coroutine, Sequence
 
     from langchain_core.runnables import RunnableConfig
     from langgraph.checkpoint.base import BaseCheckpointSaver
@@ -49,6 +51,9 @@ _NOTHING = Carried()
 
 STOP_TIMEOUT_S = 5.0
 """For tasks that were told to stop; code in threads cannot be, and is left behind."""
+
+CLOSE_TIMEOUT_S = 10.0
+"""For the checkpoints that close a turn: the graph's own reducers and routes run there."""
 
 TASK_END_TIMEOUT_S = 1.0
 """For a task's end to come through the stream before its writes are stored without it; only nodes
@@ -120,7 +125,7 @@ async def run_turn(
     Cancelling the caller stops the graph, within `STOP_TIMEOUT_S`, and is passed on.
     """
     attempt = _Attempt(entry, turn, Said(emitter, turn.carried), saver, control, commits)
-    run = asyncio.create_task(attempt.run())
+    run = asyncio.create_task(attempt.run(), context=attempt.context)
     told: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def stop() -> None:
@@ -156,7 +161,7 @@ async def run_turn(
         return replace(run.result(), instead=attempt.cancelled)
     attempt.stop()
     error = asyncio.CancelledError() if run.cancelled() else run.exception()
-    ended = await attempt.close(outcome_of(error or asyncio.CancelledError()))
+    ended = await attempt.close(attempt.failed(error or asyncio.CancelledError()))
     return replace(ended, instead=attempt.cancelled)
 
 
@@ -185,8 +190,11 @@ class _Attempt:
     control: TurnControl
     commits: Commits
     stopped: set[str] = field(default_factory=set)  # ids of tool calls stopped in the middle
+    context: Context = field(default_factory=copy_context)
 
     def __post_init__(self) -> None:
+        if not self.entry.native:
+            self.context.run(node_exits.enter)
         self.commits.carried = self._carried
 
     @property
@@ -296,6 +304,15 @@ class _Attempt:
             lost_usage=self.said.lost_usage(),
         )
 
+    def failed(self, error: BaseException) -> Outcome:
+        """Return the outcome of an error that the run raised."""
+        return outcome_of(
+            error,
+            input_refused=self.turn.kind == "start" and not self.commits.applied,
+            turn=self.turn.turn_id,
+            graph=self.entry.name,
+        )
+
     async def cancelled(self, cause: str) -> RunOutcome:
         """Return what the turn comes to that was told to stop."""
         if cause == "rollback":  # nothing of it stays
@@ -347,7 +364,7 @@ class _Attempt:
         earlier = self.turn.again or self.turn.kind == "resume"
         ledger = self.commits.tool_calls
         await say_stopped(ledger, self.said, self.stopped, why=why, earlier=earlier)
-        closing = await closing_calls(
+        calls = closing_calls(
             self.graph,
             self.saver,
             config,
@@ -356,8 +373,23 @@ class _Attempt:
             said=tuple(self.said.messages.values()),
             why=why,
             unknown=self.stopped,
+            open_ended=outcome.code == GraphError.code and not self.entry.native,
         )
-        return RunOutcome(outcome=outcome, closing=closing)
+        return RunOutcome(outcome=outcome, closing=await self._closing(calls))
+
+    async def _closing(
+        self, calls: Coroutine[Any, Any, tuple[SaverCall, ...]]
+    ) -> tuple[SaverCall, ...]:
+        """Wait for the closing checkpoints; a graph whose own code prevents them gets none."""
+        task = asyncio.create_task(calls, context=self.context.copy())
+        try:
+            async with asyncio.timeout(CLOSE_TIMEOUT_S):
+                return await task
+        except TurnstreamError:
+            raise
+        except Exception as error:  # noqa: BLE001  reducers, validators and routes are the graph's
+            note("closing", error, turn=self.turn.turn_id, graph=self.entry.name)
+            return ()
 
 
 class TaskEnds:

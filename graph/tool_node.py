@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import msgspec
-import structlog
 from langchain_core.messages import AIMessage, ToolMessage
 from langgraph.errors import GraphBubbleUp
 from langgraph.runtime import Runtime
@@ -27,8 +26,7 @@ from turnstream.schemas.errors import (
 )
 from turnstream.schemas.events import ToolFailed, ToolFinished, ToolProgressed, ToolStarted
 from turnstream.schemas.tool_calls import ToolCall, idempotency_key
-
-_log = structlog.get_logger(__name__)
+from turnstream.schemas.unexpected import class_name, note
 
 
 class Reply(msgspec.Struct, frozen=True):
@@ -188,8 +186,8 @@ class _Runs:
             if deadline.expired():
                 return self._failed(_late(tool, seconds))
             # here it is decided that a broken tool does not break the turn
-            _log.warning("tool failed", tool=call.name, turn_id=str(turn_id), exc_info=True)
-            return self._failed(_broken(tool, f"{type(error).__name__}: {error}"))
+            error_id = note("tool", error, tool=call.name, turn_id=str(turn_id))
+            return self._failed(_broken(tool, f"{class_name(error)} (error id {error_id})"))
         finally:
             progress.over = True
 

@@ -26,6 +26,7 @@ from turnstream.schemas.events import (
     ToolStarted,
 )
 from turnstream.schemas.fold import covers
+from turnstream.schemas.unexpected import class_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -77,6 +78,7 @@ class Translator:
         self._tools: dict[str, tuple[str, str]] = {}
         self._asked: set[str] = set()
         self.tool_paths: dict[str, str] = {}
+        self.tool_errors: dict[str, str] = {}
 
     def feed(self, item: Mapping[str, Any]) -> None:
         """Translate one item: `{"type", "ns", "data"}`."""
@@ -150,7 +152,7 @@ class Translator:
             node=name,
             task_id=task_id,
             update=update if len(update) <= UPDATE_BYTES_MAX else "",
-            error=str(data["error"])[:2000] if data.get("error") else "",
+            error=_class_of(data.get("error")),
         )
         self._ended(task_id)
 
@@ -224,7 +226,7 @@ class Translator:
                 tool_call_id=call,
                 name=name,
                 code="tool_error",
-                message=str(data["message"])[:2000],
+                message=self.tool_errors.pop(call, "Error"),
             )
 
     def _recalled(self, path: str, call: Recalled) -> None:
@@ -264,6 +266,13 @@ class Translator:
             if node == part:
                 return running
         return part
+
+
+def _class_of(error: Any) -> str:
+    """Return what clients may know of a task's error: the class of it, no text."""
+    if isinstance(error, BaseException):
+        return class_name(error)
+    return "Error" if error else ""
 
 
 def _without_injected(args: Any) -> Any:

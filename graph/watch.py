@@ -5,17 +5,22 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
+import structlog
 from langchain_core.callbacks import AsyncCallbackHandler, BaseCallbackHandler
 from langgraph.config import get_config
+from langgraph.errors import GraphBubbleUp
 from langgraph.runtime import Runtime
 
 from turnstream.graph.translate import Written
+from turnstream.schemas.unexpected import class_name, described
 
 if TYPE_CHECKING:
     from uuid import UUID
 
     from turnstream.graph.ports import Commits
     from turnstream.graph.translate import Translator
+
+log = structlog.get_logger(__name__)
 
 _STREAM_TURNS = 10  # of the loop, until the reader of the stream has had what was said before
 
@@ -58,12 +63,13 @@ class _NotOfModels(BaseCallbackHandler):
 
 
 class ToolTasks(_NotOfModels):
-    """Notes in which task each tool call runs; the `tools` stream names only the graph."""
+    """Notes each tool call's task and its error's class: the `tools` stream has neither."""
 
     run_inline = True
 
     def __init__(self, translator: Translator) -> None:
         self._translator = translator
+        self._calls: dict[UUID, str] = {}
 
     def on_tool_start(
         self,
@@ -77,7 +83,19 @@ class ToolTasks(_NotOfModels):
         """Note the path under the tool call's id."""
         namespace = (metadata or {}).get("langgraph_checkpoint_ns", "")
         call = kwargs.get("tool_call_id") or str(run_id)
+        self._calls[run_id] = call
         self._translator.tool_paths[call] = self._translator.path_of(namespace)
+
+    def on_tool_end(self, output: Any, *, run_id: UUID, **_: Any) -> None:  # noqa: ARG002
+        """Forget the call."""
+        self._calls.pop(run_id, None)
+
+    def on_tool_error(self, error: BaseException, *, run_id: UUID, **_: Any) -> None:
+        """Note the error's class; the stream has only its text, which clients do not see."""
+        if (call := self._calls.pop(run_id, None)) is None or isinstance(error, GraphBubbleUp):
+            return
+        self._translator.tool_errors[call] = class_name(error)
+        log.warning("tool_failed", tool_call=call, **described(error))
 
 
 class RetryWatch(_NotOfModels, AsyncCallbackHandler):
@@ -125,9 +143,9 @@ class RetryWatch(_NotOfModels, AsyncCallbackHandler):
             await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(retried, self._loop))
 
     async def on_chain_error(self, error: BaseException, *, run_id: UUID, **_: Any) -> None:
-        """Remember why a run of a task failed."""
+        """Remember why a run of a task failed, as far as clients may know it."""
         if (namespace := self._runs.pop(run_id, None)) is not None:
-            self._errors[namespace] = f"{type(error).__name__}: {error}"
+            self._errors[namespace] = class_name(error)
 
     async def on_chain_end(self, outputs: Any, *, run_id: UUID, **_: Any) -> None:  # noqa: ARG002
         """Forget the run."""

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from turnstream.schemas.transcript import clean_text
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -22,6 +24,7 @@ log = structlog.get_logger(__name__)
 
 FRAMES_MAX = 40
 CHAIN_MAX = 8
+NAME_CHARS_MAX = 200
 _counts: Counter[str] = Counter()
 _text_allowed = False
 
@@ -61,10 +64,15 @@ def described(error: BaseException) -> dict[str, object]:
             f"{frame.filename}:{frame.lineno} {frame.name}"
             for frame in traceback.extract_tb(one.__traceback__, limit=-FRAMES_MAX)
         )
-    fields: dict[str, object] = {"error_class": type(error).__name__, "frames": frames}
+    fields: dict[str, object] = {"error_class": class_name(error), "frames": frames}
     if _text_allowed:
         fields["error"] = _text(error)
     return fields
+
+
+def class_name(error: BaseException) -> str:
+    """Return the name of an exception's class, as clients may see it: no text of the exception."""
+    return clean_text(type(error).__name__)[:NAME_CHARS_MAX]
 
 
 def counts() -> Mapping[str, int]:

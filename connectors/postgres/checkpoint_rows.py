@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from langgraph.checkpoint.serde.types import _DeltaSnapshot
 from turnstream.connectors.postgres.commits import Item
 from turnstream.connectors.postgres.statements import BlobRow, CheckpointRow, Rows, WriteRow
 from turnstream.schemas.transcript import clean_text
+from turnstream.schemas.unexpected import class_name
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,10 +26,9 @@ if TYPE_CHECKING:
     from turnstream.connectors.postgres.commits import Session
 
 NULL_TASK_ID = "00000000-0000-0000-0000-000000000000"
+ERROR = "__error__"
 # only other writes make a task finished; langgraph has no public name for the second
-UNFINISHED_CHANNELS = frozenset(
-    {"__error__", "__error_source_node__", "__interrupt__", "__resume__"}
-)
+UNFINISHED_CHANNELS = frozenset({ERROR, "__error_source_node__", "__interrupt__", "__resume__"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +87,9 @@ class Items:
         ns, checkpoint_id = configurable["checkpoint_ns"], configurable["checkpoint_id"]
         rows = []
         for index, (channel, value) in enumerate(writes):
-            kind, blob = self.serde.dumps_typed(value)
+            # an error's text is for the log, not for readers of the state
+            hidden = channel == ERROR and isinstance(value, BaseException)
+            kind, blob = self.serde.dumps_typed(class_name(value) if hidden else value)
             place = WRITES_IDX_MAP.get(channel, index)
             rows.append(WriteRow(ns, checkpoint_id, task_id, task_path, place, channel, kind, blob))
         path = ""
@@ -116,6 +119,8 @@ def _json(value: object) -> str:
         encoded = msgspec.json.encode(value)
     except (TypeError, UnicodeEncodeError):
         encoded = msgspec.json.encode(_plain(value))
+    except OverflowError:
+        return json.dumps(_plain(value), ensure_ascii=False)  # integers of any size
     if b"\\u0000" in encoded:
         encoded = msgspec.json.encode(_plain(value))
     return encoded.decode()
@@ -131,4 +136,6 @@ def _plain(value: Any) -> Any:
         return [_plain(item) for item in value]
     if isinstance(value, int) and not isinstance(value, bool):
         return int(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
     return value

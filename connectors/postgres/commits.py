@@ -135,6 +135,7 @@ class Session:
     stepped_at: float = field(default_factory=time.monotonic)
 
     asked: dict[str, Question] = field(default_factory=dict)
+    applied: bool = False
     lost: TurnstreamError | None = None
     broken: TurnstreamError | None = None
     stopped: bool = False
@@ -196,6 +197,7 @@ class Session:
         self._steps[item.ns] = step
         if item.root:
             self.stepped_at = time.monotonic()
+            self.applied = self.applied or source != "input"
         step_writes = [
             write
             for write in self._queue

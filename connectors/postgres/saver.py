@@ -24,6 +24,7 @@ from turnstream.connectors.postgres.checkpoint_rows import (
 )
 from turnstream.connectors.postgres.commits import Question, Session
 from turnstream.connectors.postgres.pools import borrow
+from turnstream.connectors.postgres.state_serde import StateSerializer
 from turnstream.connectors.postgres.statements import AHEAD, End, Fence, Rows, statement
 from turnstream.connectors.postgres.tool_calls import LedgerToolCalls
 from turnstream.schemas.errors import CancelAheadError, DatabaseUnavailableError
@@ -73,7 +74,7 @@ class FencedSaver(AsyncPostgresSaver):
         *,
         serde: SerializerProtocol | None = None,
     ) -> None:
-        super().__init__(conn, serde=serde)
+        super().__init__(conn, serde=serde or StateSerializer())
         self._commits = commits
 
     def session(
@@ -202,6 +203,9 @@ class FencedSaver(AsyncPostgresSaver):
         loaded = await self._load(config)
         if session is not None and loaded is not None:
             ns = configurable.get("checkpoint_ns", "")
+            mine = loaded.metadata.get("run_id") == str(session.turn_id)
+            if mine and not ns and loaded.metadata.get("source") != "input":
+                session.applied = True
             session.seen(
                 ns,
                 loaded.metadata.get("step", -1),

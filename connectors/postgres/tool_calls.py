@@ -74,7 +74,7 @@ class LedgerToolCalls:
         """Record the result. It goes on if the caller is cancelled meanwhile."""
         try:
             kind, data = self._serde.dumps_typed(result)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, UnstorableStateError) as error:
             said = f"the result of {call.name} cannot be stored: {error}"
             raise UnstorableStateError(said) from error
         await self._end(call, "done", kind, data)

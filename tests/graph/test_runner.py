@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import operator
+import re
 import signal
 import sys
 import uuid
@@ -324,9 +325,9 @@ async def test_a_failing_node_is_a_named_outcome(thread: Thread) -> None:
     ended = await thread.run(graph, start(thread.new_turn()))
     assert ended.outcome is not None
     assert (ended.outcome.status, ended.outcome.code) == ("failed", "graph_error")
-    assert ended.outcome.message == "ValueError: no such \ufffd thing"
+    assert re.fullmatch(r"ValueError \(error id [0-9a-f]{8}\)", ended.outcome.message)
     state = await graph.with_saver(thread.saver).aget_state({"configurable": {"thread_id": KEY}})
-    assert state.next == ()
+    assert state.next == ("breaks",)
 
 
 async def test_a_graph_that_never_ends_is_stopped(thread: Thread) -> None:
@@ -523,7 +524,7 @@ async def test_a_retry_takes_back_what_was_said(thread: Thread) -> None:
     assert ended.outcome is not None
     assert ended.outcome.status == "completed"
     (retried,) = thread.said(TaskRetried)
-    assert (retried.attempt, retried.error) == (2, "ConnectionError: reset")
+    assert (retried.attempt, retried.error) == (2, "ConnectionError")
     shown = [e.payload for e in thread.view(turn_id).items if isinstance(e, CustomEmitted)]
     assert shown == ['{"name":"try","number":2}']
     steps = [e.node for e in thread.view(turn_id).items if isinstance(e, StepStarted)]
@@ -732,7 +733,7 @@ async def test_tools_of_a_tool_node_are_heard(thread: Thread) -> None:
     assert shown["later-1"].output == "later 1"
     assert shown["now-1"].output == "now 1"
     assert shown["now-2"].code == "tool_error"
-    assert "too much" in shown["now-2"].output
+    assert shown["now-2"].output == "ValueError"
     step = next(s for s in thread.said(StepStarted) if s.node == "tools")
     assert {event.path for event in thread.said(ToolStarted)} == {step.path}
     assert [m.role for m in transcript(thread.view(turn_id)).messages] == ["assistant"]

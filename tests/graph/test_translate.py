@@ -183,7 +183,7 @@ def test_a_tool_that_fails() -> None:
     desk.item("tools", {"event": "tool-started", "tool_call_id": "c", "tool_name": "look"})
     desk.item("tools", {"event": "tool-error", "tool_call_id": "c", "message": "no"})
     (failed,) = desk.all(ToolFailed)
-    assert (failed.name, failed.code, failed.message) == ("look", "tool_error", "no")
+    assert (failed.name, failed.code, failed.message) == ("look", "tool_error", "Error")
 
 
 def test_a_question_is_asked_once_though_every_task_around_repeats_it() -> None:

@@ -1,0 +1,106 @@
+"""LangGraph's serializer, with the text that log and results have.
+
+LangGraph stores `?` for a lone surrogate; everywhere else here it is U+FFFD. Text is cleaned before
+it is stored, only where there is something to clean. Values of more than `VALUE_BYTES_MAX` are
+refused: Postgres would take longer for one than a worker may be silent.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any
+
+import ormsgpack
+from langgraph.checkpoint.serde import jsonplus
+from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
+from pydantic import BaseModel
+
+from turnstream.schemas.errors import UnstorableStateError
+from turnstream.schemas.transcript import clean_text
+from turnstream.schemas.unexpected import class_name
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+VALUE_BYTES_MAX = 64 << 20
+"""Of one channel's value as it is stored."""
+
+DEPTH_MAX = 200
+
+_STRICT: ContextVar[bool] = ContextVar("turnstream_strict_text", default=False)
+# private names of the library; a test holds that they still work
+_LENIENT_OPTION = jsonplus._option  # noqa: SLF001
+_STRICT_OPTION = _LENIENT_OPTION & ~ormsgpack.OPT_REPLACE_SURROGATES
+
+
+def _encode(data: Any) -> bytes:
+    option = _STRICT_OPTION if _STRICT.get() else _LENIENT_OPTION
+    return ormsgpack.packb(data, default=jsonplus._msgpack_default, option=option)  # noqa: SLF001
+
+
+jsonplus._msgpack_enc = _encode  # noqa: SLF001
+
+
+@contextmanager
+def _strict() -> Iterator[None]:
+    token = _STRICT.set(True)
+    try:
+        yield
+    finally:
+        _STRICT.reset(token)
+
+
+class StateSerializer(JsonPlusSerializer):
+    """Serializes states; raises `UnstorableStateError` for what no store could give back."""
+
+    def dumps_typed(self, obj: Any) -> tuple[str, bytes]:
+        """Return the kind and the bytes of a value, its text cleaned."""
+        try:
+            with _strict():
+                kind, data = super().dumps_typed(obj)
+        except Exception:  # noqa: BLE001  also raised by a value's own model_dump
+            kind, data = self._cleaned(obj)
+        if len(data) > VALUE_BYTES_MAX:
+            raise UnstorableStateError(
+                f"a value of the state has {len(data)} bytes, {VALUE_BYTES_MAX} are allowed"
+            )
+        return kind, data
+
+    def _cleaned(self, obj: Any) -> tuple[str, bytes]:
+        try:
+            return super().dumps_typed(cleaned(obj))
+        except Exception as error:
+            known = isinstance(error, ormsgpack.MsgpackEncodeError)
+            raise UnstorableStateError(
+                f"a value of class {type(obj).__name__} cannot be stored"
+                f" ({error if known else class_name(error)}): keep it out of the state"
+            ) from error
+
+
+def cleaned(value: Any, depth: int = 0) -> Any:  # noqa: PLR0911  one return a type
+    """Return the value with U+FFFD for each lone surrogate in its texts; nothing is changed."""
+    if isinstance(value, str):
+        return clean_text(value) if type(value) is str else value
+    if depth > DEPTH_MAX:
+        return value
+    if isinstance(value, dict):
+        return {cleaned(key, depth + 1): cleaned(item, depth + 1) for key, item in value.items()}
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*(cleaned(item, depth + 1) for item in value))
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return type(value)(cleaned(item, depth + 1) for item in value)
+    if isinstance(value, BaseModel):
+        fields = {name: cleaned(item, depth + 1) for name, item in value.__dict__.items()}
+        return value.model_copy(update=fields)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return dataclasses.replace(
+            value,
+            **{
+                field.name: cleaned(getattr(value, field.name), depth + 1)
+                for field in dataclasses.fields(value)
+                if field.init
+            },
+        )
+    return value
