@@ -10,7 +10,7 @@ from langchain_core.messages import AIMessage, HumanMessage
 from langgraph.errors import GraphRecursionError, UnknownInterruptError
 from langgraph.types import StateSnapshot
 
-from turnstream.graph.node_exits import NodeExitError
+from turnstream.graph.node_exits import exit_behind
 from turnstream.graph.values import text_of
 from turnstream.schemas.errors import (
     FencedError,
@@ -81,9 +81,7 @@ def _named(
 
 
 def _class_of(error: BaseException) -> str:
-    if isinstance(error, NodeExitError) and error.__cause__ is not None:
-        error = error.__cause__
-    return class_name(error)
+    return class_name(exit_behind(error))
 
 
 def _text(error: BaseException) -> str:

@@ -2,7 +2,7 @@
 
 asyncio lets `SystemExit` and `KeyboardInterrupt` of any task end the loop, and LangGraph takes only
 `Exception` for an error of a node. So every task that a brought graph starts runs its code through
-`_Contained`, which raises `NodeExitError` instead. Tasks of other turns and of the process pay one
+`_Contained`, which raises an `Exception` instead. Tasks of other turns and of the process pay one
 look at a context variable when they start.
 """
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _INSIDE: ContextVar[bool] = ContextVar("turnstream_brought_code", default=False)
 
 
-class NodeExitError(RuntimeError):
+class _NodeExitError(RuntimeError):
     """Brought code raised something that would have ended more than its turn; see `__cause__`.
 
     A `RuntimeError`, because LangGraph's default retry policy does not repeat those.
@@ -59,9 +59,16 @@ class _Contained(Coroutine[Any, Any, Any]):
         return (yield from self._inner.__await__())
 
 
-def contained(error: BaseException) -> NodeExitError:
+def contained(error: BaseException) -> Exception:
     """Return the error that stands for an exit; raise it `from` the exit."""
-    return NodeExitError(f"the graph's code raised {class_name(error)}")
+    return _NodeExitError(f"the graph's code raised {class_name(error)}")
+
+
+def exit_behind(error: BaseException) -> BaseException:
+    """Return the exit that an error of `contained` stands for, else the error itself."""
+    if isinstance(error, _NodeExitError) and error.__cause__ is not None:
+        return error.__cause__
+    return error
 
 
 def enter() -> None:
