@@ -116,8 +116,9 @@ class Codec:
         try:
             reader = None if writer is schema.parsed else schema.parsed
             record = _build(schema, schemaless_reader(source, writer, reader))
-        except (EOFError, ValueError, IndexError, KeyError, TypeError, OverflowError) as error:
-            raise UndecodableError(f"{schema.name}: {error!r}", code="corrupt") from error
+        except Exception as error:
+            # the bytes are foreign, and so may be the writer's schema: fastavro raises anything
+            raise UndecodableError(f"{schema.name}: {error!r:.300}", code="corrupt") from error
         if source.tell() != len(data):
             raise UndecodableError(f"{schema.name}: bytes left over", code="corrupt")
         return record

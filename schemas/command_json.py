@@ -2,37 +2,61 @@
 
 The fields are those of the Structs in `commands.py`; `type` names the command (default
 `StartTurn`); `input`, `config`, `metadata` and `answers` may be JSON values instead of JSON text.
+White space and a byte order mark may come before the object, a field with a default may be null,
+and an integer may be written as 5.0, as serialisers of some languages do.
 """
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import msgspec
 
+from turnstream.schemas.command_rules import JSON_FIELDS
 from turnstream.schemas.commands import COMMANDS, Command
 from turnstream.schemas.errors import UndecodableError
-from turnstream.schemas.transcript import clean_text
+from turnstream.schemas.limits import compact, read_json
 
-JSON_FIELDS = ("input", "config", "metadata", "answers")
 _BY_NAME = {command.__name__: command for command in COMMANDS}
 _FIELDS = {command: frozenset(command.__struct_fields__) for command in COMMANDS}
+_ALL_FIELDS = frozenset[str]().union(*_FIELDS.values())
+_INTEGERS = ("at", "expires_at", "priority")
+_WHITE_SPACE = b" \t\r\n"
+_BOM = b"\xef\xbb\xbf"
+
+
+def is_json(data: bytes) -> bool:
+    """Tell by its beginning whether a record is meant as JSON: Avro never begins like this."""
+    begin = data.lstrip(_WHITE_SPACE).removeprefix(_BOM).lstrip(_WHITE_SPACE)[:1]
+    return begin in (b"{", b"[")
 
 
 def command_of_json(data: bytes) -> Command:
     """Return the command.
 
     Raises `UndecodableError` with one of the codes `not_json`, `not_an_object`, `unknown_type`,
-    `unknown_field`, `missing_field`, `wrong_type`.
+    `unknown_field`, `missing_field`, `wrong_type`, and `InvalidRequestError` as `read_json` does.
     """
-    fields = _object(data)
-    name = fields.pop("type", "StartTurn")
+    fields = read_json(data.lstrip(_WHITE_SPACE), envelope=True)
+    if not isinstance(fields, dict):
+        raise UndecodableError("the JSON is not an object", code="not_an_object")
+    return _command_of(fields)
+
+
+def _command_of(given: dict[str, Any]) -> Command:
+    name = given.pop("type", None)
+    name = "StartTurn" if name is None else name
     command = _BY_NAME.get(name) if isinstance(name, str) else None
     if command is None:
         raise UndecodableError(
             f"type {str(name)[:60]!r} is none of {', '.join(_BY_NAME)}", code="unknown_type"
         )
+    required = {field.name for field in msgspec.structs.fields(command) if field.required}
+    fields = {
+        field: _whole(value) if field in _INTEGERS else value
+        for field, value in given.items()
+        if value is not None or field in required or field not in _ALL_FIELDS
+    }
     unknown = sorted(fields.keys() - _FIELDS[command])
     if unknown:
         raise UndecodableError(
@@ -42,7 +66,7 @@ def command_of_json(data: bytes) -> Command:
         )
     for field in JSON_FIELDS:
         if field in fields and not isinstance(fields[field], str):
-            fields[field] = msgspec.json.encode(fields[field]).decode()
+            fields[field] = compact(fields[field])
     try:
         return msgspec.convert(fields, command)
     except msgspec.ValidationError as error:
@@ -50,37 +74,5 @@ def command_of_json(data: bytes) -> Command:
         raise UndecodableError(f"{command.__name__}: {error}", code=code) from error
 
 
-def _object(data: bytes) -> dict[str, Any]:
-    try:
-        decoded = msgspec.json.decode(data)
-    except RecursionError as error:
-        raise UndecodableError("the JSON is nested too deeply", code="not_json") from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        decoded = _with_lone_surrogates(data, error)
-    if not isinstance(decoded, dict):
-        raise UndecodableError("the JSON is not an object", code="not_an_object")
-    return decoded
-
-
-def _with_lone_surrogates(data: bytes, error: Exception) -> Any:
-    """Read JSON with escapes of lone surrogates, which only the standard library takes."""
-    try:
-        if b"\\u" in data:
-            return clean_json(json.loads(data))
-    except (ValueError, RecursionError):
-        pass
-    raise UndecodableError(f"not JSON: {error}", code="not_json") from error
-
-
-def clean_json(value: Any) -> Any:
-    """Return the value with lone surrogates and NUL in its strings replaced by U+FFFD.
-
-    Postgres stores neither; what a model reads must be what the record said, visibly.
-    """
-    if isinstance(value, str):
-        return clean_text(value).replace("\x00", "\ufffd")
-    if isinstance(value, list):
-        return [clean_json(item) for item in value]
-    if isinstance(value, dict):
-        return {clean_json(key): clean_json(item) for key, item in value.items()}
-    return value
+def _whole(value: Any) -> Any:
+    return int(value) if isinstance(value, float) and value.is_integer() else value

@@ -41,6 +41,13 @@ class InvalidRequestError(TurnstreamError):
     status = 422
 
 
+class TooLargeError(InvalidRequestError):
+    """A text or a JSON value of the request is larger than allowed; `field` names it."""
+
+    code = "too_large"
+    status = 413
+
+
 class UndecodableError(TurnstreamError):
     """The bytes are not a record that we know how to read."""
 

@@ -31,8 +31,9 @@ def check_tenant(tenant: str) -> str:
 def check_thread_id(thread_id: str) -> str:
     """Return the thread id; raises `InvalidRequestError` (`invalid_thread_id`).
 
-    1 to 200 printable characters of any script; no control characters, no lone surrogates, no white
-    space at the ends. A `/` is allowed: a thread key is split at its first one, the tenant's end.
+    1 to 200 printable characters of any script; no control characters, no lone surrogates, no
+    U+FFFD, no white space at the ends. A `/` is allowed: a thread key is split at its first one,
+    the tenant's end.
     """
     if not thread_id:
         raise InvalidRequestError("thread_id is empty", code="invalid_thread_id", field="thread_id")
@@ -47,6 +48,11 @@ def check_thread_id(thread_id: str) -> str:
             "thread_id has white space at its ends, or characters that cannot be printed",
             code="invalid_thread_id",
             field="thread_id",
+        )
+    if "\ufffd" in thread_id:
+        # what was a lone surrogate, or came broken: two such ids must not become one thread
+        raise InvalidRequestError(
+            "thread_id holds U+FFFD", code="invalid_thread_id", field="thread_id"
         )
     return thread_id
 

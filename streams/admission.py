@@ -7,7 +7,6 @@ become the dead letter's `code`; ARCHITECTURE.md lists them.
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Protocol
@@ -17,19 +16,18 @@ import msgspec
 
 from turnstream.connectors.kafka.scan import partition_of
 from turnstream.connectors.postgres.rows import Admission
-from turnstream.schemas.command_json import JSON_FIELDS, clean_json, command_of_json
+from turnstream.schemas.command_json import command_of_json, is_json
+from turnstream.schemas.command_rules import CommandLimits, checked
 from turnstream.schemas.commands import CancelTurn, Command, ResumeTurn, StartTurn
 from turnstream.schemas.errors import InvalidRequestError, UndecodableError
 from turnstream.schemas.events import UnknownEvent
 from turnstream.schemas.ids import (
-    check_tenant,
-    check_thread_id,
     parse_turn_id,
     thread_key,
     turn_id_of_key,
     turn_id_of_record,
 )
-from turnstream.schemas.transcript import clean_text
+from turnstream.schemas.limits import read_json
 
 if TYPE_CHECKING:
     from collections.abc import Container, Sequence
@@ -39,10 +37,7 @@ if TYPE_CHECKING:
 LETTER_HEADER, REQUEUES_HEADER = "letter", "requeues"
 """Of a record that stood in `dead-letters` before: what it is known by, and how often it did."""
 
-REQUEUES_MAX = 1_000_000
-
-LABEL_CHARS_MAX = 500
-"""Of actor, correlation id, idempotency key, graph: they go into every result or index."""
+REQUEUES_DIGITS_MAX = 6
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -63,14 +58,14 @@ class Rules:
     """What admissions depend on beside the record.
 
     `wire` decodes what comes in; `store` encodes what the ledger keeps, which must be readable
-    without a registry. `partitions`: of `turn-events`. `text_chars_max`: of a turn's text.
+    without a registry. `partitions`: of `turn-events`.
     """
 
     wire: Codec
     store: Codec
     graphs: Container[str]
     partitions: int
-    text_chars_max: int
+    limits: CommandLimits
 
 
 def admission_of(record: Record, tenant: str | None, topic_id: str, rules: Rules) -> Admission:
@@ -79,8 +74,8 @@ def admission_of(record: Record, tenant: str | None, topic_id: str, rules: Rules
     `tenant` is the topic's, None on the edges' own, where the body names it. Raises
     `UndecodableError` or `InvalidRequestError`.
     """
-    command = _command(record.value, rules.wire)
-    command = _checked(command, tenant, rules.text_chars_max)
+    command = _of_tenant(_command(record.value, rules.wire), tenant)
+    command = checked(command, rules.limits)
     key = thread_key(command.tenant, command.thread_id)
     _check_key(record.key, key, command.thread_id)
     turn_id = _turn_id(command, topic_id, record)
@@ -114,7 +109,7 @@ def admission_of(record: Record, tenant: str | None, topic_id: str, rules: Rules
         known=command.graph in rules.graphs,
         on_busy=command.on_busy if isinstance(command, StartTurn) else "enqueue",
         expires_at=_time(command.expires_at),
-        answers=_answers(command) if isinstance(command, ResumeTurn) else (),
+        answers=_answered(command) if isinstance(command, ResumeTurn) else (),
         actor=command.actor,
     )
 
@@ -122,7 +117,7 @@ def admission_of(record: Record, tenant: str | None, topic_id: str, rules: Rules
 def _command(value: bytes | None, wire: Codec) -> Command:
     if value is None:
         raise UndecodableError("the record has no value", code="empty")
-    if value[:1] == b"{":
+    if is_json(value):
         return command_of_json(value)
     decoded = wire.decode(value)
     if isinstance(decoded, UnknownEvent):
@@ -132,63 +127,17 @@ def _command(value: bytes | None, wire: Codec) -> Command:
     return decoded
 
 
-def _checked(command: Command, tenant: str | None, text_chars_max: int) -> Command:
-    if tenant is not None and command.tenant not in ("", tenant):
+def _of_tenant(command: Command, tenant: str | None) -> Command:
+    """Return the command in the topic's tenant; one that names another is refused."""
+    if tenant is None or command.tenant == tenant:
+        return command
+    if command.tenant:
         raise InvalidRequestError(
             f"tenant {command.tenant[:60]!r} has no place on the topic of {tenant!r}",
             code="tenant_mismatch",
             field="tenant",
         )
-    named = check_tenant(command.tenant if tenant is None else tenant)
-    if "\ufffd" in check_thread_id(command.thread_id):
-        # what was a lone surrogate, or came broken: two such ids must not become one thread
-        raise InvalidRequestError(
-            "thread_id holds U+FFFD", code="invalid_thread_id", field="thread_id"
-        )
-    for field in ("actor", "correlation_id", "idempotency_key", "traceparent", "graph"):
-        _check_label(field, getattr(command, field, ""))
-    changes: dict[str, str] = {"tenant": named}
-    for field in JSON_FIELDS:
-        text = getattr(command, field, "")
-        if text:
-            changes[field] = _checked_json(field, text)
-    if isinstance(command, StartTurn):
-        if bool(command.text) == bool(command.input):
-            raise InvalidRequestError(
-                "exactly one of text and input is needed", code="invalid_input", field="text"
-            )
-        size = len(command.text) + len(command.input)
-        if size > text_chars_max:
-            raise InvalidRequestError(
-                f"{size} characters, {text_chars_max} are allowed", code="text_too_long"
-            )
-        changes["text"] = clean_json(command.text)
-    return msgspec.structs.replace(command, **changes)
-
-
-def _check_label(field: str, text: str) -> None:
-    if len(text) > LABEL_CHARS_MAX or "\x00" in text or clean_text(text) != text:
-        raise InvalidRequestError(
-            f"{field}: at most {LABEL_CHARS_MAX} characters, no NUL and no lone surrogates",
-            code=f"invalid_{field}",
-            field=field,
-        )
-
-
-def _checked_json(field: str, text: str) -> str:
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise InvalidRequestError(
-            f"{field} is not JSON: {error}", code=f"invalid_{field}", field=field
-        ) from error
-    if field != "input" and not isinstance(value, dict):
-        raise InvalidRequestError(
-            f"{field} is not a JSON object", code=f"invalid_{field}", field=field
-        )
-    if "\\u" not in text:
-        return clean_text(text)
-    return msgspec.json.encode(clean_json(value)).decode()
+    return msgspec.structs.replace(command, tenant=tenant)
 
 
 def _check_key(key: bytes | None, expected: str, thread_id: str) -> None:
@@ -205,14 +154,23 @@ def letter_of(record: Record, topic_id: str) -> tuple[UUID, int]:
     """Return what a record is known by as a dead letter, and how often it was requeued.
 
     It is the turn id that a record without one has. One that was requeued says in its headers what
-    it was known by before, so that requeued twice by a crash it is one turn, and one letter.
+    it was known by before, so that requeued twice by a crash it is one turn, and one letter. Any
+    producer may write headers of these names: what is none of ours counts as no header, and of
+    several the last one counts.
     """
     given = dict(record.headers)
-    try:
-        requeues = min(max(0, int(given[REQUEUES_HEADER])), REQUEUES_MAX)
-        return UUID(given[LETTER_HEADER].decode()), requeues
-    except (KeyError, ValueError):
+    letter = _letter_id(given.get(LETTER_HEADER))
+    requeues = given.get(REQUEUES_HEADER) or b""
+    if letter is None or not (requeues.isdigit() and len(requeues) <= REQUEUES_DIGITS_MAX):
         return turn_id_of_record(topic_id, record.partition, record.offset), 0
+    return letter, int(requeues)
+
+
+def _letter_id(text: bytes | None) -> UUID | None:
+    try:
+        return UUID((text or b"").decode())
+    except ValueError:
+        return None
 
 
 def _turn_id(command: Command, topic_id: str, record: Record) -> UUID:
@@ -225,15 +183,8 @@ def _turn_id(command: Command, topic_id: str, record: Record) -> UUID:
     return letter_of(record, topic_id)[0]
 
 
-def _answers(command: ResumeTurn) -> tuple[str, ...]:
-    answers = json.loads(command.answers or "null")
-    if not isinstance(answers, dict) or not answers:
-        raise InvalidRequestError(
-            "answers is a JSON object, interrupt id to answer",
-            code="invalid_answers",
-            field="answers",
-        )
-    return tuple(clean_text(answer) for answer in answers)
+def _answered(command: ResumeTurn) -> tuple[str, ...]:
+    return tuple(read_json(command.answers, "answers"))
 
 
 def _digest(command: Command, store: Codec) -> bytes:
@@ -243,11 +194,4 @@ def _digest(command: Command, store: Codec) -> bytes:
 
 
 def _time(micros: int) -> datetime | None:
-    if not micros:
-        return None
-    try:
-        return _EPOCH + timedelta(microseconds=micros)
-    except OverflowError as error:
-        raise InvalidRequestError(
-            "expires_at is beyond any calendar", code="invalid_expires_at", field="expires_at"
-        ) from error
+    return _EPOCH + timedelta(microseconds=micros) if micros else None

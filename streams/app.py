@@ -126,7 +126,7 @@ async def open_edge(
         context = EdgeContext(
             settings=settings,
             feed=feed,
-            submit=Submit(log, feed, pressure, settings.edge_start_wait_s, settings.text_chars_max),
+            submit=Submit(log, feed, pressure, settings.edge_start_wait_s, settings.command_limits),
             auth=auth,
             sockets=sockets,
             arrivals=arrivals_of(settings),
@@ -166,7 +166,7 @@ def _dead_letters(
         store=Codec(),
         graphs=graphs,
         partitions=settings.partitions,
-        text_chars_max=settings.text_chars_max,
+        limits=settings.command_limits,
     )
     return DeadLetters(
         lambda: LogScan(settings.kafka_bootstrap),
@@ -358,7 +358,7 @@ async def open_worker(
             store=store,
             graphs=catalog,
             partitions=found[topics.events].partitions,
-            text_chars_max=settings.text_chars_max,
+            limits=settings.command_limits,
         )
         intake = Intake(
             inbox,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from turnstream.connectors.avro import SINGLE_OBJECT
-from turnstream.schemas.command_json import command_of_json
+from turnstream.schemas.command_json import command_of_json, is_json
 from turnstream.schemas.errors import InvalidRequestError, UndecodableError
 from turnstream.streams.admission import admission_of
 
@@ -57,8 +57,8 @@ def read_letter(
     """Judge these bytes in the letter's place, as an intake of its topic would now."""
     name, fields = "", {}
     try:
-        record = command_of_json(value) if value[:1] == b"{" else rules.wire.decode(value)
-    except UndecodableError:
+        record = command_of_json(value) if is_json(value) else rules.wire.decode(value)
+    except (UndecodableError, InvalidRequestError):
         pass
     else:
         name = getattr(record, "type", "") or type(record).__name__
@@ -80,7 +80,7 @@ def form_of(value: bytes) -> str:
     """Say how the bytes are framed, by their beginning."""
     if not value:
         return "nothing"
-    if value[:1] == b"{":
+    if is_json(value):
         return "JSON"
     if value[:2] == SINGLE_OBJECT and len(value) >= 10:  # noqa: PLR2004  2 + 8 bytes of framing
         return f"Avro single-object encoding, fingerprint {value[2:10].hex()}"

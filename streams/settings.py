@@ -15,6 +15,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from turnstream.schemas.command_rules import CommandLimits
 from turnstream.schemas.errors import ConfigurationError
 from turnstream.schemas.topics import Topics
 from turnstream.streams.variables import PREFIX, unknown_names
@@ -112,7 +113,23 @@ class Settings(BaseSettings):
         description="a worker keeps its lease while its event loop is blocked; then it starts anew",
     )
     drain_timeout_s: float = Field(20.0, ge=0, description="for running turns after SIGTERM")
-    text_chars_max: int = Field(200_000, ge=1, description="of a turn's text")
+    text_chars_max: int = Field(
+        200_000,
+        ge=1,
+        description="characters of a turn's text; also of input, answers and config, each as JSON "
+        "without white space and escapes; edges answer 413, workers write a dead letter, so both "
+        "need the same value",
+    )
+    metadata_bytes_max: int = Field(
+        65_536,
+        ge=1024,
+        description="bytes of a run's metadata and of a thread's, as JSON; above: 413, dead letter",
+    )
+    configurable_locked: tuple[str, ...] = Field(
+        (),
+        description='names of `config.configurable` that turns may not set, as in ["model", '
+        '"system_prompt"]; a turn that sets one is refused: 422, dead letter',
+    )
     worker_health_host: str = Field("127.0.0.1", description="address of the worker's health port")
     worker_health_port: int = Field(0, ge=0, le=65535, description="0: none")
 
@@ -190,6 +207,15 @@ class Settings(BaseSettings):
     def topics(self) -> Topics:
         """Return the topics' names."""
         return Topics(self.topic_prefix)
+
+    @property
+    def command_limits(self) -> CommandLimits:
+        """Return what a command may be, for workers and edges alike."""
+        return CommandLimits(
+            text_chars_max=self.text_chars_max,
+            metadata_bytes_max=self.metadata_bytes_max,
+            locked=frozenset(self.configurable_locked),
+        )
 
     @property
     def direct_url(self) -> str:

@@ -6,14 +6,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast, get_args
+from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 
 import msgspec
 
 from turnstream.schemas.commands import OnBusy
 from turnstream.schemas.errors import CommandError, NotFoundError
 from turnstream.schemas.ids import check_thread_id, thread_key
+from turnstream.schemas.limits import INT_MAX, INT_MIN, check_depth
 from turnstream.streams.edge.cursor import Cursor
+from turnstream.streams.edge.run_request import (
+    check_input,
+    own_config,
+    refuse,
+    refuse_unsupported,
+)
 from turnstream.streams.edge.submit import check_expires_at
 
 if TYPE_CHECKING:
@@ -26,12 +33,20 @@ if TYPE_CHECKING:
     from turnstream.streams.edge.submit import Submitted
 
 encode = msgspec.json.Encoder().encode
+_UNSUPPORTED = {
+    "interrupt_before": "interruptBefore",
+    "interrupt_after": "interruptAfter",
+    "webhook": "webhook",
+    "after_seconds": "afterSeconds",
+    "context": "context",
+    "on_completion": "onCompletion",
+}
 
 
 class Command(msgspec.Struct, frozen=True):
     """A command of the protocol."""
 
-    id: int
+    id: Annotated[int, msgspec.Meta(ge=INT_MIN, le=INT_MAX)]
     method: str
     params: dict[str, Any] = {}
 
@@ -40,10 +55,11 @@ _commands = msgspec.json.Decoder(Command)
 
 
 def parse_command(body: bytes) -> Command:
-    """Return the command; raises `CommandError` (400)."""
+    """Return the command; raises `CommandError` (400), `InvalidRequestError` (422, `too_deep`)."""
+    check_depth(body, envelope=True)
     try:
         return _commands.decode(body)
-    except (msgspec.DecodeError, msgspec.ValidationError, UnicodeError, RecursionError) as error:
+    except (ValueError, msgspec.DecodeError) as error:
         raise CommandError(f"not a command: {error}") from error
 
 
@@ -70,6 +86,8 @@ _PROTOCOL_CODES = frozenset(
 def error_message(command_id: int | None, error: TurnstreamError) -> dict[str, Any]:
     """Return an error of ours as the protocol's."""
     code = error.code if error.code in _PROTOCOL_CODES else "unknown_error"
+    if error.code == "unsupported":
+        code = "not_supported"
     if error.status in {400, 422} and code == "unknown_error":
         code = "invalid_argument"
     return {"type": "error", "id": command_id, "error": code, "message": f"{error.code}: {error}"}
@@ -105,19 +123,31 @@ class Commands:
         graph = self.edge.graph_of(_text(params, "assistant_id"))
         if graph is None:
             raise NotFoundError("there is no such assistant", code="assistant_not_found")
-        metadata = _json_object(params, "metadata")
+        _refuse_unsupported(params)
+        given = await self._input(params)
+        start_turn = self.edge.submit.start_of(
+            self.principal,
+            self.thread_id,
+            graph=graph,
+            text=given if isinstance(given, str) else "",
+            input="" if isinstance(given, str) else _json(given),
+            config=_config(params),
+            metadata=_json_object(params, "metadata"),
+            on_busy=_on_busy(params),
+            expires_at=_expires_at(params),
+        )
         async with self.edge.sockets.asking(self._key, self.principal) as start:
-            submitted = await self.edge.submit.start(
-                self.principal,
-                self.thread_id,
-                graph=graph,
-                input=_json(params.get("input", {})),
-                config=_json_object(params, "config"),
-                metadata=metadata,
-                on_busy=_on_busy(params),
-                expires_at=_expires_at(params),
-            )
+            submitted = await self.edge.submit.send(start_turn)
             return self._submitted(command, submitted, start)
+
+    async def _input(self, params: dict[str, Any]) -> Any:
+        """Return the input; where it is left out an empty one, unless a question is open."""
+        given = params.get("input", {})
+        if "input" not in params and self.edge.ledger is not None:
+            row = await self.edge.ledger.thread(self._key)
+            given = None if row is not None and row.interrupts else given
+        check_input(given)
+        return given
 
     async def _respond(self, command: Command) -> dict[str, Any]:
         params = command.params
@@ -132,16 +162,17 @@ class Commands:
         for unsupported in ("update", "goto"):
             if params.get(unsupported) is not None:
                 raise CommandError(f"{unsupported} is not supported", code="not_supported")
+        resume = self.edge.submit.resume_of(
+            self.principal,
+            self.thread_id,
+            answers=_json(answers),
+            graph=await self.edge.graph_asking(key),
+            config=_config(params),
+            metadata=_json_object(params, "metadata"),
+            expires_at=_expires_at(params),
+        )
         async with self.edge.sockets.asking(key, self.principal) as start:
-            submitted = await self.edge.submit.resume(
-                self.principal,
-                self.thread_id,
-                answers=_json(answers),
-                graph=await self.edge.graph_asking(key),
-                config=_json_object(params, "config"),
-                metadata=_json_object(params, "metadata"),
-                expires_at=_expires_at(params),
-            )
+            submitted = await self.edge.submit.send(resume)
             return self._submitted(command, submitted, start)
 
     async def _cancel(self, command: Command) -> dict[str, Any]:
@@ -187,14 +218,36 @@ def _expires_at(params: dict[str, Any]) -> int:
         raise CommandError(str(error)) from error
 
 
+def _refuse_unsupported(params: dict[str, Any]) -> None:
+    """Refuse what no run does yet; clients in JavaScript may write the names in camel case."""
+    refuse(
+        **{name: params.get(name) for name in ("checkpoint_id", "checkpointId", "forkFrom")},
+        checkpoint=params.get("checkpoint"),
+        command=params.get("command"),
+    )
+    for snake, camel in _UNSUPPORTED.items():
+        refuse_unsupported(**{snake: params.get(snake)})
+        if camel in params:
+            refuse_unsupported(**{snake: params[camel]})
+
+
 def _json(value: Any) -> str:
     return encode(value).decode()
 
 
+def _config(params: dict[str, Any]) -> str:
+    value = _object(params, "config")
+    own = own_config(value)
+    return "" if own is None else _json(own)
+
+
 def _json_object(params: dict[str, Any], name: str) -> str:
+    value = _object(params, name)
+    return "" if value is None else _json(value)
+
+
+def _object(params: dict[str, Any], name: str) -> dict[str, Any] | None:
     value = params.get(name)
-    if value is None:
-        return ""
-    if not isinstance(value, dict):
+    if value is not None and not isinstance(value, dict):
         raise CommandError(f"{name} must be an object")
-    return _json(value)
+    return value

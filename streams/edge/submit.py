@@ -10,14 +10,14 @@ import asyncio
 import os
 import time
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol
 
+from turnstream.schemas.command_rules import CommandLimits, check_idempotency_key, checked
 from turnstream.schemas.commands import CancelTurn, Command, OnBusy, ResumeTurn, StartTurn
 from turnstream.schemas.errors import ConflictError, InvalidRequestError, RecordTooLargeError
 from turnstream.schemas.events import Event, TurnEnded, TurnRejected
 from turnstream.schemas.ids import (
-    check_thread_id,
     new_turn_id,
     parse_turn_id,
     thread_key,
@@ -76,19 +76,20 @@ class Submitted:
 class Submit:
     """Start, resume and cancel turns in the name of a principal.
 
-    Each raises `InvalidRequestError` (422), `RecordTooLargeError` (413), `ConflictError` (409, the
-    turn was rejected; `code` is the reason) or `UnavailableError` (503): but for a command that
-    Kafka did not answer for, nothing was published.
+    `start_of` and `resume_of` make a command by the workers' rules, or raise `InvalidRequestError`
+    (422, 413). `send` and `cancel` raise `RecordTooLargeError` (413), `ConflictError` (409, the
+    turn was rejected; `code` is the reason) or `UnavailableError` (503). Nothing was published
+    then, unless Kafka did not answer.
     """
 
     log: CommandLog
     feed: Feed
     gate: Gate
     start_wait_s: float = 2.0
-    text_chars_max: int = 200_000
+    limits: CommandLimits = field(default_factory=CommandLimits)
     _recent: OrderedDict[str, None] | None = None
 
-    async def start(
+    def start_of(
         self,
         principal: Principal,
         thread_id: str,
@@ -104,21 +105,15 @@ class Submit:
         correlation_id: str = "",
         expires_at: int = 0,
         traceparent: str = "",
-        wait: bool = True,
-    ) -> Submitted:
-        """Publish a `StartTurn`; `input`, `config`, `metadata` are JSON text.
+    ) -> StartTurn:
+        """Return a `StartTurn` that workers take; `input`, `config`, `metadata` are JSON text.
 
-        `expires_at`, here and in `resume`: 0, or what `check_expires_at` has passed.
+        `expires_at`, here and in `resume_of`: 0, or what `check_expires_at` has passed. Raises
+        `InvalidRequestError`.
         """
-        if len(text) > self.text_chars_max:
-            raise RecordTooLargeError(
-                f"text has {len(text)} characters, {self.text_chars_max} are allowed",
-                code="text_too_long",
-                field="text",
-            )
         command = StartTurn(
             tenant=principal.tenant,
-            thread_id=check_thread_id(thread_id),
+            thread_id=thread_id,
             turn_id=_turn_id(principal.tenant, turn_id, idempotency_key),
             at=time.time_ns() // 1000,
             actor=principal.user,
@@ -132,9 +127,9 @@ class Submit:
             expires_at=expires_at,
             on_busy=on_busy,
         )
-        return await self._submit(command, wait=wait)
+        return checked(command, self.limits)
 
-    async def resume(
+    def resume_of(
         self,
         principal: Principal,
         thread_id: str,
@@ -147,12 +142,11 @@ class Submit:
         idempotency_key: str = "",
         correlation_id: str = "",
         expires_at: int = 0,
-        wait: bool = True,
-    ) -> Submitted:
-        """Publish a `ResumeTurn`. `answers` is a JSON object: interrupt id to answer."""
+    ) -> ResumeTurn:
+        """Return a `ResumeTurn` that workers take. `answers`: a JSON object, id to answer."""
         command = ResumeTurn(
             tenant=principal.tenant,
-            thread_id=check_thread_id(thread_id),
+            thread_id=thread_id,
             turn_id=_turn_id(principal.tenant, turn_id, idempotency_key),
             at=time.time_ns() // 1000,
             actor=principal.user,
@@ -163,39 +157,10 @@ class Submit:
             metadata=metadata,
             expires_at=expires_at,
         )
-        return await self._submit(command, wait=wait)
+        return checked(command, self.limits)
 
-    async def cancel(
-        self,
-        principal: Principal,
-        thread_id: str,
-        turn_id: str,
-        *,
-        reason: str = "",
-        rollback: bool = False,
-    ) -> None:
-        """Publish a `CancelTurn`; returns when Kafka has it. An ended turn stays as it is."""
-        command = CancelTurn(
-            tenant=principal.tenant,
-            thread_id=check_thread_id(thread_id),
-            turn_id=str(parse_turn_id(turn_id)),
-            at=time.time_ns() // 1000,
-            actor=principal.user,
-            reason=reason,
-            rollback=rollback,
-        )
-        await self._append(thread_key(principal.tenant, thread_id), command)
-
-    def is_recent(self, key: str) -> bool:
-        """Say whether this edge sent a turn for the thread lately: the ledger may be behind."""
-        return self._recent is not None and key in self._recent
-
-    def forget(self, key: str) -> None:
-        """Say no longer that a thread is recent: it was deleted."""
-        if self._recent is not None:
-            self._recent.pop(key, None)
-
-    async def _submit(self, command: StartTurn | ResumeTurn, *, wait: bool) -> Submitted:
+    async def send(self, command: StartTurn | ResumeTurn, *, wait: bool = True) -> Submitted:
+        """Publish a command that this edge made; with `wait`, until its turn is seen to begin."""
         key = thread_key(command.tenant, command.thread_id)
         refusable = isinstance(command, ResumeTurn)
         with self.feed.expect(key, command.turn_id, past_start=refusable) as first:
@@ -218,6 +183,37 @@ class Submit:
             record=record,
             applied_through=first_seq(self.feed.incarnation, offset) - 1,
         )
+
+    async def cancel(
+        self,
+        principal: Principal,
+        thread_id: str,
+        turn_id: str,
+        *,
+        reason: str = "",
+        rollback: bool = False,
+    ) -> None:
+        """Publish a `CancelTurn`; returns when Kafka has it. An ended turn stays as it is."""
+        command = CancelTurn(
+            tenant=principal.tenant,
+            thread_id=thread_id,
+            turn_id=str(parse_turn_id(turn_id)),
+            at=time.time_ns() // 1000,
+            actor=principal.user,
+            reason=reason,
+            rollback=rollback,
+        )
+        checked(command, self.limits)
+        await self._append(thread_key(principal.tenant, thread_id), command)
+
+    def is_recent(self, key: str) -> bool:
+        """Say whether this edge sent a turn for the thread lately: the ledger may be behind."""
+        return self._recent is not None and key in self._recent
+
+    def forget(self, key: str) -> None:
+        """Say no longer that a thread is recent: it was deleted."""
+        if self._recent is not None:
+            self._recent.pop(key, None)
 
     async def _append(self, key: str, command: Command) -> None:
         size = self.log.size(command) + len(key.encode()) + RECORD_OVERHEAD_BYTES
@@ -265,5 +261,6 @@ def _turn_id(tenant: str, turn_id: str, idempotency_key: str) -> str:
     if turn_id:
         return str(parse_turn_id(turn_id))
     if idempotency_key:
+        check_idempotency_key(idempotency_key)
         return str(turn_id_of_key(tenant, idempotency_key))
     return str(new_turn_id(time.time_ns() // 1_000_000, os.urandom(10)))

@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -127,10 +127,15 @@ class Scene:
         key: bytes | None = None,
         topic: str = "",
         partition: int | None = None,
+        headers: Sequence[tuple[str, bytes | None]] = (),
     ) -> tuple[int, int]:
         data = json.dumps(value).encode() if isinstance(value, dict) else value
         done = await self.producer.send_and_wait(
-            topic or self.topics.turns_of("default"), data, key=key, partition=partition
+            topic or self.topics.turns_of("default"),
+            data,
+            key=key,
+            partition=partition,
+            headers=list(headers),
         )
         return done.partition, done.offset
 

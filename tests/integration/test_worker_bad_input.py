@@ -35,13 +35,22 @@ class Bad:
     tenant: str | None = "default"
 
 
+DEEP: Any = 1
+for _ in range(600):
+    DEEP = [DEEP]
+
 TABLE: dict[str, Bad] = {
     "empty": Bad("empty", b""),
     "tombstone": Bad("empty", None, key=b"bad"),
     "random bytes": Bad("not_avro", bytes(range(7, 70))),
     "text that is no JSON": Bad("not_avro", b"start a turn please"),
     "cut JSON": Bad("not_json", b'{"thread_id": "bad", "te'),
-    "JSON nested beyond reason": Bad("not_json", b'{"a":' + b"[" * 50_000 + b"}"),
+    "JSON nested beyond reason": Bad("too_deep", b'{"a":' + b"[" * 50_000 + b"}"),
+    "an input of 600 arrays": Bad("too_deep", line(text="", input=DEEP)),
+    "an input of 600 arrays, as text": Bad("too_deep", line(text="", input=json.dumps(DEEP))),
+    "an input of 600 arrays in Avro": Bad("too_deep", avro(text="", input=json.dumps(DEEP))),
+    "metadata of 600 arrays": Bad("too_deep", line(metadata={"a": DEEP})),
+    "an escape before 600 arrays": Bad("too_deep", line(config={"a": ["\ud83d", DEEP]})),
     "invalid UTF-8": Bad("not_json", b'{"thread_id": "bad", "text": "\xed\xa0\x80"}'),
     "an unknown command": Bad("unknown_type", line(type="DropTables")),
     "an unknown field": Bad("unknown_field", line(temperature=1)),
@@ -91,6 +100,28 @@ TABLE: dict[str, Bad] = {
     "a label too long": Bad("invalid_correlation_id", line(correlation_id="x" * 501)),
     "a label with NUL": Bad("invalid_actor", line(actor="a\x00")),
     "an expiry beyond the calendar": Bad("invalid_expires_at", line(expires_at=2**62)),
+    "an expiry beyond 64 bits": Bad("invalid_expires_at", line(expires_at=2**64 - 1)),
+    "an expiry beyond any number": Bad("invalid_expires_at", line(expires_at=10**400)),
+    "an expiry before the epoch": Bad("invalid_expires_at", line(expires_at=-1)),
+    "an expiry of -2^63 in Avro": Bad("invalid_expires_at", avro(expires_at=-(2**63))),
+    "an expiry in the year 294247": Bad("invalid_expires_at", avro(expires_at=2**63 - 1)),
+    "an expiry that is no whole number": Bad("wrong_type", line(expires_at=1.5)),
+    "a time beyond 64 bits": Bad("invalid_at", line(at=2**64 - 1)),
+    "a time before the epoch in Avro": Bad("invalid_at", avro(at=-1)),
+    "a priority beyond 64 bits": Bad("invalid_priority", line(priority=2**64 - 1)),
+    "a policy that Avro lets pass": Bad("invalid_on_busy", avro(on_busy="explode")),
+    "an input with a huge integer": Bad("number_out_of_range", line(text="", input=[2**70])),
+    "an input of null": Bad("invalid_input", line(text="", input="null")),
+    "oversized metadata": Bad("metadata_too_large", line(metadata={"a": "x" * 65_536})),
+    "oversized config": Bad("config_too_long", line(config={"a": "x" * 200_000})),
+    "oversized answers": Bad(
+        "answers_too_long",
+        json.dumps(
+            {"type": "ResumeTurn", "thread_id": "bad", "answers": {"a": "x" * 200_000}}
+        ).encode(),
+    ),
+    "a configurable that is no object": Bad("invalid_config", line(config={"configurable": [1]})),
+    "an array": Bad("not_an_object", b"[" + line() + b"]"),
     "the key of another thread": Bad("key_mismatch", line(), key=b"default/other"),
     "the key of another tenant": Bad("key_mismatch", line(), key=b"acme/bad"),
     "another tenant than the topic's": Bad("tenant_mismatch", line(tenant="acme")),
@@ -215,6 +246,31 @@ async def test_avro_and_a_record_without_a_key(scene) -> None:
         ids = await scene.db.fetch("SELECT turn_id, src_part, src_off FROM turns")
         assert [(r["src_part"], r["src_off"]) for r in ids] == [(partition, offset)]
         assert uuid.UUID(result.turn_id).version == 5
+
+
+LETTER = b"0d9a1f5e-53a5-4f4e-9a0e-b3a0a4f3a111"
+FOREIGN = [
+    (b'\xef\xbb\xbf{"thread_id": "t0", "text": "tokens=1"}', []),
+    (b'\r\n {"thread_id": "t1", "text": "tokens=1", "input": null, "expires_at": null}\n', []),
+    (b'{"thread_id": "t2", "text": "tokens=1", "priority": 1.0, "answers": null}', []),
+    (b'{"thread_id": "t3", "text": "tokens=1"}', [("letter", None), ("requeues", b"1")]),
+    (b'{"thread_id": "t4", "text": "tokens=1"}', [("letter", LETTER), ("requeues", None)]),
+    (b'{"thread_id": "t5", "text": "tokens=1"}', [("letter", b"\xff"), ("requeues", b"9" * 5000)]),
+    (
+        b'{"thread_id": "t6", "text": "tokens=1"}',
+        [("requeues", b""), ("letter", LETTER), ("letter", None)],
+    ),
+]
+
+
+async def test_lines_and_headers_as_other_programs_write_them(scene) -> None:
+    async with scene.worker():
+        for value, headers in FOREIGN:
+            await scene.send(value, headers=headers)
+        await scene.until(lambda: len(scene.results) + len(scene.letters) >= len(FOREIGN))
+        assert not scene.letters
+        assert {r.thread_id for r in scene.results} == {f"t{i}" for i in range(len(FOREIGN))}
+        assert {r.status for r in scene.results} == {"completed"}
 
 
 async def test_an_idempotency_key_makes_the_turn_id(scene) -> None:

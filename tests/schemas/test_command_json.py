@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from turnstream.schemas.command_json import clean_json, command_of_json
+from turnstream.schemas.command_json import command_of_json, is_json
 from turnstream.schemas.commands import CancelTurn, ResumeTurn, StartTurn
 from turnstream.schemas.errors import UndecodableError
+from turnstream.schemas.limits import clean_json
 
 
 @given(
@@ -21,7 +22,7 @@ from turnstream.schemas.errors import UndecodableError
         text=st.text(),
         actor=st.text(),
         graph=st.text(),
-        priority=st.integers(-(2**31), 2**31),
+        priority=st.integers(-(2**63), 2**63 - 1),
         on_busy=st.sampled_from(["enqueue", "reject"]),
     )
 )
@@ -65,12 +66,49 @@ def test_the_type_names_the_command(line: bytes, kind: type) -> None:
         (b'{"thread_id": null}', "wrong_type"),
         (b'{"thread_id": "t"} {}', "not_json"),
         (b'{"thread_id": "\\ud800', "not_json"),
+        (b'{"thread_id": "t", "expires_at": true}', "wrong_type"),
+        (b'{"thread_id": "t", "at": "5"}', "wrong_type"),
+        (b'{"thread_id": "t", "Text": null}', "unknown_field"),
+        (b'{"type": {}}', "unknown_type"),
     ],
 )
 def test_each_mistake_has_its_code(line: bytes, code: str) -> None:
     with pytest.raises(UndecodableError) as caught:
         command_of_json(line)
     assert caught.value.code == code
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b'\xef\xbb\xbf{"thread_id": "t", "text": "x"}',
+        b" " * 99 + b'\r\n\t{"thread_id": "t", "text": "x"}\r\n',
+        b'\n\xef\xbb\xbf\n{"thread_id": "t", "text": "x"}',
+        (
+            b'{"thread_id": "t", "text": "x", "type": null, "turn_id": null, "actor": null,'
+            b' "config": null, "input": null, "expires_at": null, "on_busy": null,'
+            b' "answers": null, "reason": null, "rollback": null}'
+        ),
+        b'{"thread_id": "t", "text": "x", "priority": 0.0, "expires_at": 0e5}',
+    ],
+)
+def test_what_serialisers_of_other_languages_add_changes_nothing(line: bytes) -> None:
+    assert is_json(line)
+    assert command_of_json(line) == StartTurn(thread_id="t", text="x")
+
+
+def test_a_whole_number_may_have_a_fraction_of_zero() -> None:
+    line = b'{"thread_id": "t", "text": "x", "expires_at": 1.7e15, "priority": -5.0}'
+    command = command_of_json(line)
+    assert isinstance(command, StartTurn)
+    assert (command.expires_at, command.priority) == (1_700_000_000_000_000, -5)
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"\xc3\x01{", b"\0\0\0\0{", b"start", b"\xef\xbb", b" " * 99]
+)
+def test_what_is_not_meant_as_json(data: bytes) -> None:
+    assert not is_json(data)
 
 
 def test_lone_surrogates_and_nul_become_u_fffd() -> None:

@@ -6,19 +6,16 @@ honoured yet is refused by name (422 `unsupported`), never ignored in silence.
 
 from __future__ import annotations
 
-import json
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict, WithJsonSchema
 
 from turnstream.schemas.commands import OnBusy
-from turnstream.schemas.errors import InvalidRequestError
+from turnstream.schemas.limits import check_text, check_value, compact
 from turnstream.streams.edge.submit import check_expires_at
 
-DEPTH_MAX = 64
 SEARCH_LIMIT_MAX = 1000
 OFFSET_MAX = 1_000_000
-_INT64 = 1 << 63
 
 
 def check_json(value: Any) -> Any:
@@ -26,37 +23,8 @@ def check_json(value: Any) -> Any:
 
     No NUL (Postgres), no lone surrogates (UTF-8), integers of 64 bits, at most 64 levels.
     """
-    _check(value, DEPTH_MAX)
+    check_value(value, strict=True)
     return value
-
-
-def _check(value: Any, depth: int) -> None:
-    if depth < 0:
-        raise ValueError(f"is nested more than {DEPTH_MAX} levels deep")
-    if isinstance(value, str):
-        check_text(value)
-    elif isinstance(value, dict):
-        for key, item in value.items():
-            check_text(key)
-            _check(item, depth - 1)
-    elif isinstance(value, list):
-        for item in value:
-            _check(item, depth - 1)
-    elif isinstance(value, int) and not -_INT64 <= value < _INT64:
-        raise ValueError("has an integer of more than 64 bits")
-    elif isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):  # noqa: PLR0124  NaN
-        raise ValueError("has a number that JSON does not know")
-
-
-def check_text(text: str) -> str:
-    """Return the text; raises ValueError for NUL and lone surrogates."""
-    if "\x00" in text:
-        raise ValueError("contains NUL (U+0000): remove it")
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise ValueError("contains a lone surrogate: send valid Unicode") from None
-    return text
 
 
 Json = Annotated[Any, AfterValidator(check_json), WithJsonSchema({})]
@@ -253,15 +221,6 @@ class ChatBody(Body):
     )
 
 
-def refuse(**fields: Any) -> None:
-    """Raise `InvalidRequestError` (`unsupported`) for the first field that asks for something."""
-    for name, value in fields.items():
-        if value not in (None, [], {}, "", 0, False):
-            raise InvalidRequestError(
-                f"{name} is not supported: leave it out", code="unsupported", field=name
-            )
-
-
 def json_text(value: Any) -> str:
     """Return a checked JSON value as JSON text; "" for None."""
-    return "" if value is None else json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return "" if value is None else compact(value)

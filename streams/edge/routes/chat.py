@@ -115,8 +115,7 @@ async def say(rest: Rest, body: ChatBody) -> tuple[str, Submitted]:
         raise InvalidRequestError("text is empty", code="input_missing", field="text")
     graph = entry_of(rest, body.graph).name
     thread_id = body.thread_id or str(uuid.uuid4())
-    await make_if_needed(rest, thread_id, create=True, graph=graph)
-    submitted = await rest.edge.submit.start(
+    command = rest.edge.submit.start_of(
         rest.caller,
         thread_id,
         graph=graph,
@@ -125,7 +124,8 @@ async def say(rest: Rest, body: ChatBody) -> tuple[str, Submitted]:
         on_busy=body.on_busy,
         expires_at=body.expires_at or 0,
     )
-    return thread_id, submitted
+    await make_if_needed(rest, thread_id, create=True, graph=graph)
+    return thread_id, await rest.edge.submit.send(command)
 
 
 async def plain_events(

@@ -8,18 +8,23 @@ from typing import TYPE_CHECKING, Any
 
 from turnstream.schemas.errors import ConflictError, InvalidRequestError
 from turnstream.streams.edge.routes.assistants import entry_of
-from turnstream.streams.edge.routes.bodies import RunBody, json_text, refuse
+from turnstream.streams.edge.routes.bodies import RunBody, json_text
 from turnstream.streams.edge.routes.threads import make_if_needed
 from turnstream.streams.edge.run_events import MODES
+from turnstream.streams.edge.run_request import (
+    check_input,
+    own_config,
+    refuse,
+    refuse_unsupported,
+)
 
 if TYPE_CHECKING:
+    from turnstream.schemas.commands import ResumeTurn, StartTurn
     from turnstream.streams.edge.routes.deps import Rest
     from turnstream.streams.edge.submit import Submitted
 
 # LangGraph's interrupt ids (xxh3-128)
 _INTERRUPT_ID = re.compile(r"[0-9a-f]{32}")
-# what a caller may not set: it is ours, or LangGraph's own
-_OWN_KEYS = ("thread_id", "run_id", "checkpoint_ns", "checkpoint_map", "assistant_id", "graph_id")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,25 +48,25 @@ async def start(
     """
     graph = entry_of(rest, body.assistant_id).name
     _check(body)
-    config = json_text(_config(body.config))
+    config = json_text(own_config(body.config))
     metadata = json_text(body.metadata or None)
     create = new_thread or body.if_not_exists == "create"
-    key = await make_if_needed(rest, thread_id, create=create, graph=graph)
-    await _check_head(rest, key, body)
-    if body.command is not None and body.command.resume is not None:
-        submitted = await rest.edge.submit.resume(
+    command: StartTurn | ResumeTurn
+    if resumes(body):
+        key = await make_if_needed(rest, thread_id, create=create, graph=graph)
+        await _check_head(rest, key, body)
+        command = rest.edge.submit.resume_of(
             rest.caller,
             thread_id,
-            answers=json_text(await _answers(rest, key, body.command.resume)),
+            answers=json_text(await _answers(rest, key, body)),
             graph=graph,
             config=config,
             metadata=metadata,
             expires_at=body.expires_at or 0,
-            wait=wait,
         )
     else:
         text = body.input if isinstance(body.input, str) else ""
-        submitted = await rest.edge.submit.start(
+        command = rest.edge.submit.start_of(
             rest.caller,
             thread_id,
             graph=graph,
@@ -71,8 +76,11 @@ async def start(
             metadata=metadata,
             on_busy=body.multitask_strategy or "enqueue",
             expires_at=body.expires_at or 0,
-            wait=wait,
         )
+        # nothing is made for a run that is refused
+        key = await make_if_needed(rest, thread_id, create=create, graph=graph)
+        await _check_head(rest, key, body)
+    submitted = await rest.edge.submit.send(command, wait=wait)
     return Started(
         key=key, thread_id=thread_id, run_id=submitted.turn_id, graph=graph, submitted=submitted
     )
@@ -91,50 +99,30 @@ def modes_of(stream_mode: str | list[str] | None, default: frozenset[str]) -> fr
     return modes
 
 
+def resumes(body: RunBody) -> bool:
+    """Tell whether a run answers a question."""
+    return body.command is not None and body.command.resume is not None
+
+
 def _check(body: RunBody) -> None:
     """Refuse by name what cannot be honoured, and what asks for nothing."""
-    refuse(
+    refuse_unsupported(
         interrupt_before=body.interrupt_before,
         interrupt_after=body.interrupt_after,
         webhook=body.webhook,
         after_seconds=body.after_seconds,
         context=body.context,
-        on_completion=None if body.on_completion == "keep" else body.on_completion,
+        on_completion=body.on_completion,
     )
     command = body.command
     if command is not None:
         refuse(**{"command.update": command.update, "command.goto": command.goto})
-    resumes = command is not None and command.resume is not None
-    if resumes and body.input is not None:
+    if not resumes(body):
+        check_input(body.input)
+    elif body.input not in (None, {}, [], ""):  # some clients send an empty one beside an answer
         raise InvalidRequestError(
             "give input or command.resume, not both", code="invalid_request", field="input"
         )
-    if not resumes and body.input in (None, ""):
-        raise InvalidRequestError(
-            "give input (or command.resume to answer a question)",
-            code="input_missing",
-            field="input",
-        )
-
-
-def _config(config: dict[str, Any] | None) -> dict[str, Any] | None:
-    """Return the config without what is ours; raises `InvalidRequestError` for a fork."""
-    if not config:
-        return None
-    configurable = config.get("configurable")
-    if configurable is None:
-        return config
-    if not isinstance(configurable, dict):
-        raise InvalidRequestError(
-            "config.configurable must be an object", field="config.configurable"
-        )
-    refuse(**{"config.configurable.checkpoint_id": configurable.get("checkpoint_id")})
-    own = {
-        name: value
-        for name, value in configurable.items()
-        if not name.startswith("__") and name not in _OWN_KEYS and name != "checkpoint_id"
-    }
-    return {**config, "configurable": own}
 
 
 async def _check_head(rest: Rest, key: str, body: RunBody) -> None:
@@ -151,8 +139,9 @@ async def _check_head(rest: Rest, key: str, body: RunBody) -> None:
         )
 
 
-async def _answers(rest: Rest, key: str, resume: Any) -> dict[str, Any]:
+async def _answers(rest: Rest, key: str, body: RunBody) -> dict[str, Any]:
     """Return answers by interrupt id; one plain answer is for the one question that is open."""
+    resume = body.command.resume if body.command is not None else None
     if isinstance(resume, dict) and resume and all(map(_INTERRUPT_ID.fullmatch, resume)):
         return resume
     row = await rest.ledger.thread(key)

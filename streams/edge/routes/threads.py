@@ -22,11 +22,11 @@ from turnstream.streams.edge.routes.bodies import (
     ThreadFilter,
     ThreadPatch,
     ThreadSearch,
-    refuse,
 )
 from turnstream.streams.edge.routes.deps import Caller, JsonAnswer, Rest, answers, assistant_id_of
 from turnstream.streams.edge.routes.present import selected, thread_json
 from turnstream.streams.edge.routes.shapes import Thread, ThreadState
+from turnstream.streams.edge.run_request import refuse
 
 if TYPE_CHECKING:
     from turnstream.connectors.postgres.threads import ThreadInfo

@@ -8,10 +8,12 @@ import pytest
 from pydantic import ValidationError
 
 from turnstream.schemas.errors import InvalidRequestError
-from turnstream.streams.edge.routes.bodies import DEPTH_MAX, RunBody, ThreadBody, refuse
+from turnstream.schemas.limits import DEPTH_MAX
+from turnstream.streams.edge.routes.bodies import RunBody, ThreadBody
 from turnstream.streams.edge.routes.following import names
 from turnstream.streams.edge.routes.present import selected
 from turnstream.streams.edge.routes.starting import modes_of
+from turnstream.streams.edge.run_request import refuse
 
 
 def nested(depth: int) -> Any:

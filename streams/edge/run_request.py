@@ -1,0 +1,71 @@
+"""What the request of a run may ask for, whichever surface it comes by. Pure.
+
+What a client asks for and is not done here is refused by name, never ignored in silence.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from turnstream.schemas.errors import InvalidRequestError
+
+# what a caller may not set: it is ours, or LangGraph's own
+OWN_KEYS = ("thread_id", "run_id", "checkpoint_ns", "checkpoint_map", "assistant_id", "graph_id")
+
+
+def refuse(**fields: Any) -> None:
+    """Raise `InvalidRequestError` (`unsupported`) for the first field that asks for something."""
+    for name, value in fields.items():
+        if value not in (None, [], {}, "", 0, False):
+            raise InvalidRequestError(
+                f"{name} is not supported: leave it out", code="unsupported", field=name
+            )
+
+
+def refuse_unsupported(
+    *,
+    interrupt_before: Any = None,
+    interrupt_after: Any = None,
+    webhook: Any = None,
+    after_seconds: Any = None,
+    context: Any = None,
+    on_completion: Any = None,
+) -> None:
+    """Refuse by name what no run does yet."""
+    refuse(
+        interrupt_before=interrupt_before,
+        interrupt_after=interrupt_after,
+        webhook=webhook,
+        after_seconds=after_seconds,
+        context=context,
+        on_completion=None if on_completion == "keep" else on_completion,
+    )
+
+
+def check_input(value: Any) -> None:
+    """Raise `InvalidRequestError` (`input_missing`) for a run that is given nothing to begin with.
+
+    A start with null would close the thread's open question without an answer.
+    """
+    if value in (None, ""):
+        raise InvalidRequestError(
+            "give input (or command.resume to answer a question)",
+            code="input_missing",
+            field="input",
+        )
+
+
+def own_config(config: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Return the config without what is ours; raises `InvalidRequestError` for a fork."""
+    if not config:
+        return None
+    configurable = config.get("configurable")
+    if not isinstance(configurable, dict):
+        return config  # the rules for commands say what else it may be
+    refuse(**{"config.configurable.checkpoint_id": configurable.get("checkpoint_id")})
+    own = {
+        name: value
+        for name, value in configurable.items()
+        if not name.startswith("__") and name not in OWN_KEYS and name != "checkpoint_id"
+    }
+    return {**config, "configurable": own}
