@@ -61,6 +61,16 @@ class UnknownSchemaError(UndecodableError):
     code = "unknown_schema"
 
 
+class BatchUnreadableError(UndecodableError):
+    """A batch of records cannot be read; its dead letter names the offsets and the codec.
+
+    Codes: `corrupt_batch`, `bad_crc`, `unknown_codec`, `unsupported_format`, and `batch_too_large`
+    for one that decompresses to more than `TURNSTREAM_BATCH_BYTES_MAX` bytes.
+    """
+
+    code = "corrupt_batch"
+
+
 class RecordTooLargeError(TurnstreamError):
     """The record is larger than its topic allows."""
 

@@ -47,8 +47,15 @@ class Carried(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     message_id: str = ""
 
 
+DEAD_LETTER = "dead_letter"
+"""The code of the result of a record that became a dead letter; see `docs/dead_letters.md`."""
+
+
 class TurnResult(msgspec.Struct, frozen=True, kw_only=True):
     """One a turn, on `turn-results.<tenant>`; repeats are equal, readers keep the first.
+
+    A result with code `dead_letter` is provisional: the turn's own result, which follows if the
+    letter `letter_id` is requeued, replaces it, and it replaces none.
 
     `event_id` is derived from the turn alone. `usage` is what counts for the turn: of the model
     calls whose answers it shows. `lost_usage` was spent on answers that were whole and then taken
@@ -75,6 +82,7 @@ class TurnResult(msgspec.Struct, frozen=True, kw_only=True):
     actor: str = ""
     traceparent: str = ""
     lost_usage: list[Usage] = msgspec.field(default_factory=list)
+    letter_id: str = ""
 
 
 class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):

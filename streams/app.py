@@ -169,7 +169,7 @@ def _dead_letters(
         limits=settings.command_limits,
     )
     return DeadLetters(
-        lambda: LogScan(settings.kafka_bootstrap),
+        lambda: LogScan(settings.kafka_bootstrap, batch_bytes_max=settings.batch_bytes_max),
         topics.dead_letters,
         Letters(pool),
         rules,
@@ -230,6 +230,7 @@ def _tail_options(settings: Settings) -> TailOptions:
         warm_s=settings.edge_warm_s,
         fetch_max_wait_ms=settings.edge_fetch_wait_ms,
         fetch_min_bytes=settings.edge_fetch_bytes_min,
+        batch_bytes_max=settings.batch_bytes_max,
     )
 
 
@@ -351,7 +352,13 @@ async def open_worker(
             drain_timeout_s=settings.drain_timeout_s,
         )
         inbox = await stack.enter_async_context(
-            Inbox(settings.kafka_bootstrap, settings.consumer_group, inputs, client_id=name)
+            Inbox(
+                settings.kafka_bootstrap,
+                settings.consumer_group,
+                inputs,
+                client_id=name,
+                batch_bytes_max=settings.batch_bytes_max,
+            )
         )
         rules = Rules(
             wire=wire,

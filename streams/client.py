@@ -20,10 +20,11 @@ from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
 import structlog
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError
 
 from turnstream.connectors.avro import Codec
+from turnstream.connectors.kafka.consumers import open_consumer
 from turnstream.schemas.commands import CancelTurn, ResumeTurn, StartTurn
 from turnstream.schemas.errors import (
     InvalidRequestError,
@@ -40,7 +41,7 @@ from turnstream.schemas.ids import (
     thread_key,
     turn_id_of_key,
 )
-from turnstream.schemas.results import TurnResult
+from turnstream.schemas.results import DEAD_LETTER, TurnResult
 from turnstream.schemas.topics import COMMAND_BYTES_MAX, Topics
 
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ class TurnClient:
         self._producer = AIOKafkaProducer(
             bootstrap_servers=bootstrap, acks="all", enable_idempotence=True, **kafka
         )
-        self._consumer = AIOKafkaConsumer(
+        self._consumer = open_consumer(
             bootstrap_servers=bootstrap,
             enable_auto_commit=False,
             auto_offset_reset="latest",
@@ -200,7 +201,9 @@ class TurnClient:
     async def result(self, published: Published, *, timeout_s: float | None = 300.0) -> TurnResult:
         """Return the result of a command that this client published; raises `TimeoutError`.
 
-        May be called once; a result that is not asked for stays until the client is closed.
+        May be called once; a result that is not asked for stays until the client is closed. A
+        command that became a dead letter has the code `dead_letter`; the turn's own result, which
+        follows a requeue, replaces it until this is called.
         """
         waiting = self._pending.get(published.turn_id)
         if waiting is None:
@@ -296,8 +299,15 @@ class TurnClient:
             return
         if isinstance(result, TurnResult):
             waiting = self._pending.get(result.turn_id)
-            if waiting is not None and not waiting.done():
+            if waiting is None:
+                return
+            if not waiting.done():
                 waiting.set_result(result)  # repeats are equal: the first one counts
+            elif waiting.result().code == DEAD_LETTER != result.code:
+                # the letter was requeued, and this is the turn's own result
+                renewed: asyncio.Future[TurnResult] = asyncio.get_running_loop().create_future()
+                renewed.set_result(result)
+                self._pending[result.turn_id] = renewed
 
     async def _stop_reading(self) -> None:
         if self._reading is not None:

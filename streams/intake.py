@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import structlog
 
+from turnstream.connectors.kafka.inbox import UnreadableRecord, end_of
 from turnstream.connectors.postgres.rows import Moved, Reused
 from turnstream.schemas.errors import (
     DatabaseUnavailableError,
@@ -21,6 +22,7 @@ from turnstream.schemas.errors import (
     UndecodableError,
     UnknownSchemaError,
 )
+from turnstream.schemas.unexpected import note
 from turnstream.streams.admission import admission_of
 
 if TYPE_CHECKING:
@@ -42,6 +44,8 @@ RETRY_S = 0.2
 CHECK_EVERY_S = 1.0
 PARTITIONS_AT_ONCE = 4
 LEARN_EVERY_S = 5.0
+HOLD_S = 10.0
+"""A partition rests for so long after an error that is no record's fault."""
 
 
 class Roster(Protocol):
@@ -100,8 +104,11 @@ class Intake:
         self._timeline = -1
         self._checked_at = -CHECK_EVERY_S
         self._gate = asyncio.Semaphore(PARTITIONS_AT_ONCE)
+        self._held: dict[TopicPartition, float] = {}
         self._stop = asyncio.Event()
         self.placed = asyncio.Event()
+        self.passed = 0
+        """Records that the position passed: those admitted and those refused."""
         self.admitted = 0
         self.dead_letters = 0
 
@@ -136,7 +143,9 @@ class Intake:
         await self._inbox.leave()  # others take commands in while turns still run here
 
     async def _place(self) -> None:
-        waiting = list(self._inbox.unplaced())
+        now = asyncio.get_running_loop().time()
+        self._held = {tp: until for tp, until in self._held.items() if until > now}
+        waiting = list(self._inbox.unplaced() - self._held.keys())
         places = [(tp.topic, tp.partition) for tp in waiting]
         found = await asyncio.gather(*(self._ledger.position(*place) for place in places))
         known = dict(zip(waiting, found, strict=True))
@@ -176,9 +185,22 @@ class Intake:
                 # whether it was written is not known: the position tells
                 log.warning("admit_unknown", topic=tp.topic, partition=tp.partition, why=str(error))
                 self._inbox.displace([tp])
+            except Exception as error:  # noqa: BLE001  other partitions go on
+                note("intake_partition", error, topic=tp.topic, partition=tp.partition)
+                self._inbox.displace([tp])
+                self._held[tp] = asyncio.get_running_loop().time() + HOLD_S
 
-    async def _take(self, tp: TopicPartition, at: int, records: Sequence[Record]) -> None:
-        """Admit the records, which begin at position `at`, and move the position past them."""
+    async def _take(
+        self,
+        tp: TopicPartition,
+        at: int,
+        records: Sequence[Record],
+        told: frozenset[int] = frozenset(),
+    ) -> None:
+        """Admit the records, which begin at position `at`, and move the position past them.
+
+        `told`: the offsets of those that have their dead letters already.
+        """
         tenant = self._tenant_of(tp.topic)
         by_offset = {record.offset: record for record in records}
         commands, refused = self._read(records, tenant)
@@ -187,23 +209,26 @@ class Intake:
             await self._learn_schemas()
             commands, refused = self._read(records, tenant)
         while True:
-            await self._refuse(tenant, refused)
+            await self._refuse(tenant, [one for one in refused if one[0].offset not in told])
+            told |= {record.offset for record, _, _ in refused}
             refused = []
             try:
-                verdict = await self._admit(tp, at, records[-1].offset + 1, commands)
+                verdict = await self._admit(tp, at, end_of(records[-1]), commands)
             except DatabaseUnavailableError:
                 raise
-            except TurnstreamError as error:
+            except Exception as error:
+                if not commands:  # only the position was to move: it is no record's fault
+                    raise
                 if len(records) == 1:
                     # the ledger takes everything that the rules let pass; if it does not, one
                     # record must not stop its partition
-                    refused = [(records[0], "unprocessable", str(error))]
+                    refused = [(records[0], "unprocessable", _why("intake_admit", error, records))]
                     commands = []
                     continue
-                log.warning("admit_one_by_one", error=str(error))
+                log.warning("admit_one_by_one", error=type(error).__name__)
                 for record in records:
-                    await self._take(tp, at, [record])
-                    at = record.offset + 1
+                    await self._take(tp, at, [record], told)
+                    at = end_of(record)
                 return
             if isinstance(verdict, Reused):
                 again = frozenset(verdict.offsets)
@@ -217,7 +242,8 @@ class Intake:
                 log.info("intake_moved", topic=tp.topic, partition=tp.partition, at=at)
                 self._inbox.displace([tp])
                 return
-            self._inbox.moved(tp, records[-1].offset + 1)
+            self._inbox.moved(tp, end_of(records[-1]))
+            self.passed += len(records)
             self.admitted += len(commands)
             return
 
@@ -227,11 +253,17 @@ class Intake:
         commands: list[Admission] = []
         refused: list[tuple[Record, str, str]] = []
         for record in records:
+            if isinstance(record, UnreadableRecord):
+                refused.append((record, record.code, record.message))
+                continue
             try:
                 topic_id = self._topic_ids[record.topic]
                 commands.append(admission_of(record, tenant, topic_id, self._rules))
             except (UndecodableError, InvalidRequestError) as error:
                 refused.append((record, error.code, str(error)))
+            except Exception as error:  # noqa: BLE001  one record must not stop the others
+                why = _why("intake_read", error, [record])
+                refused.append((record, "unprocessable", why))
         return commands, refused
 
     async def _learn_schemas(self) -> None:
@@ -243,6 +275,8 @@ class Intake:
             await self._relearn()
         except UnavailableError as error:
             log.warning("schemas_not_learned", error=str(error))
+        except Exception as error:  # noqa: BLE001  a registry may answer anything
+            note("schemas_learn", error)
 
     async def _admit(
         self, tp: TopicPartition, at: int, next_off: int, commands: list[Admission]
@@ -268,12 +302,25 @@ class Intake:
         return verdict
 
     async def _refuse(self, tenant: str | None, refused: list[tuple[Record, str, str]]) -> None:
-        self.dead_letters += len(refused)
-        await asyncio.gather(
-            *(
-                self._outlets.dead_letter(
-                    record, tenant or "", code, message, self._topic_ids[record.topic]
-                )
-                for record, code, message in refused
-            )
-        )
+        """Publish dead letters; `dead_letters` counts those that are acked."""
+        await asyncio.gather(*(self._refuse_one(tenant or "", *one) for one in refused))
+
+    async def _refuse_one(self, tenant: str, record: Record, code: str, message: str) -> None:
+        topic_id = self._topic_ids[record.topic]
+        try:
+            await self._outlets.dead_letter(record, tenant, code, message, topic_id)
+        except Exception as error:  # noqa: BLE001  its text may be what cannot be written
+            why = _why("dead_letter", error, [record])
+            await self._outlets.dead_letter(record, tenant, "unprocessable", why, topic_id)
+        self.dead_letters += 1
+
+
+def _why(place: str, error: Exception, records: Sequence[Record]) -> str:
+    """Note an error that no rule foresaw; returns what the dead letter says of it.
+
+    The ledger's and the rules' own errors are told in full, all others by class and id.
+    """
+    first = records[0]
+    error_id = note(place, error, topic=first.topic, partition=first.partition, offset=first.offset)
+    told = str(error) if isinstance(error, TurnstreamError) else type(error).__name__
+    return f"{told} (error {error_id})"

@@ -112,6 +112,11 @@ def watch_worker(metrics: WorkerMetrics, worker: Worker, pump: Pump, intake: Int
         ("turns_released", "Attempts that ended without closing", lambda: counts.released),
         ("attempts_broken", "Attempts that raised, since the start", lambda: counts.broken),
         ("turns_suspect", "Turns that run here as suspects", lambda: worker.roster.suspects),
+        (
+            "records_passed",
+            "Records of the input topics taken since the start",
+            lambda: intake.passed,
+        ),
         ("commands_admitted", "Commands taken in since the start", lambda: intake.admitted),
         ("dead_letters", "Records refused since the start", lambda: intake.dead_letters),
         ("pump_rounds", "Produce rounds since the start", lambda: pump.rounds),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import time
 from typing import TYPE_CHECKING
 
@@ -10,16 +11,21 @@ import msgspec
 import structlog
 from aiokafka import TopicPartition
 
+from turnstream.connectors.kafka.inbox import UnreadableRecord
 from turnstream.connectors.kafka.pump import RECORD_OVERHEAD
 from turnstream.connectors.kafka.scan import partition_of
 from turnstream.connectors.postgres.rows import Closed, Resolved
 from turnstream.schemas.commands import Command
 from turnstream.schemas.errors import ProduceRefusedError, TurnstreamError
+from turnstream.schemas.ids import thread_key, turn_id_of_record
 from turnstream.schemas.result_json import json_of_result
 from turnstream.schemas.results import DeadLetter
 from turnstream.schemas.topics import EVENT_BYTES_MAX
+from turnstream.schemas.transcript import clean_text
+from turnstream.schemas.unexpected import note
 from turnstream.streams.admission import LETTER_HEADER, REQUEUES_HEADER, letter_of
 from turnstream.streams.outcomes import ended_of, resolved_of, result_of
+from turnstream.streams.rejections import NOTHING, named_in, rejection_of
 
 if TYPE_CHECKING:
     from collections.abc import Container, Mapping, Sequence
@@ -30,13 +36,24 @@ if TYPE_CHECKING:
     from turnstream.connectors.postgres.ledger import Ledger
     from turnstream.connectors.postgres.letters import Due, Letters
     from turnstream.connectors.postgres.rows import Claim, Ended, ExpiredInterrupt
-    from turnstream.schemas.results import Outcome
+    from turnstream.schemas.results import Outcome, TurnResult
     from turnstream.schemas.topics import Topics
     from turnstream.streams.admission import Record
 
 log = structlog.get_logger(__name__)
 
 LETTER_VALUE_BYTES_MAX = EVENT_BYTES_MAX - (64 << 10)
+
+
+UNREADABLE_RESULTS_MAX = 500
+"""Results of one batch that cannot be read: one for each offset, up to so many."""
+
+MESSAGE_CHARS_MAX = 2000
+KEY_BYTES_MAX = 16 << 10
+"""Of a record's key in its letter, and of a key by which letters and results are written."""
+
+REFUSED_PAUSE_S = 1.0
+REFUSED_TRIES = 3
 
 
 class Outlets:
@@ -157,23 +174,8 @@ class Outlets:
     async def dead_letter(
         self, record: Record, tenant: str, code: str, message: str, topic_id: str
     ) -> None:
-        """Publish a record that could not be taken, with its raw bytes."""
-        value = record.value or b""
-        letter_id, requeues = letter_of(record, topic_id)
-        letter = DeadLetter(
-            code=code,
-            message=message[:2000],
-            tenant=tenant,
-            topic=record.topic,
-            partition=record.partition,
-            offset=record.offset,
-            at=time.time_ns() // 1000,
-            key=record.key or b"",
-            value=value[:LETTER_VALUE_BYTES_MAX],
-            letter_id=str(letter_id),
-            requeues=requeues,
-        )
-        key = record.key or b""
+        """Publish a record that could not be taken, with its raw bytes, and its turn's result."""
+        letter = _letter(record, tenant, code, message, topic_id)
         log.warning(
             "dead_letter",
             code=code,
@@ -183,17 +185,69 @@ class Outlets:
             offset=record.offset,
             tenant=tenant,
         )
-        to = self._to(self._topics.dead_letters, key)
+        to = self._to(self._topics.dead_letters, letter.key)
         headers = [("type", b"DeadLetter"), ("code", code.encode())]
-        value = self._wire.encode(letter)
+        refusals = 0
         while True:
             try:
-                await self._pump.deliver(to, key, value, headers=headers)
+                await self._pump.deliver(to, letter.key, self._wire.encode(letter), headers=headers)
             except ProduceRefusedError as error:
                 # the position must not pass a record that is nowhere: a refusal of a neighbour in
-                # the same batch is over at the next try, anything else is for people to see
+                # the same batch is over at the next try, and a topic that allows less than it
+                # should gets less of the record; anything else is for people to see
                 log.error("dead_letter_refused", error=str(error))  # noqa: TRY400  no traceback
-                await asyncio.sleep(1.0)
+                await asyncio.sleep(REFUSED_PAUSE_S)
+                refusals += 1
+                if refusals >= REFUSED_TRIES and "TooLarge" in str(error):
+                    kept = len(letter.value) // 2
+                    letter = _letter(record, tenant, code, message, topic_id, value_bytes_max=kept)
+            else:
+                break
+        try:
+            await self._rejections(record, letter, topic_id)
+        except Exception as error:  # noqa: BLE001  the letter is safe, and tells the same
+            note("rejection", error, topic=record.topic, offset=record.offset)
+
+    async def _rejections(self, record: Record, letter: DeadLetter, topic_id: str) -> None:
+        """Publish a result for the turn that the letter's record would have been.
+
+        Of a batch that cannot be read only the places of its records are known.
+        """
+        timestamp_ms = getattr(record, "timestamp", 0)
+        if not isinstance(record, UnreadableRecord):
+            named = named_in(record.value or b"", self._wire)
+            await self._rejection(rejection_of(letter, named, timestamp_ms), record.key or b"")
+            return
+        end = min(record.end, record.offset + UNREADABLE_RESULTS_MAX)
+        ids = [
+            str(turn_id_of_record(topic_id, record.partition, offset))
+            for offset in range(record.offset, end)
+        ]
+        rejection = rejection_of(letter, NOTHING, timestamp_ms)
+        if rejection is not None:
+            replace = msgspec.structs.replace
+            each = (
+                replace(rejection, event_id=f"{turn_id}-dead-letter", turn_id=turn_id)
+                for turn_id in ids
+            )
+            await asyncio.gather(*(self._rejection(one, b"") for one in each))
+
+    async def _rejection(self, rejection: TurnResult | None, record_key: bytes) -> None:
+        topic = "" if rejection is None else self._topics.results_of(rejection.tenant)
+        if rejection is None or topic not in self._partitions:
+            return
+        key = record_key
+        if rejection.thread_id:
+            key = thread_key(rejection.tenant, rejection.thread_id).encode()
+        encode = json_of_result if rejection.tenant in self._json_results else self._wire.encode
+        to, value = self._to(topic, key), encode(rejection)
+        for _ in range(REFUSED_TRIES):
+            try:
+                await self._pump.deliver(to, key, value, headers=[("type", b"TurnResult")])
+            except ProduceRefusedError as error:
+                # the letter is safe; a result that its topic refuses for good must not hold others
+                log.error("rejection_refused", turn=rejection.turn_id, error=str(error))  # noqa: TRY400
+                await asyncio.sleep(REFUSED_PAUSE_S)
             else:
                 return
 
@@ -224,3 +278,40 @@ class Outlets:
 
     def _to(self, topic: str, key: bytes) -> TopicPartition:
         return TopicPartition(topic, partition_of(key, self._partitions[topic]))
+
+
+def _letter(
+    record: Record,
+    tenant: str,
+    code: str,
+    message: str,
+    topic_id: str,
+    *,
+    value_bytes_max: int = LETTER_VALUE_BYTES_MAX,
+) -> DeadLetter:
+    """Return the letter of a record; one that is too large is told by its digest and length."""
+    value, key = record.value or b"", record.key or b""
+    try:
+        letter_id, requeues = letter_of(record, topic_id)
+    except Exception as error:  # noqa: BLE001  a letter is for what cannot be read, headers too
+        note("letter_of", error, topic=record.topic, offset=record.offset)
+        letter_id = turn_id_of_record(topic_id, record.partition, record.offset)
+        requeues = 0
+    message = clean_text(message)[:MESSAGE_CHARS_MAX]
+    for name, data, kept in (("value", value, value_bytes_max), ("key", key, KEY_BYTES_MAX)):
+        if len(data) > kept:
+            digest = hashlib.sha256(data).hexdigest()
+            message += f"; {name}: {len(data)} bytes, sha256 {digest}, the first {kept} are here"
+    return DeadLetter(
+        code=code,
+        message=message,
+        tenant=tenant,
+        topic=record.topic,
+        partition=record.partition,
+        offset=record.offset,
+        at=time.time_ns() // 1000,
+        key=key[:KEY_BYTES_MAX],
+        value=value[:value_bytes_max],
+        letter_id=str(letter_id),
+        requeues=requeues,
+    )

@@ -136,6 +136,12 @@ class Settings(BaseSettings):
     # edge
     edge_host: str = Field("127.0.0.1", description="address that the edge binds")
     edge_port: int = Field(8123, ge=0, le=65535, description="port of the edge")
+    batch_bytes_max: int = Field(
+        64 << 20,
+        ge=1 << 20,
+        description="bytes of one fetch from Kafka when decompressed; a batch that has more is a "
+        "dead letter",
+    )
     ring_bytes_max: int = Field(256 << 20, ge=1 << 20, description="of fetched log in memory")
     jwt_secret: SecretStr = Field(SecretStr(""), description="HS256 secret; at least 32 bytes")
     jwks_url: str = Field("", description="keys of the token issuer (RS256, ES256, EdDSA)")

@@ -21,10 +21,13 @@ import faust
 import structlog
 from aiokafka.errors import KafkaError
 
+from turnstream.connectors.kafka.batches import unreadable_of
 from turnstream.schemas.errors import UnavailableError, UndecodableError
 from turnstream.schemas.events import UnknownEvent
-from turnstream.schemas.results import DeadLetter, TurnResult
+from turnstream.schemas.results import DEAD_LETTER, DeadLetter, TurnResult
 from turnstream.schemas.topics import EVENT_BYTES_MAX
+from turnstream.schemas.unexpected import note
+from turnstream.streams.usage_transport import ReadableTransport
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -107,17 +110,21 @@ class Counter:
 
     async def take(self, message: Any) -> DeadLetter | None:
         """Count a record's turn; return a dead letter for one that cannot be. May be repeated."""
+        unreadable = unreadable_of(list(message.headers or ()))
+        if unreadable is not None:
+            return self._dead_letter(message, unreadable.code, unreadable.message)
         try:
             result = read_result(self._codec, message.value, self._tenants[message.topic])
-            await self._store.count(result, self._window_s)
+            if result.code != DEAD_LETTER:  # no turn ran; if one does later, it has this turn id
+                await self._store.count(result, self._window_s)
         except UndecodableError as error:
             return self._dead_letter(message, error.code, str(error))
         except UnavailableError:
             raise
-        except Exception as error:
-            # one record that we have a defect for must not stop all the others
-            log.exception("cannot count", topic=message.topic, offset=message.offset)
-            return self._dead_letter(message, "internal", repr(error))
+        except Exception as error:  # noqa: BLE001  one record must not stop all the others
+            error_id = note("usage", error, topic=message.topic, offset=message.offset)
+            why = f"{type(error).__name__} (error {error_id})"
+            return self._dead_letter(message, "internal", why)
         return None
 
     def _dead_letter(self, message: Any, code: str, why: str) -> DeadLetter:
@@ -154,6 +161,9 @@ class UsageApp(faust.App):
         self.counter = await self.add_async_context(self.open_counter())
         await super().on_start()
 
+    def _new_transport(self) -> ReadableTransport:
+        return ReadableTransport(self.conf.broker_consumer, self)
+
 
 def build_usage_app(
     settings: Settings, codec: Codec, open_store: Callable[[], AbstractAsyncContextManager[Store]]
@@ -176,6 +186,7 @@ def build_usage_app(
         broker_heartbeat_interval=3.0,
         consumer_auto_offset_reset="earliest",
         consumer_max_fetch_size=2 * EVENT_BYTES_MAX,
+        broker_check_crcs=False,  # `read_readable` has verified them
         producer_acks=-1,
         producer_max_request_size=EVENT_BYTES_MAX + _ENVELOPE_BYTES_MAX,
     )

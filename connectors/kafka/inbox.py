@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING, Any, Self
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 import structlog
-from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
+from aiokafka import ConsumerRebalanceListener, TopicPartition
 from aiokafka.errors import IllegalStateError, KafkaError, OffsetOutOfRangeError
 
+from turnstream.connectors.kafka.batches import BATCH_BYTES_MAX, unreadable_of
+from turnstream.connectors.kafka.consumers import open_consumer
 from turnstream.schemas.errors import InputLostError, KafkaUnavailableError
 
 if TYPE_CHECKING:
@@ -34,6 +37,37 @@ REQUEST_TIMEOUT_MS = 10_000
 """A broker that answers nothing is left after it; a group's members are waited for less long."""
 
 
+@dataclass(slots=True)
+class UnreadableRecord:
+    """Records that cannot be read, as one: offsets `offset` up to, without, `end`.
+
+    `value`: the bytes of their batch, or of the one record; nothing where they are too many.
+    `code` and `message` say why.
+    """
+
+    topic: str
+    partition: int
+    offset: int
+    end: int
+    code: str
+    message: str
+    value: bytes | None
+    key: bytes | None = None
+    headers: Sequence[tuple[str, bytes]] = ()
+    timestamp: int = 0
+
+
+InputRecord: TypeAlias = "ConsumerRecord | UnreadableRecord"
+
+
+def end_of(record: InputRecord) -> int:
+    """Return the offset after a record."""
+    if isinstance(record, UnreadableRecord):
+        return record.end
+    offset: int = record.offset
+    return offset + 1
+
+
 class Inbox:
     """Reads batches of the partitions that the group gives to this process.
 
@@ -41,10 +75,18 @@ class Inbox:
     """
 
     def __init__(
-        self, bootstrap: str, group: str, topics: Sequence[str], *, client_id: str, **client: Any
+        self,
+        bootstrap: str,
+        group: str,
+        topics: Sequence[str],
+        *,
+        client_id: str,
+        batch_bytes_max: int = BATCH_BYTES_MAX,
+        **client: Any,
     ) -> None:
         self._topics = tuple(topics)
-        self._consumer = AIOKafkaConsumer(
+        self._consumer = open_consumer(
+            batch_bytes_max,
             bootstrap_servers=bootstrap,
             group_id=group,
             client_id=client_id,
@@ -160,7 +202,7 @@ class Inbox:
             (self._consumer.pause if paused else self._consumer.resume)(*placed)
         self._paused = paused
 
-    async def batches(self, *, wait_s: float) -> dict[TopicPartition, list[ConsumerRecord]]:
+    async def batches(self, *, wait_s: float) -> dict[TopicPartition, list[InputRecord]]:
         """Return what came in, per partition and in order; waits for the first at most `wait_s`.
 
         Raises `InputLostError` where the ledger's position is not in the log, and
@@ -181,7 +223,7 @@ class Inbox:
             partition: fresh
             for partition, records in got.items()
             if (at := self.position(partition)) is not None
-            and (fresh := [record for record in records if record.offset >= at])
+            and (fresh := [one for one in map(_read, records) if end_of(one) > at])
         }
 
     async def commit(self) -> None:
@@ -213,6 +255,21 @@ class Inbox:
         for partition in partitions:
             self._at.pop(partition, None)
             self._unplaced.discard(partition)
+
+
+def _read(record: ConsumerRecord) -> InputRecord:
+    unreadable = unreadable_of(record.headers)
+    if unreadable is None:
+        return record
+    return UnreadableRecord(
+        record.topic,
+        record.partition,
+        unreadable.first,
+        unreadable.end,
+        unreadable.code,
+        unreadable.message,
+        record.value or b"",
+    )
 
 
 class _Placing(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has no types

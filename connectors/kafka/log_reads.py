@@ -18,6 +18,7 @@ from aiokafka.errors import (
 from aiokafka.protocol.offset import OffsetRequest
 from aiokafka.structs import TopicPartition
 
+from turnstream.connectors.kafka.batches import BATCH_BYTES_MAX, Budget, made_readable
 from turnstream.connectors.kafka.fetches import Fetch
 from turnstream.schemas.errors import KafkaUnavailableError
 
@@ -46,12 +47,14 @@ class LogReads:
         bytes_max: int,
         max_wait_ms: int,
         reads_max: int,
+        batch_bytes_max: int = BATCH_BYTES_MAX,
     ) -> None:
         self.client = client
         self.reading = asyncio.Semaphore(reads_max)
         self._topic = topic
         self._bytes_max = bytes_max
         self._max_wait_ms = max_wait_ms
+        self._batch_bytes_max = batch_bytes_max
 
     async def bounds(self, partition: int) -> tuple[int, int]:
         """Ask for the partition's first offset and its end."""
@@ -108,7 +111,7 @@ class LogReads:
         raise KafkaUnavailableError(f"{self._topic}[{number}] has no leader")
 
     async def fetch(self, partition: int, position: int) -> tuple[bytes, int]:
-        """Return fetched bytes from `position`, and the log's first offset."""
+        """Return readable bytes from `position`, and the log's first offset."""
         size = self._bytes_max
         request = Fetch(
             self._topic,
@@ -129,5 +132,5 @@ class LogReads:
                 await self.client.force_metadata_update()
             elif refusal is not NoError:
                 raise KafkaUnavailableError(f"read of {self._topic}: {refusal.__name__}")
-            return raw, 0
+            return await made_readable(raw, position, Budget(self._batch_bytes_max)), 0
         return b"", 0

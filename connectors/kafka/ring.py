@@ -8,46 +8,13 @@ process go first. Pure: no I/O, no clock.
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING
 
-from aiokafka.record.memory_records import MemoryRecords
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+from turnstream.connectors.kafka.batches import batch_records
 
 PIECE_OVERHEAD_BYTES = 256
 """What a piece of a few keys costs beside its bytes: its objects, its places in the index."""
 KEY_OVERHEAD_BYTES = 900
 """What a key costs in the index, however many pieces it has (`test_what_is_counted_is_used`)."""
-
-
-def batch_records(raw: bytes, first: int) -> Iterator[tuple[int, bytes | None, bytes | None]]:
-    """Yield (offset, key, value) of each record at or after `first` in fetched bytes."""
-    batches = MemoryRecords(raw)
-    while batches.has_next():
-        batch = batches.next_batch()
-        if batch.is_control_batch or batch.next_offset <= first:
-            continue
-        for record in batch:
-            if record.offset >= first:
-                yield record.offset, record.key, record.value
-
-
-def next_offset(raw: bytes) -> int | None:
-    """Return the offset after the last whole batch in fetched bytes; None if there is none.
-
-    Read from the batches' headers alone (record format v2: base offset at 0, length at 8, last
-    offset delta at 23).
-    """
-    at, end, reached = 0, len(raw), None
-    while at + 27 <= end:
-        size = 12 + int.from_bytes(raw[at + 8 : at + 12], "big")
-        if at + size > end:
-            break
-        base = int.from_bytes(raw[at : at + 8], "big")
-        reached = base + int.from_bytes(raw[at + 23 : at + 27], "big") + 1
-        at += size
-    return reached
 
 
 class _Key:

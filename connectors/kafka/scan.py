@@ -10,10 +10,12 @@ from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 from aiokafka.partitioner import murmur2
 
+from turnstream.connectors.kafka.batches import BATCH_BYTES_MAX
+from turnstream.connectors.kafka.consumers import open_consumer
 from turnstream.schemas.errors import KafkaUnavailableError, NotFoundError
 
 if TYPE_CHECKING:
@@ -57,9 +59,12 @@ class LogScan:
     Kafka does not answer.
     """
 
-    def __init__(self, bootstrap: str, **client: Any) -> None:
+    def __init__(
+        self, bootstrap: str, *, batch_bytes_max: int = BATCH_BYTES_MAX, **client: Any
+    ) -> None:
         self._bootstrap = bootstrap
-        self._consumer = AIOKafkaConsumer(
+        self._consumer = open_consumer(
+            batch_bytes_max,
             bootstrap_servers=bootstrap,
             enable_auto_commit=False,
             auto_offset_reset="none",

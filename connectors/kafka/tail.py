@@ -30,6 +30,13 @@ from aiokafka.errors import (
 )
 from aiokafka.structs import TopicPartition
 
+from turnstream.connectors.kafka.batches import (
+    BATCH_BYTES_MAX,
+    Budget,
+    batch_records,
+    made_readable,
+    next_offset,
+)
 from turnstream.connectors.kafka.fetches import (
     FETCH,
     FETCH_VERSION,
@@ -38,7 +45,7 @@ from turnstream.connectors.kafka.fetches import (
 )
 from turnstream.connectors.kafka.log_reads import LATEST, LogReads
 from turnstream.connectors.kafka.metadata import DescribeTopics
-from turnstream.connectors.kafka.ring import Ring, batch_records, next_offset
+from turnstream.connectors.kafka.ring import Ring
 from turnstream.connectors.kafka.scan import partition_of
 from turnstream.connectors.kafka.wire import Wire
 from turnstream.schemas.errors import (
@@ -82,6 +89,7 @@ class TailOptions:
     partition_fetch_bytes_max: int = 1 << 20
     log_reads_max: int = 4
     held_max: int = 256
+    batch_bytes_max: int = BATCH_BYTES_MAX
     topic_check_s: float = 10.0
 
 
@@ -113,6 +121,7 @@ class Tail:
             bytes_max=self.options.fetch_bytes_max,
             max_wait_ms=self.options.fetch_max_wait_ms,
             reads_max=self.options.log_reads_max,
+            batch_bytes_max=self.options.batch_bytes_max,
         )
         self._ring = Ring(self.options.ring_bytes_max)
         self._sinks: dict[bytes, Callable[[int, int, bytes], None]] = {}
@@ -309,12 +318,13 @@ class Tail:
             if response.error and response.error not in _SESSION_OVER:
                 _log.warning("fetch refused", node=node, error=for_code(response.error).__name__)
                 await asyncio.sleep(_PAUSE_S)
+            budget = Budget(options.batch_bytes_max)
             for number, code, raw in response.partitions:
                 if code:
                     await self._refused(number, for_code(code))
                     looked_at = -math.inf
                 elif raw:
-                    self._took(number, raw)
+                    self._took(number, await made_readable(raw, positions[number], budget))
             if self._behind:
                 self._look_ready()
 

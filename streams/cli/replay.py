@@ -72,7 +72,9 @@ async def _replay(folder: Path, thread: str, turn: str, tenant: str) -> "ThreadR
     err = Console(stderr=True)
     with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
         task = progress.add_task("records read", total=None)
-        async with LogScan(settings.kafka_bootstrap) as log:
+        async with LogScan(
+            settings.kafka_bootstrap, batch_bytes_max=settings.batch_bytes_max
+        ) as log:
             replayer = Replayer(
                 log,
                 codec,

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from turnstream.schemas.errors import UndecodableError
 from turnstream.schemas.events import AttemptStarted, Event
+from turnstream.schemas.unexpected import note
 from turnstream.streams.edge.catch_up import CatchUp
 from turnstream.streams.edge.places import Begins, Directory, Log, Place, Reset
 from turnstream.streams.edge.reader import Decoder, Reader, Step
@@ -50,7 +51,13 @@ class Thread:
         self._decoder = decoder
 
     def sink(self, partition: int, offset: int, value: bytes) -> None:
-        """Take a record from the tail and tell every tap."""
+        """Take a record from the tail and tell every tap; never raises, as the tail is of all."""
+        try:
+            self._take(partition, offset, value)
+        except Exception as error:  # noqa: BLE001  one record must not stop the edge
+            note("edge_feed", error, thread=self.key, partition=partition, offset=offset)
+
+    def _take(self, partition: int, offset: int, value: bytes) -> None:
         if self.expected:
             self._meet(offset, value)
         if self.reader is None:
@@ -93,6 +100,9 @@ class Thread:
         try:
             record = self._decoder.decode(value)
         except UndecodableError:
+            return
+        except Exception as error:  # noqa: BLE001  one record must not stop the edge
+            note("edge_expect", error, thread=self.key, offset=offset)
             return
         for expectation in tuple(self.expected):
             expectation.meet(offset, record)

@@ -21,6 +21,7 @@ import msgspec
 from turnstream.schemas.errors import UndecodableError
 from turnstream.schemas.events import AttemptStarted, Event, InputResolved, TurnEnded
 from turnstream.schemas.fold import TIMELINE_BITS, Change, ThreadFold, Verdict
+from turnstream.schemas.unexpected import note
 from turnstream.streams.edge.frames import ProtocolEvent
 from turnstream.streams.edge.protocol import Projection
 
@@ -86,10 +87,16 @@ class Reader:
     def take(self, offset: int, value: bytes) -> Step | None:
         """Take one record in; None for one that changes nothing."""
         try:
-            record = self._decoder.decode(value)
+            return self._take(offset, value)
         except UndecodableError:
             self.undecodable += 1
-            return None
+        except Exception as error:  # noqa: BLE001  one record must not end its thread's readers
+            note("edge_reader", error, offset=offset)
+            self.undecodable += 1
+        return None
+
+    def _take(self, offset: int, value: bytes) -> Step | None:
+        record = self._decoder.decode(value)
         if offset < self.begins:
             if isinstance(record, Event):
                 self._told_by(record)

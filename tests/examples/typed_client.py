@@ -1,5 +1,8 @@
 """Start a turn with the typed client: checked fields, Avro on the wire, results matched for you.
 
+A command that became a dead letter has a result with the code `dead_letter`. The client returns it,
+unless the turn's own result, which follows a requeue, has arrived before `result` is called.
+
 python typed_client.py 127.0.0.1:9092 "What is 6 * 7?"
 """
 
@@ -26,4 +29,4 @@ async def ask(
 
 if __name__ == "__main__":
     found = asyncio.run(ask(sys.argv[1], sys.argv[2]))
-    sys.stdout.write(f"{found.status}: {found.text}\n")
+    sys.stdout.write(f"{found.status}: {found.text or found.message}\n")

@@ -57,7 +57,7 @@ class Backend:
         finally:
             await consumer.stop()
 
-    async def answer(self, command: Command) -> None:
+    async def answer(self, command: Command, **changes: Any) -> None:
         result = TurnResult(
             event_id=f"{command.turn_id}-result",
             tenant="default",
@@ -67,8 +67,10 @@ class Backend:
             status="completed",
             text=f"answer to {getattr(command, 'text', '')}",
         )
+        result = msgspec.structs.replace(result, **changes)
         topic = self.topics.results_of("default")
-        await self.producer.send_and_wait(topic, CODEC.encode(result))
+        # one partition: readers see the answers in this order
+        await self.producer.send_and_wait(topic, CODEC.encode(result), key=b"k")
 
 
 @pytest.fixture
@@ -154,3 +156,33 @@ async def test_what_is_wrong_is_refused_before_it_is_sent(backend: Backend):
         with pytest.raises(RecordTooLargeError):
             await client.start("t", "x" * (1 << 20))
     assert backend.arrived == []
+
+
+async def test_a_turns_own_result_replaces_that_of_its_dead_letter(backend: Backend):
+    async with backend.client() as client:
+        backend.silent = True
+        refused = await client.start("t1", "hello")
+        command = await _arrived(backend, refused.turn_id)
+        await backend.answer(command, status="rejected", code="dead_letter", letter_id="l")
+        assert (await client.result(refused, timeout_s=60)).code == "dead_letter"
+
+        requeued, marker = await client.start("t2", "hello"), await client.start("t2", "marker")
+        command = await _arrived(backend, requeued.turn_id)
+        for fields in (
+            {"status": "rejected", "code": "dead_letter"},
+            {"status": "completed"},
+            {"status": "rejected", "code": "dead_letter"},
+        ):
+            await backend.answer(command, **fields)
+        await backend.answer(await _arrived(backend, marker.turn_id))
+        await client.result(marker, timeout_s=60)
+        assert (await client.result(requeued, timeout_s=60)).status == "completed"
+
+
+async def _arrived(backend: Backend, turn_id: str) -> Command:
+    async with asyncio.timeout(60):
+        while True:
+            for _, command in backend.arrived:
+                if command.turn_id == turn_id:
+                    return command
+            await asyncio.sleep(0.02)

@@ -1,0 +1,74 @@
+"""aiokafka's consumers, made to read what anybody may have written; see `batches.readable`.
+
+`read_readable` stands between a consumer and its client: what a broker answers to a fetch is made
+readable before aiokafka's fetcher sees it. Compressed answers are read in a thread, because 64 MiB
+take a tenth of a second.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from aiokafka import AIOKafkaConsumer
+
+from turnstream.connectors.kafka.batches import (
+    BATCH_BYTES_MAX,
+    Budget,
+    is_compressed,
+    readable,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+FETCH = 1
+
+
+def open_consumer(batch_bytes_max: int = BATCH_BYTES_MAX, **options: Any) -> AIOKafkaConsumer:
+    """Return a consumer that reads every fetch; `options` are aiokafka's.
+
+    `batch_bytes_max`: bytes that one fetch may have when it is decompressed.
+    """
+    consumer = AIOKafkaConsumer(**options, check_crcs=False)
+    read_readable(consumer, batch_bytes_max)
+    return consumer
+
+
+def read_readable(consumer: AIOKafkaConsumer, batch_bytes_max: int = BATCH_BYTES_MAX) -> None:
+    """Let a consumer that checks no sums itself read every fetch."""
+    client = consumer._client  # noqa: SLF001  aiokafka offers no other way
+    send: Callable[..., Awaitable[Any]] = client.send
+
+    async def send_and_read(node: int, request: Any, **options: Any) -> Any:
+        response = await send(node, request, **options)
+        if getattr(response, "API_KEY", None) == FETCH:
+            positions = {
+                (topic, number): offset
+                for topic, partitions in request.topics
+                for number, offset, *_ in partitions
+            }
+            response.topics = await _topics(response.topics, positions, Budget(batch_bytes_max))
+        return response
+
+    client.send = send_and_read
+
+
+async def _topics(
+    topics: list[Any], positions: dict[tuple[str, int], int], budget: Budget
+) -> list[Any]:
+    """Return a fetch answer's topics with bytes that can be read; they stand last in each row."""
+    read = []
+    for topic, partitions in topics:
+        rows = []
+        for number, *fields, raw in partitions:
+            found = raw
+            if raw:
+                position = positions.get((topic, number), 0)
+                if is_compressed(raw):
+                    found = await asyncio.to_thread(readable, raw, position, budget)
+                else:
+                    found = readable(raw, position, budget)
+            rows.append((number, *fields, found))
+        read.append((topic, rows))
+    return read
