@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import uuid
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +12,7 @@ from langchain_core.messages import AIMessage
 from langchain_core.messages.ai import InputTokenDetails, OutputTokenDetails, UsageMetadata
 from langchain_core.messages.tool import invalid_tool_call, tool_call
 
+from turnstream.graph.values import clean
 from turnstream.schemas.events import MessageFinished, MessageStarted, Usage
 from turnstream.schemas.transcript import clean_text, text_sha256
 
@@ -20,16 +23,20 @@ if TYPE_CHECKING:
     from turnstream.schemas.chat import ChatAnswer, Delta
 
 
+_LIMIT = re.compile(r"length|max_", re.IGNORECASE)
+"""In a `finish_reason`: the answer is as long as it may be."""
+
+
 class _Block:
     """A run of deltas of one kind; for a tool call all that belongs to it."""
 
-    __slots__ = ("call_id", "index", "kind", "name", "parts", "server_id")
+    __slots__ = ("call_id", "index", "kind", "name", "parts")
 
     def __init__(self, index: int, kind: str) -> None:
         self.index = index
         self.kind = kind
         self.parts: list[str] = []
-        self.server_id = self.call_id = self.name = ""
+        self.call_id = self.name = ""
 
     @property
     def text(self) -> str:
@@ -91,22 +98,19 @@ class Answer:
     def _tool_args(self, delta: Delta) -> None:
         self._open = None
         block = self._calls.get(delta.index)
-        # some servers give every call index 0 and tell them apart by id
-        first = block is None or bool(
-            delta.tool_call_id and block.server_id and delta.tool_call_id != block.server_id
-        )
-        if block is None or first:
+        first = block is None
+        if block is None:
             block = self._calls[delta.index] = self._new("tool_args")
-            block.server_id = delta.tool_call_id
             block.call_id = self._call_id(delta.tool_call_id, block.index)
-        block.name = block.name or delta.tool_name
-        block.parts.append(delta.text)
+            block.name = delta.tool_name
+        text = delta.text.replace("\x00", "\ufffd")
+        block.parts.append(text)
         self._emitter.tokens(
             path=self._path,
             message_id=self.message_id,
             block=block.index,
             kind="tool_args",
-            text=delta.text,
+            text=text,
             tool_call_id=block.call_id if first else "",
             tool_name=block.name if first else "",
         )
@@ -133,7 +137,7 @@ class Answer:
             params=msgspec.json.encode(params).decode() if params else "",
         )
         reasoning = self._text("reasoning")
-        calls, bad = self._tool_calls()
+        calls, bad = self._tool_calls(answer.finish_reason)
         return AIMessage(
             content=clean_text(text),
             id=self.message_id,
@@ -151,7 +155,8 @@ class Answer:
     def _text(self, kind: str) -> str:
         return "".join(block.text for block in self._blocks if block.kind == kind)
 
-    def _tool_calls(self) -> tuple[list[ToolCall], list[InvalidToolCall]]:
+    def _tool_calls(self, finish_reason: str) -> tuple[list[ToolCall], list[InvalidToolCall]]:
+        cut = _LIMIT.search(finish_reason) is not None
         calls: list[ToolCall] = []
         bad: list[InvalidToolCall] = []
         for block in self._blocks:
@@ -159,8 +164,8 @@ class Answer:
                 continue
             raw = clean_text(block.text)
             try:
-                arguments = msgspec.json.decode(raw or "{}", type=dict[str, Any])
-            except (msgspec.DecodeError, ValueError) as error:
+                arguments = _arguments(raw, missing=cut and block is self._blocks[-1])
+            except ValueError as error:
                 bad.append(
                     invalid_tool_call(
                         name=block.name,
@@ -172,6 +177,26 @@ class Answer:
             else:
                 calls.append(tool_call(name=block.name, args=arguments, id=block.call_id))
         return calls, bad
+
+
+def _arguments(raw: str, *, missing: bool) -> dict[str, Any]:
+    """Return a call's arguments; raises `ValueError`. A call without any has an empty object."""
+    if not raw.strip():
+        if missing:
+            raise ValueError("the answer's limit came before the arguments")
+        return {}
+    try:
+        return msgspec.json.decode(raw, type=dict[str, Any])
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+    except ValueError:
+        if "\\u" not in raw:
+            raise
+    # halves of characters, which Python reads and msgspec does not
+    found = clean(json.loads(raw))
+    if not isinstance(found, dict):
+        raise ValueError("another kind of value")  # noqa: TRY004  it is caught as such
+    return found
 
 
 def usage_metadata(usage: Usage | None) -> UsageMetadata | None:

@@ -17,8 +17,9 @@ DeltaKind = Literal["text", "reasoning", "tool_args"]
 class Delta(msgspec.Struct, frozen=True, gc=False):
     """A piece of an answer, in the order in which the server sent it.
 
-    `index` tells the tool calls of one answer apart; `tool_call_id` and `tool_name` come with a
-    call's first delta, whose `text` may be empty, and may be "" where the server gives none.
+    `index` numbers the tool calls of one answer from 0 on. `tool_call_id` and the whole `tool_name`
+    come with a call's first delta, whose `text` may be empty; the id is "" where the server gives
+    none. Text has no half characters.
     """
 
     kind: DeltaKind

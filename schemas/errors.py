@@ -279,6 +279,13 @@ class ModelRefusedError(ModelError):
     status = 502
 
 
+class ModelDeclinedError(ModelError):
+    """The model, or a filter beside it, refused to answer."""
+
+    code = "model_refused"
+    status = 422
+
+
 class ModelContextError(ModelRefusedError):
     """The conversation is longer than the model's context."""
 

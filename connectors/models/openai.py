@@ -1,4 +1,4 @@
-"""Streaming chat client for any OpenAI-compatible server (vLLM, llama.cpp, Ollama, TGI).
+"""Streaming chat client for any OpenAI-compatible server; docs/models.md says what it reads.
 
 Writes `POST <base>/chat/completions` with `stream: true`, reads server-sent events, hands the
 deltas of each network read over in one call. Nothing is awaited per token.
@@ -9,19 +9,24 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
+import structlog
 
-from turnstream.connectors.models.refusals import error_of_event, error_of_response
+from turnstream.connectors.models.endings import Ending
+from turnstream.connectors.models.refusals import error_of_event, error_of_response, shown
 from turnstream.connectors.models.sse import DeltaParser
 from turnstream.connectors.models.transport import HttpTransport
 from turnstream.schemas.chat import ChatAnswer
 from turnstream.schemas.errors import (
     ModelBadResponseError,
+    ModelDeclinedError,
     ModelError,
     ModelFirstTokenTimeoutError,
+    ModelOverloadedError,
     ModelStreamCutError,
     ModelTokenGapTimeoutError,
     ModelUnreachableError,
@@ -34,6 +39,13 @@ if TYPE_CHECKING:
 
     from turnstream.connectors.models.transport import Connection
     from turnstream.schemas.chat import ChatRequest, Delta
+
+_log = structlog.get_logger(__name__)
+
+_MISSING = object()
+
+END_WAIT_S = 2.0
+"""After an answer's last event, for the end of its HTTP body; then its connection is not kept."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +79,7 @@ class OpenAIModel:
         self.base_url = base_url.rstrip("/")
         self.model = model
         self.limits = limits or ModelLimits()
+        self._key = api_key
         self._http = HttpTransport(
             self.base_url,
             {"authorization": f"Bearer {api_key}"} if api_key else {},
@@ -94,39 +107,41 @@ class OpenAIModel:
             ):
                 body = await _body(response, self.limits.answer_bytes_max)
                 if not response.ok:
-                    raise error_of_response(response.status, body, response.headers)
-                return [entry.id for entry in msgspec.json.decode(body, type=_Models).data]
+                    raise error_of_response(response.status, body, response.headers, key=self._key)
+                return _names(body)
         except OSError as error:
-            raise ModelUnreachableError(_unreachable(self.base_url, error)) from error
-        except msgspec.DecodeError as error:
-            raise ModelBadResponseError(f"{self.base_url}/models sent no list") from error
+            raise self._unreachable(error) from error
 
     async def stream(self, request: ChatRequest, push: Callable[[list[Delta]], None]) -> ChatAnswer:
         """Stream one answer; see `turnstream.graph.ports.ModelClient.stream`."""
         if not (request.model or self.model):
             names = await self.models()
             if not names:
-                raise ModelBadResponseError(f"{self.base_url} serves no model")
+                raise ModelBadResponseError("the model server serves no model")
             self.model = names[0]
-        body = request_body(request, request.model or self.model)
-        return await _Call(self, body, request.request_id, push).run()
+        return await _Call(self, request, push).run()
+
+    def _unreachable(self, error: OSError) -> ModelError:
+        """Log where the server should be, and return an error that does not tell it."""
+        why = type(error).__name__
+        if type(error).__module__ == "builtins" and isinstance(error.errno, int):
+            why = os.strerror(error.errno)
+        _log.warning("model_server_unreachable", url=self.base_url, error=str(error) or why)
+        return ModelUnreachableError(f"the model server cannot be reached: {why}")
 
 
 class _Call:
     """One request: its time-outs and the reading loop."""
 
     def __init__(
-        self,
-        client: OpenAIModel,
-        body: bytes,
-        request_id: str,
-        push: Callable[[list[Delta]], None],
+        self, client: OpenAIModel, request: ChatRequest, push: Callable[[list[Delta]], None]
     ) -> None:
         self.client = client
-        self.body = body
-        self.headers = {"x-request-id": request_id} if request_id else {}
+        self.body = request_body(request, request.model or client.model)
+        self.headers = {"x-request-id": request.request_id} if request.request_id else {}
         self.push = push
         self.pushed = False
+        self.parser = DeltaParser({tool.name for tool in request.tools})
         self._loop = asyncio.get_running_loop()
         self.last = 0.0  # loop time of the last event
         self._watch: asyncio.TimerHandle | None = None
@@ -140,13 +155,16 @@ class _Call:
                 self._watch = self._loop.call_at(first, deadline.reschedule, first)
                 return await self._read(deadline)
         except TimeoutError as error:
-            said_nothing = f"{self.client.base_url} said nothing for"
+            if self.parser.whole:  # the server said all, and did not end its body
+                return self._conclude({})
             if self.pushed:
                 raise ModelTokenGapTimeoutError(
-                    f"{said_nothing} {limits.token_gap_timeout_s:g} s between two tokens"
+                    "the model server sent nothing for "
+                    f"{limits.token_gap_timeout_s:g} s between two tokens"
                 ) from error
             raise ModelFirstTokenTimeoutError(
-                f"{said_nothing} {limits.first_token_timeout_s:g} s before the first token"
+                "the model server sent nothing for "
+                f"{limits.first_token_timeout_s:g} s before the first token"
             ) from error
         finally:
             if self._watch is not None:
@@ -165,39 +183,66 @@ class _Call:
         else:
             self._watch = self._loop.call_at(at, self.watch_gap, deadline)
 
+    def expect_end(self, deadline: asyncio.Timeout) -> None:
+        """Wait for the end of the body, and not for long."""
+        if self._watch is not None:
+            self._watch.cancel()
+        deadline.reschedule(self._loop.time() + END_WAIT_S)
+
     async def _read(self, deadline: asyncio.Timeout) -> ChatAnswer:
         client = self.client
-        parser, headed = DeltaParser(), False
+        headers: dict[str, str] | None = None
         try:
             async with client._http.post(  # noqa: SLF001  same module
                 "/chat/completions", self.body, self.headers
             ) as response:
-                headed = True
+                headers = response.headers
                 if not response.ok:
                     body = await _body(response, client.limits.error_bytes_max)
-                    raise error_of_response(response.status, body, response.headers)
-                await response.read_into(_Reading(self, parser, deadline).feed)
+                    raise error_of_response(response.status, body, headers, key=client._key)  # noqa: SLF001
+                await response.read_into(_Reading(self, self.parser, deadline).feed)
         except _EndedError:
             pass
         except OSError as error:
-            if headed:
-                raise self._cut() from error
-            raise ModelUnreachableError(_unreachable(client.base_url, error)) from error
-        if parser.error is not None:
-            raise error_of_event(parser.error)
-        if not parser.seen:
-            raise ModelBadResponseError("the model server's answer is no event stream")
-        if not parser.finish_reason and not parser.done:
-            raise self._cut()
+            if headers is None:
+                raise client._unreachable(error) from error  # noqa: SLF001
+            # its end is judged below: a server may drop the connection behind a whole answer
+        return self._conclude(headers or {})
+
+    def _conclude(self, headers: dict[str, str]) -> ChatAnswer:
+        """Hand over the last deltas, and return the answer if it is whole."""
+        parser = self.parser
+        deltas = parser.end()
+        if deltas:
+            self.push(deltas)
+        self._check(headers)
         return ChatAnswer(
-            finish_reason=parser.finish_reason or "stop",
-            model=parser.model or client.model,
+            finish_reason=parser.finish_reason,
+            model=parser.model or self.client.model,
             request_sha256=hashlib.sha256(self.body).hexdigest(),
             usage=parser.usage,
         )
 
-    def _cut(self) -> ModelError:
-        return ModelStreamCutError(f"{self.client.base_url} ended its answer in the middle")
+    def _check(self, headers: dict[str, str]) -> None:
+        """Raise what an answer that is not whole is."""
+        parser, key = self.parser, self.client._key  # noqa: SLF001
+        if parser.error is not None:
+            raise error_of_event(parser.error, headers, key=key)
+        ending = parser.ending
+        if parser.refusal or ending is Ending.REFUSED:
+            why = shown(parser.refusal, key) or f"finish_reason {parser.finish_reason!r}"
+            raise ModelDeclinedError(f"the model refused to answer: {why}")
+        if ending is Ending.BROKEN:
+            raise ModelOverloadedError(
+                f"the model server failed: finish_reason {parser.finish_reason!r}",
+                code="model_http_500",
+            )
+        if parser.whole:
+            return
+        if not parser.seen and "event-stream" not in headers.get("content-type", ""):
+            raise ModelBadResponseError("the model server's answer is no event stream")
+        why = f": finish_reason {parser.finish_reason!r}" if ending is Ending.CUT else ""
+        raise ModelStreamCutError(f"the model server's answer ended in the middle{why}")
 
 
 class _EndedError(Exception):
@@ -232,8 +277,10 @@ class _Reading:
         if self._room < 0:
             limit = call.client.limits.answer_bytes_max
             raise ModelBadResponseError(f"the answer is above {limit} B")
-        if parser.error is not None:
-            raise _EndedError
+        if parser.over:
+            if parser.error is not None:
+                raise _EndedError
+            call.expect_end(self._deadline)
 
 
 async def _body(response: Connection, bytes_max: int) -> bytes:
@@ -250,12 +297,19 @@ async def _body(response: Connection, bytes_max: int) -> bytes:
     return bytes(body)
 
 
-class _Listed(msgspec.Struct):
-    id: str
-
-
-class _Models(msgspec.Struct):
-    data: list[_Listed]
+def _names(body: bytes) -> list[str]:
+    """Return the models in a list of them, OpenAI's or Ollama's; those without a name are none."""
+    try:
+        listed = msgspec.json.decode(body)
+    except (ValueError, RecursionError) as error:
+        raise ModelBadResponseError("the model server sent no list of models") from error
+    if isinstance(listed, dict):
+        listed = listed.get("data", listed.get("models", _MISSING))
+    if not isinstance(listed, list | None):
+        raise ModelBadResponseError("the model server sent no list of models")
+    found = (entry.get("id") or entry.get("name") for entry in listed or () if
+             isinstance(entry, dict))  # fmt: skip
+    return [name for name in found if isinstance(name, str)]
 
 
 def request_body(request: ChatRequest, model: str) -> bytes:
@@ -293,7 +347,3 @@ def _clean(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_clean(item) for item in value]
     return value
-
-
-def _unreachable(url: str, error: BaseException) -> str:
-    return f"{url}: {error or type(error).__name__}"

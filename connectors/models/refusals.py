@@ -1,8 +1,14 @@
-"""What a model server's error means: from status and body to an error of ours; pure."""
+"""What a model server's error means: from status and body to an error of ours; pure.
+
+Clients see the server's message: its message field, at most 500 characters, without addresses and
+keys. Of a body without such a field they see the status alone.
+"""
 
 from __future__ import annotations
 
 import re
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -13,69 +19,201 @@ from turnstream.schemas.errors import (
     ModelOverloadedError,
     ModelRefusedError,
 )
+from turnstream.schemas.transcript import clean_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 MESSAGE_CHARS_MAX = 500
+_READ_CHARS_MAX = 8000
+"""Of an error's texts, that are looked through."""
+_DEPTH_MAX = 5
+_DIGITS = re.compile(r"\s*[0-9]{3}\s*")
+_TOO_MANY = 429
 _CLIENT, _SERVER = 4, 5  # classes of HTTP status
-_RETRYABLE = frozenset({408, 409, 425, 429})
-# vLLM and OpenAI; llama.cpp; TGI; SGLang
+_RETRYABLE = frozenset({408, 409, 424, 425, 429})  # 424: TGI's generation failed
+_UNKNOWN = 500  # of an error object that tells no status
+_MESSAGES = ("message", "error", "detail", "msg", "errors", "error_message", "error_msg",
+             "status_msg", "error_description", "description", "reason", "title")  # fmt: skip
+_STATUSES = ("code", "status_code", "status", "http_status_code", "http_code", "error_code")
+_WORDS = ("code", "type", "error_type", "status", "object")
 _CONTEXT = re.compile(
-    r"context_length_exceeded|maximum context length|exceed_context_size|available context size"
-    r"|max_new_tokens` must be|longer than the model's context|max_model_len",
+    r"context_length_exceeded|exceed_context_size|ContextWindowExceeded|max_model_len"
+    r"|maximum (?:context|model|prompt) length|longer than the (?:model's|maximum)"
+    r"|`?max_new_tokens`? must be|`inputs` must have less than"
+    r"|(?:prompt|input|request|conversation)s? (?:is|are) too long|prompt_too_long"
+    r"|too many (?:input )?tokens|exceeded model token limit"
+    r"|token count\b.{0,40}? exceeds|input length\b.{0,60}? exceeds?\b"
+    r"|context[ _-]?(?:length|size|window|limit|the overflows)?\b.{0,80}?"
+    r"(?:exceed|overflow|not enough|too (?:small|short))"
+    r"|(?:exceed|overflow|(?:larger|longer|greater) than)\w*\b.{0,60}?"
+    r"context[ _-]?(?:length|size|window|limit)"
+    r"|reached (?:the )?context length|input is too long",
+    re.IGNORECASE | re.DOTALL,
+)
+# the words of OpenAI, Anthropic, gRPC, TGI and LiteLLM where a status should stand
+_STATUS_OF_WORDS = (
+    (re.compile(r"rate.?limit|quota|too_many|resource_?exhausted|throttl", re.IGNORECASE), 429),
+    (re.compile(r"overloaded|unavailable|unhealthy|capacity", re.IGNORECASE), 503),
+    (re.compile(r"time_?out|deadline", re.IGNORECASE), 504),
+    (re.compile(r"auth|api_?key|unauthorized", re.IGNORECASE), 401),
+    (re.compile(r"permission|forbidden", re.IGNORECASE), 403),
+    (re.compile(r"not_?found", re.IGNORECASE), 404),
+    (re.compile(r"invalid|bad_?request|validation|exceed_context|context_length", re.IGNORECASE),
+     400),
+)  # fmt: skip
+_ADDRESS = re.compile(
+    r"\b[a-z][a-z0-9+.-]{1,20}://[^\s'\"<>)\]]+|\bwww\.[^\s'\"<>)\]]+"
+    r"|\b(?:\d{1,3}\.){3}\d{1,3}(?::\d+)?\b|\b(?:localhost|(?:[\w-]+\.)+[a-z]{2,}):\d{2,5}\b",
+    re.IGNORECASE,
+)
+_KEY = re.compile(
+    r"\b(?:sk|pk|hf|gsk|xai|ghp|gho|glpat|nvapi|key)[-_][-_A-Za-z0-9*.]{6,}"
+    r"|\b(?:AIza|AKIA|eyJ)[-_A-Za-z0-9.]{8,}"
+    r"|\b(?=[A-Za-z]*[0-9])(?=[0-9]*[A-Za-z])[A-Za-z0-9]{32,}={0,2}"
+)
+_NAMED_KEY = re.compile(
+    r"(\bbearer\s+|\bkey provided: *|\b(?:api[_ -]?key|password|secret)['\"]?\s*[=:]\s*['\"]?"
+    r"|\b(?:key|token)=)[^\s,;&'\"]{4,}",
     re.IGNORECASE,
 )
 
 
-def error_of_response(status: int, body: bytes, headers: Mapping[str, str]) -> ModelError:
-    """Return the error of an answer whose status is not 200."""
-    return _error(status, _text(body), _seconds(headers.get("retry-after", "")))
-
-
-def error_of_event(error: Any) -> ModelError:
-    """Return the error of an error object in mid-stream; without a status it counts as a 500."""
-    status = 500
-    if isinstance(error, dict):
-        for name in ("code", "status_code", "status"):
-            value = error.get(name)
-            if isinstance(value, int) and value // 100 in (_CLIENT, _SERVER):
-                status = value
-                break
-    return _error(status, _text(msgspec.json.encode(error)), 0.0)
-
-
-def _error(status: int, text: str, retry_after_s: float) -> ModelError:
-    message = f"the model server answered {status}: {text[:MESSAGE_CHARS_MAX]}".rstrip(": ")
-    if status // 100 == _CLIENT and _CONTEXT.search(text):
-        return ModelContextError(message)
-    code = f"model_http_{status}"
-    if status // 100 == _SERVER or status in _RETRYABLE:
-        return ModelOverloadedError(message, code=code, retry_after_s=retry_after_s)
-    return ModelRefusedError(message, code=code)
-
-
-def _text(body: bytes) -> str:
-    """Return the message of an error body, or the body where it has none."""
+def error_of_response(
+    status: int, body: bytes, headers: Mapping[str, str], *, key: str = ""
+) -> ModelError:
+    """Return the error of an answer whose status is not 2xx; `key` is not shown."""
     try:
         value = msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return body.decode("utf-8", "replace").strip()
-    if isinstance(value, dict):
-        inner = value.get("error", value)
-        if isinstance(inner, dict):
-            parts = [inner.get(name) for name in ("type", "code", "message")]
-            named = [part for part in parts if isinstance(part, str) and part]
-            if named:
-                return " ".join(named)
-        if isinstance(inner, str):
-            return inner
-    return body.decode("utf-8", "replace").strip()
+    except (ValueError, RecursionError):
+        text = body[:_READ_CHARS_MAX].decode("utf-8", "replace")  # read, but not shown
+        return _error(status, "", text, retry_after_s(headers))
+    return _error(status, message_of(value, key), _texts(value), retry_after_s(headers))
 
 
-def _seconds(text: str) -> float:
-    """Return the seconds of a Retry-After header; 0 for a date, which no model server sends."""
+def error_of_event(error: Any, headers: Mapping[str, str], *, key: str = "") -> ModelError:
+    """Return the error of an error object in an answer; without a status it counts as a 500."""
+    status = _status(error) or _UNKNOWN
+    return _error(status, message_of(error, key), _texts(error), retry_after_s(headers))
+
+
+def error_in(value: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """Return the error that an object is or holds, None where it is none.
+
+    `value` is a chunk, or what came in its place: OpenAI's and vLLM's `{"error": …}`,
+    `{"object": "error"}`, FastAPI's `{"detail": …}`, `{"message": …}`, `{"errors": […]}`.
+    """
+    error, answers = value.get("error"), bool(value.get("choices"))
+    if error is not None and error is not False and (_says(error) or not answers):
+        return value
+    if answers:
+        return None
+    base = value.get("base_resp")  # MiniMax
+    if isinstance(base, dict) and base.get("status_code"):
+        return {"message": base.get("status_msg")}
+    if "error" in (value.get("object"), value.get("type"), value.get("status")):
+        return value
+    named = ("message", "detail", "errors", "error_message", "error_msg", "msg")
+    return value if any(message_of(value.get(name)) for name in named) else None
+
+
+def message_of(value: Any, key: str = "") -> str:
+    """Return the message of an error, fit to be shown; "" where it has none."""
+    return shown(_message(value, _DEPTH_MAX), key)
+
+
+def shown(text: str, key: str = "") -> str:
+    """Return a foreign text without addresses and keys, on one line, 500 characters at most."""
+    text = text[:_READ_CHARS_MAX]
+    if key:
+        text = text.replace(key, "[key]")
+    text = _KEY.sub("[key]", _NAMED_KEY.sub(r"\1[key]", _ADDRESS.sub("[address]", text)))
+    text = " ".join(clean_text(text).replace("\x00", "\ufffd").split())
+    return text if len(text) <= MESSAGE_CHARS_MAX else text[: MESSAGE_CHARS_MAX - 1] + "…"
+
+
+def retry_after_s(headers: Mapping[str, str]) -> float:
+    """Return the seconds of a Retry-After header, which may be a date; 0 without one."""
+    text = headers.get("retry-after", "")
     try:
         return max(0.0, float(text))
     except ValueError:
+        pass
+    try:
+        at = parsedate_to_datetime(text)
+        return max(0.0, (at - datetime.now(at.tzinfo and UTC)).total_seconds())
+    except (ValueError, TypeError, OverflowError):
         return 0.0
+
+
+def _error(status: int, message: str, texts: str, wait_s: float) -> ModelError:
+    said = f"the model server answered {status}: {message}".rstrip(": ")
+    is_failure = status != _TOO_MANY and status // 100 in (_CLIENT, _SERVER)
+    if is_failure and _CONTEXT.search(texts):
+        return ModelContextError(said)
+    code = f"model_http_{status}"
+    if status // 100 == _SERVER or status in _RETRYABLE:
+        return ModelOverloadedError(said, code=code, retry_after_s=wait_s)
+    return ModelRefusedError(said, code=code)
+
+
+def _says(error: Any) -> bool:
+    """Tell whether an `error` beside choices is one; some servers send it with empty fields."""
+    if isinstance(error, dict):
+        return any(_says(item) for item in error.values())
+    return bool(error)
+
+
+def _message(value: Any, depth: int) -> str:
+    if isinstance(value, str):
+        return value
+    if depth == 0:
+        return ""
+    if isinstance(value, list):
+        found = (_message(item, depth - 1) for item in value[:8])
+        return "; ".join(text for text in found if text)
+    if isinstance(value, dict):
+        inner = value.get("error")
+        if isinstance(inner, (dict, list)) and (text := _message(inner, depth - 1)):
+            return text
+        for name in _MESSAGES:
+            if text := _message(value.get(name), depth - 1):
+                return text
+    return ""
+
+
+def _levels(error: Any) -> list[dict[str, Any]]:
+    """Return an error object and those that it holds, the innermost first."""
+    levels: list[dict[str, Any]] = []
+    while isinstance(error, dict) and len(levels) < _DEPTH_MAX:
+        levels.insert(0, error)
+        inner = error.get("error")
+        error = inner if isinstance(inner, dict) else error.get("message")
+    return levels
+
+
+def _words(error: dict[str, Any]) -> str:
+    return " ".join(word for name in _WORDS if isinstance(word := error.get(name), str))
+
+
+def _texts(error: Any) -> str:
+    """Return what tells the kind of an error: its codes, types and message."""
+    words = [_words(level) for level in _levels(error)]
+    return " ".join((*words, _message(error, _DEPTH_MAX)))[:_READ_CHARS_MAX]
+
+
+def _status(error: Any) -> int:
+    """Return the HTTP status that an error object tells; 0 where it tells none."""
+    levels = _levels(error)
+    for level in levels:
+        for name in _STATUSES:
+            value = level.get(name)
+            if isinstance(value, str) and _DIGITS.fullmatch(value):
+                value = int(value)
+            if isinstance(value, (int, float)) and value // 100 in (_CLIENT, _SERVER):
+                return int(value)
+    for words in map(_words, levels):
+        for pattern, status in _STATUS_OF_WORDS:
+            if pattern.search(words):
+                return status
+    return 0

@@ -1,171 +1,296 @@
-"""From the bytes of a chat-completions stream to deltas; pure.
+"""From the bytes of an answer to deltas; pure.
 
-Reads what vLLM, llama.cpp, Ollama and TGI send: server-sent events whose data is a
-`chat.completion.chunk`, an error object, or `[DONE]`. Bytes may be cut anywhere.
+Reads what vLLM, llama.cpp, Ollama, TGI, SGLang, LM Studio, Mistral, LiteLLM and proxies send;
+docs/models.md has the table. A chunk that only adds to the answer, in the usual form, takes a short
+way; all others are read by `_event`.
 """
 
 from __future__ import annotations
 
-import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from turnstream.connectors.models.chunks import (
+    MODEL_CHARS_MAX,
+    decode_chunk,
+    read_patiently,
+    read_usage,
+)
+from turnstream.connectors.models.endings import REASON_CHARS_MAX, Ending, ending_of
+from turnstream.connectors.models.event_lines import EVENT_BYTES_MAX, EventLines
+from turnstream.connectors.models.surrogates import split_half
+from turnstream.connectors.models.thinking import Thinking
+from turnstream.connectors.models.tool_pieces import Piece, ToolPieces
 from turnstream.schemas.chat import Delta
 from turnstream.schemas.errors import ModelBadResponseError
-from turnstream.schemas.events import Usage
+from turnstream.schemas.transcript import clean_text
 
-EVENT_BYTES_MAX = 1 << 20
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable
 
+    from turnstream.connectors.models.chunks import Choice, Chunk, ChunkDelta, Function
+    from turnstream.schemas.chat import DeltaKind
+    from turnstream.schemas.events import Usage
 
-class _Function(msgspec.Struct, gc=False):
-    name: str | None = None
-    arguments: str | dict[str, Any] | None = None
+__all__ = ["EVENT_BYTES_MAX", "DeltaParser"]
 
-
-class _ToolCall(msgspec.Struct, gc=False):
-    index: int = 0
-    id: str | None = None
-    function: _Function | None = None
-
-
-class _Delta(msgspec.Struct, gc=False):
-    content: str | None = None
-    reasoning_content: str | None = None
-    reasoning: str | None = None
-    tool_calls: list[_ToolCall] | None = None
-
-
-class _Choice(msgspec.Struct, gc=False):
-    delta: _Delta | None = None
-    finish_reason: str | None = None
-
-
-class _PromptDetails(msgspec.Struct, gc=False):
-    cached_tokens: int | None = None
-
-
-class _CompletionDetails(msgspec.Struct, gc=False):
-    reasoning_tokens: int | None = None
-
-
-class _Usage(msgspec.Struct, gc=False):
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-    prompt_tokens_details: _PromptDetails | None = None
-    completion_tokens_details: _CompletionDetails | None = None
-
-
-class _Chunk(msgspec.Struct, gc=False):
-    choices: list[_Choice] | None = None
-    usage: _Usage | None = None
-    model: str | None = None
-    error: Any = None
-
-
-_decode = msgspec.json.Decoder(_Chunk).decode
+_REFUSAL_CHARS_MAX = 2000
+_NONE = object()
 
 
 class DeltaParser:
-    """Collects one answer: `feed` gives the deltas of some bytes, the rest is read at the end.
+    """Collects one answer: `feed` and `end` give its deltas, the rest is read after `end`.
 
-    `feed` raises `ModelBadResponseError` for what is no chunk, and for an event above 1 MiB. An
-    error object of the server ends the reading and stands in `error`.
+    They raise `ModelBadResponseError` for what cannot be read. An error object of the server ends
+    the reading and stands in `error`. `tool_names` are the tools that were offered.
     """
 
-    __slots__ = ("_data", "_rest", "done", "error", "finish_reason", "model", "seen", "usage")
+    __slots__ = ("_choice", "_counted", "_half", "_half_kind", "_late", "_lines", "_model",
+                 "_plain", "_quick", "_said", "_thinking", "_tools", "_usual", "_watched", "done",
+                 "error", "finish_reason", "over", "refusal", "seen")  # fmt: skip
 
-    def __init__(self) -> None:
+    def __init__(self, tool_names: Collection[str] = ()) -> None:
         self.finish_reason = ""
-        self.usage: Usage | None = None
-        self.model = ""
+        self.refusal = ""  # the model's words, where it sends them as a refusal
         self.error: Any = None
         self.done = False  # [DONE] was read
-        self.seen = 0  # chunks read; comments do not count
-        self._rest = b""
-        self._data: list[bytes] = []
+        self.over = False  # done, or an error: what follows is not read
+        self.seen = 0  # events read; comments and empty ones do not count
+        self._lines = EventLines()
+        self._thinking = Thinking()
+        self._tools = ToolPieces(tool_names)
+        self._model = ""
+        self._counted: Any = None  # the last usage
+        self._choice: int | None = None  # the index of the answer that is read
+        self._usual: object = _NONE  # the index of chunks that take the short way
+        self._said = False
+        self._late = False  # something was said after a finish_reason
+        self._half, self._half_kind = "", ""  # half a character, and what it is of
+        # what the text of a chunk needs, see `_settle`
+        self._plain, self._quick, self._watched = True, False, ""
+
+    @property
+    def model(self) -> str:
+        """Return the model's name as the server gives it."""
+        return clean_text(self._model[:MODEL_CHARS_MAX]).replace("\x00", "\ufffd")
+
+    @property
+    def usage(self) -> Usage | None:
+        """Return what the server counted last."""
+        return read_usage(self._counted, self.model)
+
+    @property
+    def ending(self) -> Ending:
+        """Return what the server says of the answer's end."""
+        return ending_of(self.finish_reason)
+
+    @property
+    def whole(self) -> bool:
+        """Whether the answer is whole: what may follow is a usage, or nothing."""
+        if self.error is not None or self.refusal or self.ending is not Ending.WHOLE:
+            return False
+        if self.finish_reason in ("tool_calls", "function_call") and not len(self._tools):
+            return False
+        return self.done or not self._late
 
     def feed(self, data: bytes) -> list[Delta]:
         """Return the deltas of the events that these bytes complete, in order."""
         deltas: list[Delta] = []
-        lines = (self._rest + data if self._rest else data).split(b"\n")
-        self._rest = lines.pop()
-        for line in lines:
-            if line.startswith(b"data:"):
-                self._data.append(line[5:])
-            elif self._data and line in (b"", b"\r"):
-                event, self._data = b"\n".join(self._data), []
-                self._event(event, deltas)
-        if len(self._rest) + sum(map(len, self._data)) > EVENT_BYTES_MAX:
-            raise ModelBadResponseError(f"the model server sent an event above {EVENT_BYTES_MAX} B")
+        usual = 0
+        for event in self._lines.feed(data):
+            chunk = None
+            try:
+                chunk = decode_chunk(event)
+                (choice,) = chunk.choices  # type: ignore[misc]
+            except (ValueError, TypeError, RecursionError):  # msgspec's errors are ValueErrors
+                self._event(chunk, event, deltas)
+                continue
+            delta = choice.delta
+            if (
+                delta is None
+                or choice.index != self._usual
+                or choice.finish_reason
+                or chunk.error is not None
+            ):
+                self._event(chunk, event, deltas)
+                continue
+            usual += 1
+            text = delta.content
+            if not text or not self._quick or delta.reasoning_content or delta.reasoning:
+                self._collect(delta, deltas)
+            else:
+                deltas.append(Delta("text", text))
+                if delta.tool_calls or delta.refusal or delta.function_call:
+                    delta.content = None
+                    self._collect(delta, deltas)
+            if chunk.usage:
+                self._counted = chunk.usage
+        self.seen += usual
+        if deltas:
+            self._said = True
         return deltas
 
-    def _event(self, data: bytes, deltas: list[Delta]) -> None:
-        if self.done or self.error is not None:
-            return
+    def end(self) -> list[Delta]:
+        """Return the last deltas: the server sends nothing more.
+
+        An event that was cut by the end is left out; without a `finish_reason` before it the
+        answer is not whole.
+        """
+        deltas: list[Delta] = []
         try:
-            chunk = _decode(data)
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            if data.strip() == b"[DONE]":
-                self.done = True
-                return
-            chunk = _decode_leniently(data)
-        self.seen += 1
-        if chunk.error is not None:
-            self.error = chunk.error
+            for event in self._lines.end():
+                self._event(None, event, deltas)
+        except ModelBadResponseError:
+            if not self.seen:
+                raise
+        self._flush(deltas)
+        return deltas
+
+    # -- events that do more than add to the answer, or are of another form ---------------------
+
+    def _event(self, chunk: Chunk | None, data: bytes, deltas: list[Delta]) -> None:
+        """Read an event; `chunk` is None where the fast reader cannot."""
+        if self.over:
             return
-        if chunk.choices:
-            choice = chunk.choices[0]
-            if choice.delta is not None:
-                _collect(choice.delta, deltas)
-            if choice.finish_reason:
-                self.finish_reason = choice.finish_reason
-        if chunk.usage is not None:
-            self.usage = _usage(chunk.usage, chunk.model or self.model)
-        if not self.model and chunk.model:
-            self.model = chunk.model
+        if chunk is not None and chunk.choices and chunk.error is None:
+            choice = self._picked(chunk.choices)
+            if choice is None or choice.delta is not None:
+                self._take(chunk, choice, choice.delta if choice else None, deltas)
+                return
+        if data.strip().strip(b'"').upper() == b"[DONE]":
+            self.done = True
+            self._stop(deltas)
+            return
+        self._settle(plain=False)  # strings may hold halves of characters
+        for odd in read_patiently(data):
+            if odd.error is not None:
+                self.seen += 1
+                self.error = odd.error
+                self._stop(deltas)
+                return
+            choice = self._picked(odd.choices or ())
+            delta = choice.delta if choice else None
+            if choice is not None and choice.completes and (self._said or deltas):
+                delta = None  # it repeats the answer
+            self._take(odd, choice, delta, deltas)
+
+    def _picked(self, choices: Iterable[Choice]) -> Choice | None:
+        """Return the choice that is read: that of the first index that the server sent."""
+        for choice in choices:
+            if self._choice is None:
+                self._choice = choice.index
+            if choice.index is None or choice.index == self._choice:
+                return choice
+        return None
+
+    def _take(
+        self, chunk: Chunk, choice: Choice | None, delta: ChunkDelta | None, deltas: list[Delta]
+    ) -> None:
+        self.seen += 1
+        before = len(deltas)
+        if delta is not None:
+            self._collect(delta, deltas)
+        if self.finish_reason and len(deltas) > before:
+            self._late = True
+        if choice is not None and choice.finish_reason:
+            self._finish(choice, choice.finish_reason)
+        if chunk.usage:
+            self._counted = chunk.usage
+        if chunk.model and not self._model:
+            self._model = chunk.model
+        self._usual = _NONE if self.finish_reason else self._choice
+
+    def _finish(self, choice: Choice, reason: str) -> None:
+        if ending_of(reason) is Ending.NONE or self.ending not in (Ending.NONE, Ending.WHOLE):
+            return
+        self.finish_reason = clean_text(reason[:REASON_CHARS_MAX]).replace("\x00", "\ufffd")
+        self._late = False
+        if choice.usage:
+            self._counted = choice.usage
+
+    def _stop(self, deltas: list[Delta]) -> None:
+        self._flush(deltas)
+        self.over, self._usual = True, _NONE
+
+    # -- what a chunk adds ----------------------------------------------------------------------
+
+    def _collect(self, delta: ChunkDelta, deltas: list[Delta]) -> None:
+        if text := delta.reasoning_content or delta.reasoning:
+            if self._plain:
+                deltas.append(Delta("reasoning", text))
+            else:
+                self._say("reasoning", text, deltas)
+        if text := delta.content:
+            if self._quick:
+                deltas.append(Delta("text", text))
+            elif self._watched and self._watched not in text:
+                deltas.append(Delta("reasoning", text))
+            else:
+                self._say("text", text, deltas)
+        if delta.refusal and len(self.refusal) < _REFUSAL_CHARS_MAX:
+            self.refusal += delta.refusal
+        if delta.tool_calls or delta.function_call:
+            self._call(delta, deltas)
+
+    def _settle(self, *, plain: bool) -> None:
+        """Choose what text needs from now on.
+
+        `_plain`: nothing is held back. `_quick`: nor is text looked at for reasoning. `_watched`:
+        it is reasoning, as long as this character is not in it.
+        """
+        self._plain = plain
+        self._quick = plain and self._thinking.idle
+        self._watched = self._thinking.watched if plain else ""
+
+    def _say(self, kind: DeltaKind, text: str, deltas: list[Delta]) -> None:
+        """Say text or reasoning, behind what was held back."""
+        self._tools.flush(deltas)
+        if self._half_kind != kind:
+            self._say_half(deltas)
+        text, self._half = split_half(self._half + text)
+        self._half_kind = kind
+        self._split(kind, text, deltas)
+        self._settle(plain=not self._half)
+
+    def _split(self, kind: str, text: str, deltas: list[Delta]) -> None:
+        if kind == "text" and not self._thinking.idle:
+            deltas.extend(Delta(part, piece) for part, piece in self._thinking.feed(text))
+        elif text:
+            deltas.append(Delta("reasoning" if kind == "reasoning" else "text", text))
+
+    def _say_half(self, deltas: list[Delta]) -> None:
+        if self._half:
+            self._half = ""
+            self._split(self._half_kind, "\ufffd", deltas)
+
+    def _call(self, delta: ChunkDelta, deltas: list[Delta]) -> None:
+        calls = delta.tool_calls or ()
+        if self._plain and len(calls) == 1 and not delta.function_call:
+            piece, function = calls[0], calls[0].function
+            if function is not None and not (piece.id or function.name):
+                arguments = function.arguments
+                if isinstance(arguments, str) and arguments:
+                    more = self._tools.more(piece.index, arguments)
+                    if more is not None:
+                        deltas.append(more)
+                        return
+        self._say_half(deltas)
+        deltas.extend(Delta(part, piece) for part, piece in self._thinking.flush())
+        pieces = [_piece(call.function or call, call.index, call.id) for call in calls]
+        if delta.function_call:
+            pieces.append(_piece(delta.function_call))
+        self._tools.take(pieces, deltas)
+        self._settle(plain=not self._tools.waits)
+
+    def _flush(self, deltas: list[Delta]) -> None:
+        self._say_half(deltas)
+        deltas.extend(Delta(part, piece) for part, piece in self._thinking.flush())
+        self._tools.end(deltas)
 
 
-def _collect(delta: _Delta, deltas: list[Delta]) -> None:
-    if text := delta.reasoning_content or delta.reasoning:
-        deltas.append(Delta("reasoning", text))
-    if delta.content:
-        deltas.append(Delta("text", delta.content))
-    if delta.tool_calls:
-        for call in delta.tool_calls:
-            function = call.function or _Function()
-            args = function.arguments or ""
-            if not isinstance(args, str):  # Ollama and old TGI send the object itself
-                args = msgspec.json.encode(args).decode()
-            if args or call.id or function.name:
-                deltas.append(
-                    Delta("tool_args", args, call.index, call.id or "", function.name or "")
-                )
-
-
-def _usage(wire: _Usage, model: str) -> Usage:
-    prompt, completion = wire.prompt_tokens_details, wire.completion_tokens_details
-    return Usage(
-        model=model,
-        input_tokens=wire.prompt_tokens or 0,
-        output_tokens=wire.completion_tokens or 0,
-        reasoning_tokens=(completion.reasoning_tokens or 0) if completion else 0,
-        cached_tokens=(prompt.cached_tokens or 0) if prompt else 0,
-    )
-
-
-def _decode_leniently(data: bytes) -> _Chunk:
-    r"""Decode what msgspec refuses and Python reads: a lone `\ud800` becomes U+FFFD."""
-    try:
-        value = json.loads(data)
-        return msgspec.convert(_without_surrogates(value), _Chunk)
-    except (ValueError, RecursionError) as error:
-        start = data[:120].decode("utf-8", "replace")
-        raise ModelBadResponseError(f"the model server sent no chunk: {start}") from error
-
-
-def _without_surrogates(value: Any) -> Any:
-    text = json.dumps(value, ensure_ascii=False)
-    if text.isascii():
-        return value
-    return json.loads(text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
+def _piece(function: Function, index: int | None = None, call_id: str | None = None) -> Piece:
+    arguments = function.arguments
+    if isinstance(arguments, dict):  # Ollama and old TGI send the object itself
+        arguments = msgspec.json.encode(arguments).decode()
+    return Piece(index, call_id or function.id or "", function.name or "", arguments or "")

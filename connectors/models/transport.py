@@ -1,8 +1,8 @@
 """HTTP/1.1 to one model server, over kept connections; bytes go to their reader as they come.
 
 For the hot path: a client of general use wakes a task for every network read. Here the reader is
-called from the transport. Parsing is httptools'. No redirects, no proxies, no compression: a model
-server needs none.
+called from the transport. Parsing is httptools'. No redirects, no proxies, no compression asked
+for: a model server needs none.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 import httptools
 
+from turnstream.connectors.models.bodies import decompressing
 from turnstream.schemas.errors import ConfigurationError, ModelBadResponseError
 
 if TYPE_CHECKING:
@@ -64,7 +65,11 @@ class Connection(asyncio.Protocol):
         """Hand the body to `feed` until its end; raises as `head`, or what `feed` raises."""
         if self._ended is None:
             raise RuntimeError("no exchange has begun")
-        self.feed = feed
+        try:
+            self.feed = feed = decompressing(self.headers.get("content-encoding", ""), feed)
+        except BaseException:
+            self.transport.abort()
+            raise
         chunks, self._chunks = self._chunks, []
         try:
             if chunks:
@@ -76,8 +81,8 @@ class Connection(asyncio.Protocol):
 
     @property
     def ok(self) -> bool:
-        """Whether the answer's status is 200."""
-        return self.status == HTTPStatus.OK
+        """Whether the answer's status is 2xx."""
+        return HTTPStatus.OK <= self.status < HTTPStatus.MULTIPLE_CHOICES
 
     @property
     def reusable(self) -> bool:
@@ -99,9 +104,11 @@ class Connection(asyncio.Protocol):
         self.heard = True
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserError as error:
-            self._fail(ModelBadResponseError(f"no HTTP answer: {error}"))
-            return
+        except Exception as error:  # noqa: BLE001  httptools' errors have no root of their own
+            self._keeps = False
+            if not self._complete:  # what follows a whole answer does not matter
+                self._fail(ModelBadResponseError(f"no HTTP answer: {type(error).__name__}"))
+                return
         if not self._headed.done():
             self._head_bytes += len(data)
             if self._head_bytes > HEAD_BYTES_MAX:
@@ -127,8 +134,9 @@ class Connection(asyncio.Protocol):
 
     def on_message_begin(self) -> None:
         """Begin an answer, maybe after an informational one."""
+        if self._complete:
+            raise ConnectionError("a second answer to one request")
         self.headers = {}
-        self._complete = False
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Take a header."""
@@ -138,7 +146,10 @@ class Connection(asyncio.Protocol):
         """Let who waits for the head go on."""
         self.status = self._parser.get_status_code()
         if self.status > _INFORMATIONAL_MAX:
-            self._until_close = not self.headers.keys() & {"content-length", "transfer-encoding"}
+            self._until_close = (
+                "content-length" not in self.headers
+                and "chunked" not in self.headers.get("transfer-encoding", "").lower()
+            )
             _settle(self._headed)
 
     def on_body(self, body: bytes) -> None:
@@ -236,7 +247,12 @@ class HttpTransport:
         except ValueError as error:
             raise ConfigurationError(f"{base_url!r}: {error}") from error
         self._path = url.path.rstrip("/")
-        given = {"host": url.netloc.rpartition("@")[2], "accept": "*/*", **headers}
+        given = {
+            "host": url.netloc.rpartition("@")[2],
+            "accept": "*/*",
+            "accept-encoding": "identity",
+            **headers,
+        }
         self._head = "".join(f"{name}: {value}\r\n" for name, value in given.items())
         self._connect_timeout_s = connect_timeout_s
         self._kept: list[Connection] = []

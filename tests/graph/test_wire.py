@@ -76,12 +76,15 @@ def test_any_history_becomes_one_that_servers_take(messages):
     assert not fault_in_history(wire_messages(messages, "prompt"))
 
 
-def said(*deltas: Delta, taken: set[str] | None = None) -> tuple[AIMessage, MemoryEmitter]:
+def said(
+    *deltas: Delta, taken: set[str] | None = None, reason: str = "stop"
+) -> tuple[AIMessage, MemoryEmitter]:
     emitter = MemoryEmitter.started()
     answer = Answer(emitter, "task", MESSAGE, taken or set())
     for delta in deltas:
         answer.push([delta])
-    return answer.finish(WHOLE, {}), emitter
+    whole = msgspec.structs.replace(WHOLE, finish_reason=reason)
+    return answer.finish(whole, {}), emitter
 
 
 def test_blocks_are_numbered_as_they_begin():
@@ -107,11 +110,6 @@ def test_blocks_are_numbered_as_they_begin():
     ]
 
 
-def test_calls_that_all_have_index_0_are_told_apart_by_id():
-    message, _ = said(Delta("tool_args", "{}", 0, "x", "f"), Delta("tool_args", "{}", 0, "y", "f"))
-    assert [c["id"] for c in message.tool_calls] == ["x", "y"]
-
-
 def test_a_server_that_repeats_the_id_with_every_piece():
     message, _ = said(
         Delta("tool_args", '{"a"', 0, "x", "f"), Delta("tool_args", ":1}", 0, "x", "f")
@@ -128,11 +126,27 @@ def test_missing_and_used_ids_are_made_anew_and_always_the_same():
     assert len({*made, "", "old"}) == 4
 
 
-@pytest.mark.parametrize("raw", ["{bad", "[1]", "5", '"x"', "\ud800"])
+@pytest.mark.parametrize(
+    "raw", ["{bad", "[1]", "5", '"x"', "\ud800", '"\\ud800"', '{"a":' + "[" * 100_000]
+)
 def test_arguments_that_are_no_object_are_kept_apart(raw):
     message, _ = said(Delta("tool_args", raw, 0, "x", "f"))
     assert message.tool_calls == []
     assert message.invalid_tool_calls[0]["error"].startswith("no JSON object")
+
+
+def test_halves_of_characters_in_arguments_are_replaced():
+    message, _ = said(Delta("tool_args", r'{"a":"\ud83d","b":"\ud83d\ude00"}', 0, "x", "f"))
+    assert [c["args"] for c in message.tool_calls] == [{"a": "\ufffd", "b": "😀"}]
+
+
+@pytest.mark.parametrize("reason", ["length", "max_tokens", "MAX_TOKENS", "model_length"])
+def test_a_call_that_the_limit_cut_before_its_arguments_is_not_made(reason):
+    cut = [Delta("tool_args", "{}", 0, "x", "f"), Delta("tool_args", "", 1, "y", "f")]
+    message, _ = said(*cut, reason=reason)
+    assert [c["id"] for c in message.tool_calls] == ["x"]
+    assert [c["id"] for c in message.invalid_tool_calls] == ["y"]
+    assert len(said(*cut)[0].tool_calls) == 2
 
 
 def test_an_empty_answer_is_a_message_too():
@@ -142,6 +156,12 @@ def test_an_empty_answer_is_a_message_too():
         "MessageStarted",
         "MessageFinished",
     ]
+
+
+def test_nul_in_arguments_is_replaced_as_well():
+    message, emitter = said(Delta("tool_args", "a\x00b", 0, "x", "f"))
+    (token,) = (event for event in emitter.events if isinstance(event, TokensEmitted))
+    assert message.invalid_tool_calls[0]["args"] == token.text == "a\ufffdb"
 
 
 def test_nul_is_said_and_kept_as_a_replacement_character():

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
 from typing import Any
 
 import uvloop
+
+sys.path.insert(0, str(Path(__file__).parent))  # for recorded_exchanges
 
 
 def pytest_asyncio_loop_factories(config: Any, item: Any) -> dict[str, Any]:

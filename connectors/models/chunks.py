@@ -1,0 +1,257 @@
+"""The chunks of an answer: a fast reader of the usual form, and a patient one of all others; pure.
+
+The patient reader takes a side field of a wrong type for absent. Of what carries the answer
+(`choices`, `delta`, `content`, `tool_calls`) it reads every known form, and raises
+`ModelBadResponseError` for any other: an answer with a piece left out would not be whole.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import msgspec
+
+from turnstream.connectors.models.refusals import error_in
+from turnstream.schemas.errors import ModelBadResponseError
+from turnstream.schemas.events import Usage
+from turnstream.schemas.transcript import clean_text
+
+MODEL_CHARS_MAX = 256
+_TOKENS_MAX = 1 << 53
+"""Of a count; a larger one, or one below 0, is none."""
+_INDEX_MAX = 1 << 31
+_LIVE = frozenset({b"ping", b"pong", b"keep-alive", b"keepalive", b"heartbeat"})
+_TEXT_PARTS = frozenset({"text", "output_text", "input_text"})
+_REASONING_PARTS = frozenset({"thinking", "reasoning", "reasoning_text", "summary_text"})
+
+
+class Function(msgspec.Struct, gc=False):
+    """What a piece of a tool call says; old llama.cpp has the call's id in here."""
+
+    name: str | None = None
+    arguments: str | dict[str, Any] | None = None
+    id: str | None = None
+
+
+class ToolCallPiece(Function, gc=False):
+    """A piece of a tool call; without `function` it has name and arguments itself."""
+
+    index: int | None = None
+    function: Function | None = None
+
+
+class ChunkDelta(msgspec.Struct, gc=False):
+    """What a chunk adds to the answer."""
+
+    content: str | None = None
+    reasoning_content: str | None = None
+    reasoning: str | None = None
+    refusal: str | None = None
+    tool_calls: list[ToolCallPiece] | None = None
+    function_call: Function | None = None
+
+
+class Choice(msgspec.Struct, gc=False):
+    """One of the answers of a request; only one is read.
+
+    `completes` (set by the patient reader alone): `delta` is all of the answer.
+    """
+
+    index: int | None = None
+    delta: ChunkDelta | None = None
+    finish_reason: str | None = None
+    usage: Any = None
+    completes: bool = msgspec.field(default=False, name="")
+
+
+class Chunk(msgspec.Struct, gc=False):
+    """One event of an answer."""
+
+    choices: list[Choice] | None = None
+    usage: Any = None
+    model: str | None = None
+    error: Any = None
+
+
+decode_chunk = msgspec.json.Decoder(Chunk).decode
+"""Reads the usual form; raises `msgspec.DecodeError` or `RecursionError` for any other."""
+
+
+def read_patiently(data: bytes) -> list[Chunk]:
+    r"""Return the chunks in an event's data; none where it is empty or a sign of life.
+
+    A chunk's `error` is set for each known shape of an error object. Strings may hold halves of
+    characters (`\ud83d`).
+    """
+    if not data.strip() or data.strip().lower() in _LIVE:
+        return []
+    try:
+        value = json.loads(data.decode("utf-8", "replace").lstrip("\ufeff"))
+    except RecursionError as error:
+        raise _no_chunk("is nested too deeply") from error
+    except ValueError as error:
+        lines = [line for line in data.split(b"\n") if line.strip()]
+        if len(lines) > 1 and all(line.lstrip()[:1] == b"{" for line in lines):
+            return [chunk for line in lines for chunk in read_patiently(line)]
+        raise _no_chunk("is no JSON") from error
+    return [_chunk(item) for item in (value if isinstance(value, list) else [value])
+            if item is not None and not isinstance(item, (bool, int, float))]  # fmt: skip
+
+
+def read_usage(value: Any, model: str) -> Usage | None:
+    """Return the usage in a chunk's field; None where it counts nothing that can be read."""
+    spent = _count(value, "prompt_tokens", "input_tokens")
+    made = _count(value, "completion_tokens", "output_tokens")
+    if spent is None and made is None:
+        return None
+    return Usage(
+        model=model,
+        input_tokens=spent or 0,
+        output_tokens=made or 0,
+        reasoning_tokens=_count(value.get("completion_tokens_details"), "reasoning_tokens") or 0,
+        cached_tokens=_count(value.get("prompt_tokens_details"), "cached_tokens") or 0,
+    )
+
+
+def _count(value: Any, *names: str) -> int | None:
+    for name in names if isinstance(value, dict) else ():
+        count = value.get(name)
+        if isinstance(count, str):
+            count = int(count) if count.isdecimal() and len(count) < 16 else None  # noqa: PLR2004
+        if isinstance(count, (int, float)) and not isinstance(count, bool):
+            return int(count) if math.isfinite(count) and 0 <= count <= _TOKENS_MAX else 0
+    return None
+
+
+def _no_chunk(why: str) -> ModelBadResponseError:
+    return ModelBadResponseError(f"the model server sent an event that {why}")
+
+
+def _unreadable(field: str, value: Any) -> ModelBadResponseError:
+    return _no_chunk(f"cannot be read: its `{field}` is a {type(value).__name__}")
+
+
+def _chunk(value: Any) -> Chunk:
+    if not isinstance(value, dict):
+        raise _no_chunk(f"is a {type(value).__name__} and no object")
+    error = error_in(value)
+    if error is not None:
+        return Chunk(error=error)
+    choices = value.get("choices")
+    if choices is not None and not isinstance(choices, list):
+        raise _unreadable("choices", choices)
+    model = value.get("model")
+    return Chunk(
+        choices=[_choice(choice) for choice in choices or () if choice is not None],
+        usage=value.get("usage"),
+        model=model if isinstance(model, str) else None,
+    )
+
+
+def _choice(value: Any) -> Choice:
+    if not isinstance(value, dict):
+        raise _unreadable("choices[]", value)
+    delta = value.get("delta")
+    completion = value.get("message") if not delta else None
+    if not delta:  # a whole completion, or the API of before chats
+        delta = completion or {"content": value.get("text")}
+    if not isinstance(delta, dict):
+        raise _unreadable("delta", delta)
+    reason = value.get("finish_reason")
+    return Choice(
+        index=_index(value.get("index")),
+        delta=_delta(delta),
+        finish_reason=reason if isinstance(reason, str) else None,
+        usage=value.get("usage"),
+        completes=bool(completion),
+    )
+
+
+def _index(value: Any) -> int | None:
+    if isinstance(value, str) and value.isdecimal() and len(value) < 10:  # noqa: PLR2004
+        return int(value)
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    return int(value) if abs(value) < _INDEX_MAX else None
+
+
+def _delta(value: dict[str, Any]) -> ChunkDelta:
+    text, thought = _content(value.get("content"))
+    aside = value.get("reasoning_content") or value.get("reasoning")
+    calls = value.get("tool_calls") or []
+    if isinstance(calls, dict):
+        calls = [calls]
+    if not isinstance(calls, list):
+        raise _unreadable("tool_calls", calls)
+    legacy = value.get("function_call")
+    refusal = value.get("refusal")
+    return ChunkDelta(
+        content=text,
+        reasoning_content=thought or _aside(aside),
+        refusal=refusal if isinstance(refusal, str) else None,
+        tool_calls=[_call(call) for call in calls if call is not None],
+        function_call=_function(legacy) if legacy else None,
+    )
+
+
+def _content(value: Any) -> tuple[str, str]:
+    """Return text and reasoning of a content: text, a part, or a list of them."""
+    if value is None or isinstance(value, str):
+        return value or "", ""
+    if isinstance(value, list):
+        parts = [_content(part) for part in value]
+        return "".join(text for text, _ in parts), "".join(thought for _, thought in parts)
+    if not isinstance(value, dict):
+        raise _unreadable("content", value)
+    kind = value.get("type", "text")
+    if kind in _REASONING_PARTS:
+        inner = next((value[k] for k in ("thinking", "reasoning", "text") if value.get(k)), None)
+        return "", "".join(_content(inner))
+    if kind in _TEXT_PARTS:
+        inner = value.get("text", value.get("content"))
+        if not isinstance(inner, str):
+            raise _unreadable("content", value)
+        return inner, ""
+    return "", ""  # a reference, an image: nothing that an answer's text can hold
+
+
+def _aside(value: Any) -> str:
+    """Return the text of a reasoning field, "" where it has none that can be read."""
+    if isinstance(value, dict):
+        value = value.get("content") or value.get("text")
+    if isinstance(value, list):
+        return "".join(_aside(item) for item in value)
+    return value if isinstance(value, str) else ""
+
+
+def _call(value: Any) -> ToolCallPiece:
+    if not isinstance(value, dict):
+        raise _unreadable("tool_calls[]", value)
+    function = value.get("function")
+    own = _function(value)
+    return ToolCallPiece(
+        name=own.name,
+        arguments=own.arguments,
+        id=own.id,
+        index=_index(value.get("index")),
+        function=_function(function) if function is not None else None,
+    )
+
+
+def _function(value: Any) -> Function:
+    if not isinstance(value, dict):
+        raise _unreadable("function", value)
+    name, arguments = value.get("name"), value.get("arguments")
+    if name is not None and not isinstance(name, str):
+        raise _unreadable("function.name", name)
+    if arguments is not None and not isinstance(arguments, (str, dict)):
+        arguments = json.dumps(arguments)
+    return Function(name=clean_text(name or ""), arguments=arguments, id=_id(value.get("id")))
+
+
+def _id(value: Any) -> str | None:
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = str(value)
+    return clean_text(value).replace("\x00", "\ufffd") if isinstance(value, str) else None
