@@ -140,7 +140,7 @@ class _Call:
         self.body = request_body(request, request.model or client.model)
         self.headers = {"x-request-id": request.request_id} if request.request_id else {}
         self.push = push
-        self.pushed = False
+        self.pushed = self.ending = False
         self.parser = DeltaParser({tool.name for tool in request.tools})
         self._loop = asyncio.get_running_loop()
         self.last = 0.0  # loop time of the last event
@@ -185,6 +185,9 @@ class _Call:
 
     def expect_end(self, deadline: asyncio.Timeout) -> None:
         """Wait for the end of the body, and not for long."""
+        if self.ending:
+            return
+        self.ending = True
         if self._watch is not None:
             self._watch.cancel()
         deadline.reschedule(self._loop.time() + END_WAIT_S)

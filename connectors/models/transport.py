@@ -109,12 +109,12 @@ class Connection(asyncio.Protocol):
             if not self._complete:  # what follows a whole answer does not matter
                 self._fail(ModelBadResponseError(f"no HTTP answer: {type(error).__name__}"))
                 return
-        if not self._headed.done():
+        if not self._chunks:  # a head, or what stands behind a body's last chunk
             self._head_bytes += len(data)
             if self._head_bytes > HEAD_BYTES_MAX:
                 self._fail(ModelBadResponseError(f"an answer's head above {HEAD_BYTES_MAX} bytes"))
-            return
-        if self._chunks and self.feed is not None:
+                return
+        elif self.feed is not None:
             self._hand_over(self.feed)
         if self._complete:
             _settle(ended)

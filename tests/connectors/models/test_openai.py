@@ -317,6 +317,108 @@ async def test_connections_are_used_again_and_bounded():
         assert len(server.connections) <= peak <= 4
 
 
+STREAM = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+SAID = b'data: {"choices":[{"index":0,"delta":{"content":"all"},"finish_reason":"stop"}]}\n\n'
+
+
+@asynccontextmanager
+async def writing(*parts: bytes, **limits: float) -> AsyncIterator[OpenAIModel]:
+    """A client of a server that writes these parts and leaves its connections open."""
+    over = asyncio.Event()
+
+    async def write(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for part in parts:
+            writer.write(part)
+        await over.wait()
+        writer.close()
+
+    async with await asyncio.start_server(write, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        async with OpenAIModel(
+            f"http://127.0.0.1:{port}/v1", model="m", limits=ModelLimits(**limits)
+        ) as model:
+            yield model
+        over.set()
+
+
+def chunk(data: bytes) -> bytes:
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+@pytest.mark.parametrize("end", [b"", b"data: [DONE]\n\n"])
+async def test_a_whole_answer_whose_body_does_not_end_is_an_answer(end):
+    """It is not waited for: behind [DONE] for a moment, else for the gap of two tokens."""
+    async with writing(STREAM, chunk(SAID + end), token_gap_timeout_s=0.2) as model:
+        heard = Heard()
+        answer = await model.stream(ask("hello"), heard)
+        assert (heard.text(), answer.finish_reason) == ("all", "stop")
+
+
+async def test_a_tool_call_that_waits_for_its_arguments_is_said_when_the_time_is_over():
+    call = (
+        b'data: {"choices":[{"index":0,"delta":{"tool_calls":[{"index":0,"id":"x",'
+        b'"function":{"name":"add"}}]},"finish_reason":"tool_calls"}]}\n\n'
+    )
+    text = b'data: {"choices":[{"index":0,"delta":{"content":"a"}}]}\n\n'
+    async with writing(STREAM, chunk(text + call), token_gap_timeout_s=0.2) as model:
+        heard = Heard()
+        await model.stream(ask("hello", tools=(TOOL,)), heard)
+        (said,) = (d for read in heard.reads for d in read if d.kind == "tool_args")
+        assert (said.tool_name, said.tool_call_id) == ("add", "x")
+
+
+async def test_a_line_without_an_end_is_bounded():
+    async with writing(STREAM, *[chunk(b"data: " + b"x" * 65_530)] * 20) as model:
+        with pytest.raises(ModelBadResponseError, match="event above"):
+            await model.stream(ask("hello"), Heard())
+
+
+@pytest.mark.parametrize(
+    ("body", "names"),
+    [
+        (b'{"data":[{"id":"a"},{"id":5},{},null,"x",{"name":"b"}]}', ["a", "b"]),
+        (b'{"object":"list","data":null}', []),
+        (b'{"models":[{"name":"a"}]}', ["a"]),
+        (b'[{"id":"a"}]', ["a"]),
+        (b'{"data":{}}', None),
+        (b"{}", None),
+        (b'"a"', None),
+        (b"\xff", None),
+        (b"[" * 100_000, None),
+    ],
+)
+async def test_lists_of_models(body, names):
+    head = b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % len(body)
+    async with writing(head + body) as model:
+        if names is None:
+            with pytest.raises(ModelBadResponseError):
+                await model.models()
+        else:
+            assert await model.models() == names
+
+
+async def test_no_error_tells_where_the_server_is():
+    async with ScriptedServer() as gone:
+        url = gone.url
+    async with OpenAIModel(url, model="m", limits=QUICK) as model:
+        for call in (model.models(), model.stream(ask("hello"), Heard())):
+            with pytest.raises(ModelUnreachableError) as caught:
+                await call
+            assert str(caught.value) == "the model server cannot be reached: Connection refused"
+
+
+async def test_the_client_s_own_key_is_not_shown():
+    body = b'{"error":{"message":"no such key: hunter2!, see the list"}}'
+    head = b"HTTP/1.1 401 X\r\ncontent-length: %d\r\n\r\n" % len(body)
+    async with (
+        writing(head + body) as there,
+        OpenAIModel(there.base_url, model="m", api_key="hunter2!") as model,
+    ):
+        with pytest.raises(ModelRefusedError) as caught:
+            await model.stream(ask("hello"), Heard())
+    assert str(caught.value) == "the model server answered 401: no such key: [key], see the list"
+
+
 async def test_an_answer_that_is_no_stream():
     async def page(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello")

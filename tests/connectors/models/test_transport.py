@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
+import zlib
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -14,6 +16,13 @@ from turnstream.schemas.errors import ConfigurationError, ModelBadResponseError
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+
+def encoded(name: str, body: bytes) -> bytes:
+    head = f"HTTP/1.1 200 OK\r\ncontent-encoding: {name}\r\ncontent-length: {len(body)}\r\n\r\n"
+    return head.encode() + body
+
+
+RAW_DEFLATE = zlib.compressobj(wbits=-15)
 CHUNKED = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
 HEADED = b"HTTP/1.1 200 OK\r\n"
 WHOLE = b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello"
@@ -97,6 +106,14 @@ async def test_a_request_is_sent_whole_and_its_connection_kept() -> None:
         (CHUNKED + b"0\r\n\r\n", b""),
         (b"HTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\n" + WHOLE, b"hello"),
         (b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n", b""),
+        (b"HTTP/1.1 100 Continue\r\n\r\n" * 50 + WHOLE, b"hello"),
+        (CHUNKED + b"3;a=b\r\nabc\r\n0005\r\nhello\r\n0\r\nx-trailer: y\r\n\r\n", b"abchello"),
+        (encoded("gzip", gzip.compress(b"hello")), b"hello"),
+        (encoded("GZIP", gzip.compress(b"he") + gzip.compress(b"llo") + b"\x00\x00"), b"hello"),
+        (encoded("x-gzip", gzip.compress(b"ab" * 100_000)), b"ab" * 100_000),
+        (encoded("deflate", zlib.compress(b"hello")), b"hello"),
+        (encoded("deflate", RAW_DEFLATE.compress(b"hello") + RAW_DEFLATE.flush()), b"hello"),
+        (encoded("identity", b"hello"), b"hello"),
     ],
 )
 async def test_bodies(answer: bytes, body: bytes) -> None:
@@ -106,9 +123,45 @@ async def test_bodies(answer: bytes, body: bytes) -> None:
         assert server.connections == 1
 
 
-async def test_a_body_that_ends_with_the_connection() -> None:
-    async with serving([b"HTTP/1.1 200 OK\r\n\r\nall of it", None]) as (_, transport):
+@pytest.mark.parametrize("header", [b"", b"transfer-encoding: identity\r\n"])
+async def test_a_body_that_ends_with_the_connection(header: bytes) -> None:
+    answer = b"HTTP/1.1 200 OK\r\n" + header + b"\r\nall of it"
+    async with serving([answer, None]) as (_, transport):
         assert await ask(transport) == (200, b"all of it")
+
+
+@pytest.mark.parametrize("more", [b"garbage", WHOLE, b"\x00"])
+async def test_what_follows_an_answer_does_not_matter(more: bytes) -> None:
+    async with serving([WHOLE + more, WHOLE], [WHOLE]) as (server, transport):
+        assert await ask(transport) == (200, b"hello")
+        assert await ask(transport) == (200, b"hello")
+        assert server.connections == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "body"),
+    [("br", b"hello"), ("gzip, gzip", b"hello"), ("gzip", b"hello"), ("zstd", b"")],
+)
+async def test_a_body_that_cannot_be_decompressed(name: str, body: bytes) -> None:
+    async with serving([encoded(name, body)]) as (_, transport):
+        with pytest.raises(ModelBadResponseError):
+            await ask(transport)
+
+
+async def test_a_bomb_is_handed_over_in_pieces() -> None:
+    pieces: list[int] = []
+
+    def take(data: bytes) -> None:
+        pieces.append(len(data))
+        if sum(pieces) > 1 << 20:
+            raise LookupError("enough")
+
+    bomb = gzip.compress(bytes(64 << 20))
+    async with serving([encoded("gzip", bomb)]) as (_, transport):
+        with pytest.raises(LookupError):
+            async with transport.post("/chat", b"{}", {}) as answer:
+                await answer.read_into(take)
+    assert max(pieces) <= 64 << 10
 
 
 @pytest.mark.parametrize(
@@ -127,7 +180,18 @@ async def test_a_connection_that_ends_in_the_middle(answer: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    "answer", [b"220 mail ready\r\n", b"HTTP/1.1 200 OK\r\nx: " + b"y" * 70_000]
+    "answer",
+    [
+        b"220 mail ready\r\n",
+        b"HTTP/1.1 200 OK\r\nx: " + b"y" * 70_000,
+        b"HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: upgrade\r\n\r\n",
+        b"HTTP/1.1 103 Early Hints\r\n\r\n" * 5000,
+        CHUNKED + b"xyz\r\n",
+        CHUNKED + b"0\r\nx: " + b"y" * 200_000,
+        b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\ntransfer-encoding: chunked\r\n\r\nhello",
+        b"HTTP/1.1 200 OK\r\ncontent-length: -1\r\n\r\nhello",
+    ],
+    ids=range(8),
 )
 async def test_what_is_no_http(answer: bytes) -> None:
     async with serving([answer]) as (_, transport):
