@@ -41,6 +41,8 @@ class Connection(asyncio.Protocol):
         self.lost = False
         self.idle_since = 0.0
         self._loop = asyncio.get_running_loop()
+        self._parser: httptools.HttpResponseParser | None = None
+        self._headed: asyncio.Future[None] | None = None
         self._ended: asyncio.Future[None] | None = None
 
     def begin(self, request: bytes) -> None:
@@ -53,12 +55,14 @@ class Connection(asyncio.Protocol):
         self._head_bytes = 0
         self._complete = self._keeps = self._until_close = False
         self._parser = httptools.HttpResponseParser(self)
-        self._headed: asyncio.Future[None] = self._loop.create_future()
+        self._headed = self._loop.create_future()
         self._ended = self._loop.create_future()
         self.transport.write(request)
 
     async def head(self) -> None:
         """Wait for status and headers. Raises `OSError` or `ModelBadResponseError`."""
+        if self._headed is None:
+            raise RuntimeError("no exchange has begun")
         await self._headed
 
     async def read_into(self, feed: Callable[[bytes], None]) -> None:
@@ -79,6 +83,10 @@ class Connection(asyncio.Protocol):
             raise
         await self._ended
 
+    def forget(self) -> None:
+        """Let go of the exchange, whose errors hold frames that hold this connection."""
+        self.feed = self._parser = self._headed = self._ended = None
+
     @property
     def ok(self) -> bool:
         """Whether the answer's status is 2xx."""
@@ -97,8 +105,8 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse, and hand the body over."""
-        ended = self._ended
-        if ended is None or ended.done():
+        # no name for the future here: an error of the reader holds this frame, and it the error
+        if self._parser is None or self._ended is None or self._ended.done():
             self.transport.abort()  # nobody asked
             return
         self.heard = True
@@ -117,7 +125,7 @@ class Connection(asyncio.Protocol):
         elif self.feed is not None:
             self._hand_over(self.feed)
         if self._complete:
-            _settle(ended)
+            _settle(self._ended)
 
     def connection_lost(self, error: Exception | None) -> None:
         """End the exchange: well, where the connection's end is the body's."""
@@ -125,7 +133,7 @@ class Connection(asyncio.Protocol):
         ended = self._ended
         if ended is None or ended.done():
             return
-        if error is None and self._headed.done() and self._until_close:
+        if error is None and self._until_close:  # set with the head
             _settle(ended)
         else:
             self._fail(error or ConnectionResetError("the server closed the connection"))
@@ -144,6 +152,8 @@ class Connection(asyncio.Protocol):
 
     def on_headers_complete(self) -> None:
         """Let who waits for the head go on."""
+        if self._parser is None or self._headed is None:
+            return
         self.status = self._parser.get_status_code()
         if self.status > _INFORMATIONAL_MAX:
             self._until_close = (
@@ -159,7 +169,7 @@ class Connection(asyncio.Protocol):
     def on_message_complete(self) -> None:
         """Note the end, unless another answer follows."""
         self._complete = self.status > _INFORMATIONAL_MAX
-        self._keeps = self._parser.should_keep_alive()
+        self._keeps = self._parser is not None and self._parser.should_keep_alive()
 
     def _hand_over(self, feed: Callable[[bytes], None]) -> None:
         chunks, self._chunks = self._chunks, []
@@ -201,6 +211,7 @@ class Exchange:
             except OSError:
                 if not kept or self.connection.heard:
                     raise
+                self.connection.forget()
                 self.connection = await self._http.open()
                 self.connection.begin(self._request)
                 await self.connection.head()
@@ -303,3 +314,4 @@ class HttpTransport:
             self._kept.append(connection)
         else:
             connection.transport.abort()
+        connection.forget()

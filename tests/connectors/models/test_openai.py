@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import hashlib
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ from turnstream.schemas.chat import ChatAnswer, ChatRequest, Delta, ToolSpec
 from turnstream.schemas.errors import (
     ModelBadResponseError,
     ModelContextError,
+    ModelError,
     ModelFirstTokenTimeoutError,
     ModelOverloadedError,
     ModelRefusedError,
@@ -268,6 +270,28 @@ async def test_a_long_answer_outlives_both_time_outs():
         heard = Heard()
         await model.stream(ask("tokens=280 rate=80"), heard)  # 3.5 s
         assert len(heard.text().split()) == 280
+
+
+@pytest.mark.parametrize(
+    "script",
+    ["tokens=3", "error=503", "tokens=9 error_after=3", "tokens=3 finish=abort", "hangup=1"],
+)
+async def test_a_call_leaves_nothing_that_only_a_collection_frees(script):
+    async with scripted() as (_, model):
+
+        async def call() -> None:
+            with contextlib.suppress(ModelError):
+                await model.stream(ask(script, model="scripted"), Heard())
+
+        await call()
+        gc.collect()
+        gc.disable()
+        try:
+            for _ in range(50):
+                await call()
+            assert gc.collect() < 50  # less than one object a call
+        finally:
+            gc.enable()
 
 
 async def test_cancel_closes_the_connection():
