@@ -15,7 +15,7 @@ import msgspec
 from langgraph.graph import END, START, StateGraph
 
 from turnstream.graph import answer, model_node, retries, state, tool_calls, tool_node, wire
-from turnstream.graph.catalog import GraphEntry
+from turnstream.graph.catalog import AGENT, GraphEntry
 from turnstream.graph.ports import TurnContext
 from turnstream.graph.state import AgentSettings, AgentState
 from turnstream.schemas.errors import ConfigurationError
@@ -25,9 +25,6 @@ if TYPE_CHECKING:
 
     from turnstream.graph.ports import Commits, Emitter, ModelClient, Tool
     from turnstream.graph.turn_input import TurnInput
-
-AGENT = "agent"
-"""Name of the built-in graph."""
 
 STEPS_MAX = 50
 """Model calls of one turn at most: with the tools between them they stay below the 100 steps after

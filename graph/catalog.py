@@ -4,58 +4,83 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import importlib
-import importlib.util
-import inspect
-import json
-import sys
-import threading
-from dataclasses import dataclass, field
-from pathlib import Path
+import traceback
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from langgraph.graph.state import StateGraph
 from langgraph.pregel import Pregel
 
+from turnstream.graph import langgraph_json
 from turnstream.graph.ending import ends_after
-from turnstream.schemas.errors import CatalogError
+from turnstream.graph.factories import WANTED, Factory, Use, as_graph, factory_of
+from turnstream.graph.graph_modules import load_module
+from turnstream.schemas.errors import CatalogError, GraphUnsupportedError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
-    from types import ModuleType
+    from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+    from pathlib import Path
 
     from langgraph.checkpoint.base import BaseCheckpointSaver
 
+    from turnstream.graph.factories import AnyPregel
     from turnstream.graph.ports import Commits, Emitter
     from turnstream.graph.turn_input import TurnInput
 
-EXAMPLE = '{"graphs": {"name": "./file.py:graph"}}'
+AGENT = "agent"
+BUILT_IN = "turnstream-agent"
+"""Name under which the built-in agent is always there; as `agent` where no graph is brought so."""
 
 
 @dataclass(eq=False, slots=True, kw_only=True)
 class GraphEntry:
     """A graph under its name; `hash` (hex) changes when its code does.
 
-    `native`: its nodes emit themselves, into the context that `make_context` gives them.
+    Has either `graph` or `factory`. `native`: its nodes emit themselves, into the context that
+    `make_context` gives them.
     """
 
     name: str
-    graph: Pregel[Any, Any, Any, Any]
+    graph: AnyPregel | None = None
+    factory: Factory | None = None
     native: bool = False
     hash: str = ""
     description: str = ""
     make_context: Callable[[Emitter, TurnInput, Commits], Any] | None = None
-    is_last: Callable[[Any], bool] = field(init=False)
-    _bound: Pregel[Any, Any, Any, Any] | None = None
+    _is_last: Callable[[Any], bool] | None = field(default=None, init=False)
+    _bound: AnyPregel | None = field(default=None, init=False)
 
-    def __post_init__(self) -> None:
-        self.is_last = ends_after(self.graph)
-
-    def with_saver(self, saver: BaseCheckpointSaver[str]) -> Pregel[Any, Any, Any, Any]:
+    def with_saver(self, saver: BaseCheckpointSaver[str]) -> AnyPregel:
         """Return the graph with this checkpointer; the same object for the same saver."""
         if self._bound is None or self._bound.checkpointer is not saver:
+            if self.graph is None:
+                raise TypeError(f"graph {self.name!r} is made for each use")
             self._bound = self.graph.copy(update={"checkpointer": saver})
         return self._bound
+
+    @asynccontextmanager
+    async def opened(
+        self, use: Use, saver: BaseCheckpointSaver[str] | None = None
+    ) -> AsyncIterator[AnyPregel]:
+        """Give the graph for one use, with this checkpointer if there is one.
+
+        Raises whatever a factory raises, and `GraphUnsupportedError` for what it gives.
+        """
+        if self.factory is None:
+            assert self.graph is not None  # noqa: S101  one of the two
+            yield self.graph if saver is None else self.with_saver(saver)
+            return
+        async with self.factory.made(use) as graph:
+            yield graph if saver is None else graph.copy(update={"checkpointer": saver})
+
+    def is_last_of(self, graph: AnyPregel) -> Callable[[Any], bool]:
+        """Return the test whether nothing runs after a root checkpoint of this entry's graph."""
+        if self.factory is not None:
+            return ends_after(graph)
+        if self._is_last is None:
+            self._is_last = ends_after(graph)
+        return self._is_last
 
 
 class Catalog:
@@ -69,6 +94,12 @@ class Catalog:
         if entry.name in self._entries:
             raise CatalogError(f"graph {entry.name!r} is there already; give it another name")
         self._entries[entry.name] = entry
+
+    def add_built_in(self, entry: GraphEntry) -> None:
+        """Add the built-in agent, as `agent` too where no graph was brought under that name."""
+        self.add(replace(entry, name=BUILT_IN))
+        if AGENT not in self:
+            self.add(replace(entry, name=AGENT))
 
     def get(self, name: str) -> GraphEntry | None:
         """Return the entry of this name."""
@@ -85,157 +116,92 @@ class Catalog:
         """Return the names in the order in which they were added."""
         return tuple(self._entries)
 
-    def load(self, langgraph_json: Path) -> None:
+    def load(self, path: Path) -> None:
         """Add the graphs of a langgraph.json, in the form that the LangGraph CLI reads.
 
         `graphs` maps a name to `./file.py:variable`, `package.module:variable` or an object with
         such a `path`. The variable is a compiled graph, a `StateGraph`, or a function that returns
-        one. Raises `CatalogError` that names the entry and what to change.
+        one and is called for each use. Raises `CatalogError` that names the entry and what to
+        change, with file and line where the graph's own code fails.
         """
-        folder = langgraph_json.resolve().parent
-        for name, (reference, description) in _graphs_of(langgraph_json).items():
-            where = f"{langgraph_json}: graph {name!r} ({reference})"
-            graph, source = _load(folder, reference, where)
-            _check(graph, where)
-            digest = hashlib.sha256(f"{reference}\n".encode() + source).hexdigest()
-            self.add(GraphEntry(name=name, graph=graph, hash=digest, description=description))
-
-
-def _graphs_of(path: Path) -> dict[str, tuple[str, str]]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise CatalogError(f"{path} cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        raise CatalogError(f"{path} is not JSON: {error}") from error
-    graphs = content.get("graphs") if isinstance(content, dict) else None
-    if not isinstance(graphs, dict) or not graphs:
-        raise CatalogError(f"{path} names no graphs; it should look like {EXAMPLE}")
-    for folder in content.get("dependencies") or ():
-        if isinstance(folder, str) and folder.startswith("."):
-            _add_to_path(path.resolve().parent / folder)
-    found = {}
-    for name, value in graphs.items():
-        reference = value.get("path") if isinstance(value, dict) else value
-        if not isinstance(reference, str) or ":" not in reference:
-            raise CatalogError(
-                f"{path}: graph {name!r} is {reference!r}; write it as './file.py:variable'"
+        folder = path.resolve().parent
+        for named in langgraph_json.read(path):
+            where = f"{path}: graph {named.name!r} ({named.reference})"
+            if named.name == BUILT_IN:
+                raise CatalogError(f"{where}: the built-in agent has this name; give it another")
+            value, source = _load(folder, named, where)
+            reference = f"{named.reference}\n".encode()
+            entry = GraphEntry(
+                name=named.name,
+                hash=hashlib.sha256(reference + source).hexdigest(),
+                description=named.description,
             )
-        description = value.get("description", "") if isinstance(value, dict) else ""
-        found[name] = (reference, str(description))
-    return found
+            if callable(value) and not isinstance(value, (Pregel, StateGraph)):
+                entry.factory = factory_of(value, where)
+            else:
+                entry.graph = _compiled(value, where)
+            self.add(entry)
+
+    async def probe(self) -> list[str]:
+        """Call each factory without a run's config; return a line for each that lacks a key of it.
+
+        Raises `CatalogError` for any other error of a factory.
+        """
+        lacking = []
+        for entry in self:
+            try:
+                async with entry.opened(Use(access="assistants.read")):
+                    pass
+            except GraphUnsupportedError as error:
+                raise CatalogError(f"graph {entry.name!r}: {error}") from error
+            except KeyError as error:
+                lacking.append(f"{entry.name} needs {error} in its config{_line(error)}")
+            except (Exception, SystemExit) as error:
+                raise CatalogError(
+                    f"graph {entry.name!r}: the function raises {_described(error)}"
+                ) from error
+        return lacking
 
 
-def _load(folder: Path, reference: str, where: str) -> tuple[Pregel[Any, Any, Any, Any], bytes]:
-    place, _, variable = reference.rpartition(":")
+def _load(folder: Path, named: langgraph_json.NamedGraph, where: str) -> tuple[Any, bytes]:
     try:
-        module, source = _module(folder, place, where)
-    except CatalogError:
+        module, source = load_module(folder, named.place, where)
+    except (CatalogError, KeyboardInterrupt, asyncio.CancelledError):
         raise
     except BaseException as error:
-        if isinstance(error, KeyboardInterrupt):
-            raise
-        raise CatalogError(f"{where}: its module raises {type(error).__name__}: {error}") from error
-    if not hasattr(module, variable):
-        raise CatalogError(f"{where}: the module has no {variable!r}; name the graph's variable")
-    return _graph(getattr(module, variable), where), source
-
-
-def _module(folder: Path, place: str, where: str) -> tuple[ModuleType, bytes]:
-    if not place.endswith(".py"):
-        _add_to_path(folder)
-        module = importlib.import_module(place)
-        return module, Path(module.__file__ or "").read_bytes() if module.__file__ else b""
-    file = (folder / place).resolve()
-    if not file.is_file():
-        raise CatalogError(f"{where}: there is no file {file}")
-    _add_to_path(file.parent)
-    # named after its place, so that two files of one name do not meet
-    name = f"turnstream_graph_{hashlib.sha256(str(file).encode()).hexdigest()[:12]}"
-    spec = importlib.util.spec_from_file_location(name, file)
-    if spec is None or spec.loader is None:
-        raise CatalogError(f"{where}: {file} is not a Python file")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module, file.read_bytes()
-
-
-def _graph(value: Any, where: str) -> Pregel[Any, Any, Any, Any]:
-    if callable(value) and not isinstance(value, (Pregel, StateGraph)):
-        value = _call(value, where)
-    if isinstance(value, StateGraph):
-        value = value.compile()
-    if not isinstance(value, Pregel):
+        raise CatalogError(f"{where}: its module raises {_described(error)}") from error
+    if not hasattr(module, named.variable):
         raise CatalogError(
-            f"{where}: it is a {type(value).__name__}; it should be a compiled graph, a StateGraph"
-            " or a function that returns one"
+            f"{where}: the module has no {named.variable!r}; name the graph's variable"
         )
-    return value
+    return getattr(module, named.variable), source
 
 
-def _call(factory: Callable[..., Any], where: str) -> Any:
+def _compiled(value: Any, where: str) -> AnyPregel:
+    if not isinstance(value, Pregel | StateGraph):
+        raise CatalogError(f"{where}: it is a {type(value).__name__}; it should be {WANTED}")
     try:
-        wants = [
-            parameter
-            for parameter in inspect.signature(factory).parameters.values()
-            if parameter.default is parameter.empty
-            and parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
-        ]
-        made = factory({"configurable": {}}) if wants else factory()
-        return _run_apart(made) if inspect.isawaitable(made) else made
+        return as_graph(value)
+    except GraphUnsupportedError as error:
+        raise CatalogError(f"{where}: {error}") from error
     except Exception as error:
-        raise CatalogError(
-            f"{where}: the function raises {type(error).__name__}: {error}"
-        ) from error
+        raise CatalogError(f"{where}: it cannot be compiled: {_described(error)}") from error
 
 
-def _run_apart(made: Any) -> Any:
-    """Run an asynchronous factory in a loop of its own: the caller may be inside of one."""
-    results: list[Any] = []
-
-    async def wait() -> Any:
-        return await made
-
-    def run() -> None:
-        try:
-            results.append(asyncio.run(wait()))
-        except BaseException as error:  # noqa: BLE001  raised below, in the caller's thread
-            results.append(error)
-
-    thread = threading.Thread(target=run, name="graph-factory")
-    thread.start()
-    thread.join()
-    if isinstance(results[0], BaseException):
-        raise results[0]
-    return results[0]
+def _described(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}{_line(error)}"
 
 
-def _check(graph: Pregel[Any, Any, Any, Any], where: str) -> None:
-    """Refuse what cannot run here, and mend what can be mended."""
-    if graph.interrupt_before_nodes or graph.interrupt_after_nodes:
-        raise CatalogError(
-            f"{where}: interrupt_before and interrupt_after have no id that an answer could name;"
-            " call interrupt() in the node"
-        )
-    _let_subgraphs_inherit(graph)
-
-
-def _let_subgraphs_inherit(graph: Pregel[Any, Any, Any, Any]) -> None:
-    """Give subgraphs compiled with `checkpointer=False` their parent's.
-
-    langgraph 1.2 fails on them under durability "sync" (`_put_checkpoint_fut`). `get_subgraphs`
-    does not list them, so they are looked up where a node holds them. One that a node calls in its
-    own code is not found: its turn fails with code `graph_unsupported`.
-    """
-    for node in graph.nodes.values():
-        inner = node.bound
-        if isinstance(inner, Pregel):
-            if inner.checkpointer is False:
-                inner.checkpointer = None
-            _let_subgraphs_inherit(inner)
-
-
-def _add_to_path(folder: Path) -> None:
-    if str(folder.resolve()) not in sys.path:
-        sys.path.insert(0, str(folder.resolve()))
+def _line(error: BaseException) -> str:
+    """Return ` (file:line)` of where the graph's own code raised an error, "" if it is unknown."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return f" ({error.filename}:{error.lineno})"
+    ours = __file__.rpartition("/")[0]
+    brought = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if not frame.filename.startswith((ours, "<"))
+        and "site-packages" not in frame.filename
+        and "/lib/python" not in frame.filename
+    ]
+    return f" ({brought[-1].filename}:{brought[-1].lineno})" if brought else ""

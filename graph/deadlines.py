@@ -8,6 +8,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from turnstream.graph.turn_input import RECURSION_LIMIT_MAX
 from turnstream.schemas.errors import StepTimeoutError, TurnTimeoutError
 
 if TYPE_CHECKING:
@@ -23,12 +24,14 @@ class TurnLimits:
     """Bounds of a turn.
 
     `turn_left_s`: for the rest of the turn; `turn_timeout_s` is only for the message. A step, that
-    is one of the root graph with all that is nested in it, may take `step_timeout_s`.
+    is one of the root graph with all that is nested in it, may take `step_timeout_s`. There may be
+    `recursion_limit_max` steps, whatever config or graph allow.
     """
 
     turn_left_s: float = math.inf
     turn_timeout_s: float = math.inf
     step_timeout_s: float = math.inf
+    recursion_limit_max: int = RECURSION_LIMIT_MAX
 
 
 async def overrun(

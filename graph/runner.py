@@ -7,10 +7,10 @@ themselves run without stream modes; others go through `translate.py`.
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from contextvars import Context, copy_context
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 from langgraph.errors import GraphDrained
@@ -20,12 +20,15 @@ from turnstream.graph import nested_retries, node_exits
 from turnstream.graph.closing import closing_calls
 from turnstream.graph.deadlines import TurnLimits, overrun
 from turnstream.graph.ending import last_answer, outcome_of, text_in, with_words
+from turnstream.graph.factories import Use
 from turnstream.graph.interrupting import RUNNING
 from turnstream.graph.questions import asked_fields
 from turnstream.graph.recorded import record_with
+from turnstream.graph.run_context import run_context
 from turnstream.graph.said import Said
 from turnstream.graph.stopped_calls import say_stopped
 from turnstream.graph.translate import MODES, Translator
+from turnstream.graph.turn_input import RECURSION_LIMIT_MAX
 from turnstream.graph.watch import RUNTIME, RetryWatch, SigningRuntime, ToolTasks
 from turnstream.schemas.errors import GraphError, TurnError, TurnstreamError
 from turnstream.schemas.events import InputRequested
@@ -34,18 +37,20 @@ from turnstream.schemas.transcript import text_sha256
 from turnstream.schemas.unexpected import note
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 
     from langchain_core.runnables import RunnableConfig
     from langgraph.checkpoint.base import BaseCheckpointSaver
-    from langgraph.pregel import Pregel
 
     from turnstream.graph.catalog import GraphEntry
+    from turnstream.graph.factories import Access, AnyPregel
     from turnstream.graph.ports import Commits, Emitter, SaverCall
     from turnstream.graph.turn_input import TurnInput
     from turnstream.schemas.events import Keep
 
 nested_retries.install()
+
+T = TypeVar("T")
 
 _NOTHING = Carried()
 
@@ -124,7 +129,8 @@ async def run_turn(
     (`FencedError`, a lost database or log): then nothing may be committed or said any more.
     Cancelling the caller stops the graph, within `STOP_TIMEOUT_S`, and is passed on.
     """
-    attempt = _Attempt(entry, turn, Said(emitter, turn.carried), saver, control, commits)
+    said = Said(emitter, turn.carried)
+    attempt = _Attempt(entry, turn, said, saver, control, commits, limits.recursion_limit_max)
     run = asyncio.create_task(attempt.run(), context=attempt.context)
     told: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -189,6 +195,10 @@ class _Attempt:
     saver: BaseCheckpointSaver[str]
     control: TurnControl
     commits: Commits
+    steps_max: int = RECURSION_LIMIT_MAX
+    graph: AnyPregel | None = None  # once it is made
+    values: Any = None  # of the last root checkpoint
+    unmade: bool = False  # its factory failed
     stopped: set[str] = field(default_factory=set)  # ids of tool calls stopped in the middle
     context: Context = field(default_factory=copy_context)
 
@@ -197,10 +207,6 @@ class _Attempt:
             self.context.run(node_exits.enter)
         self.commits.carried = self._carried
 
-    @property
-    def graph(self) -> Pregel[Any, Any, Any, Any]:
-        return self.entry.with_saver(self.saver)
-
     def stop(self) -> None:
         """Hear and store nothing more of what the graph does."""
         self.said.close()
@@ -208,30 +214,60 @@ class _Attempt:
 
     async def run(self) -> RunOutcome:
         RUNNING.set(self.control)
-        self.commits.is_last = self.entry.is_last
-        config = self.turn.runnable_config()
+        outcome: RunOutcome | None = None
         try:
-            call = self.turn.call(await self._pending(config))
+            async with self.entry.opened(self._use("threads.create_run"), self.saver) as graph:
+                self.graph = graph
+                outcome = await self._run(graph)
+        except TurnstreamError:
+            raise
+        except Exception as error:
+            self.unmade = self.graph is None
+            if outcome is None:
+                raise
+            # what the factory cleans up behind itself does not change what the turn came to
+            note("graph_exit", error, turn=self.turn.turn_id, graph=self.entry.name)
+        return outcome
+
+    def _use(self, access: Access) -> Use:
+        config = self.turn.runnable_config(limit_max=self.steps_max)
+        return Use(access=access, config=config, context=self.turn.context or None)
+
+    async def _run(self, graph: AnyPregel) -> RunOutcome:
+        self.commits.is_last = self._seen(self.entry.is_last_of(graph))
+        limit = (graph.config or {}).get("recursion_limit")
+        config = self.turn.runnable_config(limit=limit, limit_max=self.steps_max)
+        try:
+            call = self.turn.call(await self._pending(graph, config))
             if self.entry.native:
-                await self._run_native(call, config)
+                await self._run_native(graph, call, config)
             else:
-                await self._run_translated(call, config)
+                await self._run_translated(graph, call, config)
         except GraphDrained:
             await self.commits.flush()
             return RunOutcome(outcome=None)
         if self.commits.asked:
             return RunOutcome(outcome=self._interrupted())
-        return RunOutcome(outcome=await self._completed(config))
+        return RunOutcome(outcome=await self._completed(graph, config))
 
-    async def _pending(self, config: RunnableConfig) -> set[str] | None:
+    def _seen(self, is_last: Callable[[Any], bool]) -> Callable[[Any], bool]:
+        """Return `is_last`, with a look at what each root checkpoint holds."""
+
+        def looked(checkpoint: Any) -> bool:
+            self.values = checkpoint["channel_values"]
+            return is_last(checkpoint)
+
+        return looked
+
+    async def _pending(self, graph: AnyPregel, config: RunnableConfig) -> set[str] | None:
         """Return the questions still open, where an earlier attempt may have answered some."""
         if self.turn.kind == "start" or not self.turn.again:
             return None
-        return {interrupt.id for interrupt in (await self.graph.aget_state(config)).interrupts}
+        return {interrupt.id for interrupt in (await graph.aget_state(config)).interrupts}
 
-    async def _run_native(self, call: Any, config: RunnableConfig) -> None:
+    async def _run_native(self, graph: AnyPregel, call: Any, config: RunnableConfig) -> None:
         make = self.entry.make_context
-        async for _ in self.graph.astream(
+        async for _ in graph.astream(
             call,
             config,
             context=make(self.said, self.turn, self.commits) if make else None,
@@ -242,7 +278,7 @@ class _Attempt:
         ):
             pass
 
-    async def _run_translated(self, call: Any, config: RunnableConfig) -> None:
+    async def _run_translated(self, graph: AnyPregel, call: Any, config: RunnableConfig) -> None:
         commits, ends = self.commits, TaskEnds()
         record_with(commits.tool_calls)
         translator = Translator(
@@ -254,14 +290,16 @@ class _Attempt:
         )
         commits.gate = ends.wait
         commits.resolve = translator.path_of
+        runtime = SigningRuntime(store=graph.store)
         watched: RunnableConfig = {
             **config,
-            "configurable": {**config["configurable"], RUNTIME: SigningRuntime()},
+            "configurable": {**config["configurable"], RUNTIME: runtime},
             "callbacks": [ToolTasks(translator), RetryWatch(translator, commits)],
         }
-        async for item in self.graph.astream(
+        async for item in graph.astream(
             call,
             watched,
+            context=run_context(graph.context_schema, self.turn.context, self.turn.configurable),
             stream_mode=list(MODES),
             subgraphs=True,
             durability="sync",
@@ -289,12 +327,17 @@ class _Attempt:
             lost_usage=self.said.lost_usage(),
         )
 
-    async def _completed(self, config: RunnableConfig) -> Outcome:
-        answer = self.said.answer()
-        message_id, text = (answer.message_id, answer.text) if answer else ("", "")
-        if answer is None and "messages" in self.graph.channels:
+    async def _completed(self, graph: AnyPregel, config: RunnableConfig) -> Outcome:
+        """Return the outcome; the answer of a brought graph is what its state ends with."""
+        message_id, text = "", ""
+        if not self.entry.native:
+            message_id, text = last_answer(self.values)
+        answer = None if text else self.said.answer()
+        if answer is not None:
+            message_id, text = answer.message_id, answer.text
+        if not text and "messages" in graph.channels:
             # an earlier attempt said it
-            message_id, text = last_answer((await self.graph.aget_state(config)).values)
+            message_id, text = last_answer((await graph.aget_state(config)).values)
         return Outcome(
             status="completed",
             message_id=message_id,
@@ -308,7 +351,9 @@ class _Attempt:
         """Return the outcome of an error that the run raised."""
         return outcome_of(
             error,
-            input_refused=self.turn.kind == "start" and not self.commits.applied,
+            input_refused=self.turn.kind == "start"
+            and not self.commits.applied
+            and not self.unmade,
             turn=self.turn.turn_id,
             graph=self.entry.name,
         )
@@ -335,61 +380,70 @@ class _Attempt:
         carried = self.said.carried(keep_n, keep)
         return msgspec.json.encode(carried) if carried != _NOTHING else None
 
-    async def _with_words_before(self, outcome: Outcome) -> Outcome:
-        """Add what an earlier attempt said last, where this one said nothing."""
-        message_id = self.said.last_before
-        config = self.turn.runnable_config()
-        try:
-            state = await self.graph.aget_state(config, subgraphs=True)
-        except TurnstreamError:
-            raise
-        except Exception:  # noqa: BLE001  a brought graph's own code builds its state
-            return outcome
-        text = text_in(state, message_id)
-        return msgspec.structs.replace(
-            outcome, message_id=message_id if text else "", text=text, sha256=text_sha256(text)
-        )
-
     async def close(self, ended: Outcome) -> RunOutcome:
         """Add what had been said to a turn's end, and the checkpoints that close it."""
         outcome = with_words(ended, self.said)
         if outcome.status == "rejected":
             return RunOutcome(outcome=outcome)
         if not outcome.text and self.said.last_before:
-            outcome = await self._with_words_before(outcome)
+            outcome = await self._contained(self._with_words_before(outcome)) or outcome
         with suppress(TurnError):  # a state that cannot be stored may be why the turn ends
             await self.commits.flush()
-        config = self.turn.runnable_config()
         why = outcome.status if outcome.status == "cancelled" else outcome.code
         earlier = self.turn.again or self.turn.kind == "resume"
         ledger = self.commits.tool_calls
         await say_stopped(ledger, self.said, self.stopped, why=why, earlier=earlier)
-        calls = closing_calls(
-            self.graph,
-            self.saver,
-            config,
-            turn_id=self.turn.turn_id,
-            given=self.turn.given,
-            said=tuple(self.said.messages.values()),
-            why=why,
-            unknown=self.stopped,
-            open_ended=outcome.code == GraphError.code and not self.entry.native,
-        )
-        return RunOutcome(outcome=outcome, closing=await self._closing(calls))
+        calls = await self._contained(self._closing_calls(outcome.code, why)) or ()
+        return RunOutcome(outcome=outcome, closing=calls)
 
-    async def _closing(
-        self, calls: Coroutine[Any, Any, tuple[SaverCall, ...]]
-    ) -> tuple[SaverCall, ...]:
-        """Wait for the closing checkpoints; a graph whose own code prevents them gets none."""
-        task = asyncio.create_task(calls, context=self.context.copy())
+    async def _closing_calls(self, code: str, why: str) -> tuple[SaverCall, ...]:
+        if self.unmade:
+            return ()
+        async with self._made() as graph:
+            return await closing_calls(
+                graph,
+                self.saver,
+                self.turn.runnable_config(),
+                turn_id=self.turn.turn_id,
+                given=self.turn.given,
+                said=tuple(self.said.messages.values()),
+                why=why,
+                unknown=self.stopped,
+                open_ended=code == GraphError.code and not self.entry.native,
+            )
+
+    async def _with_words_before(self, outcome: Outcome) -> Outcome:
+        """Add what an earlier attempt said last, where this one said nothing."""
+        if self.unmade:
+            return outcome
+        message_id = self.said.last_before
+        async with self._made() as graph:
+            state = await graph.aget_state(self.turn.runnable_config(), subgraphs=True)
+        text = text_in(state, message_id)
+        return msgspec.structs.replace(
+            outcome, message_id=message_id if text else "", text=text, sha256=text_sha256(text)
+        )
+
+    @asynccontextmanager
+    async def _made(self) -> AsyncIterator[AnyPregel]:
+        """Give the graph that ran, also when its factory has cleaned up, or else one to close."""
+        if self.graph is not None:
+            yield self.graph
+        else:
+            async with self.entry.opened(self._use("threads.update"), self.saver) as graph:
+                yield graph
+
+    async def _contained(self, work: Coroutine[Any, Any, T]) -> T | None:
+        """Do what runs the graph's own reducers, validators and routes; None where they fail."""
+        task = asyncio.create_task(work, context=self.context.copy())
         try:
             async with asyncio.timeout(CLOSE_TIMEOUT_S):
                 return await task
         except TurnstreamError:
             raise
-        except Exception as error:  # noqa: BLE001  reducers, validators and routes are the graph's
+        except Exception as error:  # noqa: BLE001  the turn has come to its end all the same
             note("closing", error, turn=self.turn.turn_id, graph=self.entry.name)
-            return ()
+            return None
 
 
 class TaskEnds:

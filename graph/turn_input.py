@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from langgraph.types import Command
 
 from turnstream.graph.values import clean
+from turnstream.schemas.ids import assistant_id_of, split_thread_key
 from turnstream.schemas.results import Carried
 
 if TYPE_CHECKING:
@@ -20,7 +21,44 @@ STRICT_RESUME = "__pregel_strict_resume"
 holds that it still works."""
 
 RECURSION_LIMIT = 100
-"""Steps of one turn, unless its config says otherwise."""
+"""Steps of one turn, unless its config or its graph says otherwise."""
+
+RECURSION_LIMIT_MAX = 10_000
+"""Steps of one turn at most, unless a setting says otherwise; `create_agent` asks for 9,999."""
+
+IDENTITY_KEYS = (
+    "user_id",
+    "tenant_id",
+    "roles",
+    "langgraph_auth_user",
+    "langgraph_auth_user_id",
+    "langgraph_auth_permissions",
+)
+"""What `config["configurable"]` says about who asks."""
+
+
+class AuthUser(dict[str, Any]):
+    """The caller as graphs know LangGraph's `BaseUser`: by keys and by attributes."""
+
+    @property
+    def identity(self) -> str:
+        """Return who it is."""
+        return str(self["identity"])
+
+    @property
+    def display_name(self) -> str:
+        """Return a name for people."""
+        return str(self.get("display_name") or self.identity)
+
+    @property
+    def is_authenticated(self) -> bool:
+        """Return whether somebody checked who it is."""
+        return bool(self.get("is_authenticated", True))
+
+    @property
+    def permissions(self) -> list[str]:
+        """Return what the caller may do."""
+        return [str(one) for one in self.get("permissions") or ()]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,7 +67,8 @@ class TurnInput:
 
     A start has `text` (one user message, id = turn id) or `input` (the graph's own); a resume has
     `answers` by interrupt id. `again`: an earlier attempt had this turn, and `carried` is what it
-    handed on. `config` and `metadata` are the caller's, as LangGraph knows them.
+    handed on. `config` and `metadata` are the caller's, as LangGraph knows them; `config` may have
+    a `context` too. `identity`: who asks, where that is not the caller's to say.
     """
 
     turn_id: str
@@ -42,6 +81,8 @@ class TurnInput:
     metadata: dict[str, Any] = field(default_factory=dict)
     again: bool = False
     carried: Carried = field(default_factory=Carried)
+    graph: str = ""
+    identity: dict[str, Any] | None = None
 
     @property
     def given(self) -> Any:
@@ -53,35 +94,76 @@ class TurnInput:
             return {"messages": [message]}
         return clean(self.input)
 
-    def runnable_config(self) -> RunnableConfig:
+    @property
+    def thread_id(self) -> str:
+        """Return the thread's id as its client knows it; the saver adds the tenant."""
+        return split_thread_key(self.thread_key)[1]
+
+    @property
+    def configurable(self) -> dict[str, Any]:
+        """Return what nodes find in `config["configurable"]`.
+
+        The caller cannot set what LangGraph keeps for itself, nor what names the run; `identity`
+        replaces all that the caller says about who asks.
+        """
+        given = self.config.get("configurable")
+        configurable = {
+            key: value
+            for key, value in (clean(given) if isinstance(given, dict) else {}).items()
+            if not key.startswith(("__", "checkpoint_"))
+        }
+        if self.identity is not None:
+            for key in IDENTITY_KEYS:
+                configurable.pop(key, None)
+            configurable |= self.identity
+        user = configurable.get("langgraph_auth_user")
+        if isinstance(user, dict) and isinstance(user.get("identity"), str):
+            configurable["langgraph_auth_user"] = AuthUser(user)
+        return configurable | self._ids
+
+    @property
+    def context(self) -> dict[str, Any]:
+        """Return the context that the caller gave, an empty one without."""
+        given = self.config.get("context")
+        return clean(given) if isinstance(given, dict) else {}
+
+    @property
+    def _ids(self) -> dict[str, Any]:
+        ids = {"thread_id": self.thread_id, "run_id": self.turn_id}
+        if self.graph:
+            ids |= {"graph_id": self.graph, "assistant_id": assistant_id_of(self.graph)}
+        return ids
+
+    def runnable_config(
+        self, *, limit: int | None = None, limit_max: int = RECURSION_LIMIT_MAX
+    ) -> RunnableConfig:
         """Return the config of every call for this turn, the same in each attempt.
 
         `run_id` in the metadata makes LangGraph go on with an unfinished run instead of applying
-        the input again. The caller cannot set what LangGraph keeps for itself.
+        the input again. `limit` is the graph's own recursion limit; the caller's goes before it,
+        and neither beyond `limit_max`.
         """
         given = clean(self.config)
-        configurable = {
-            key: value
-            for key, value in (given.get("configurable") or {}).items()
-            if not key.startswith("__") and not key.startswith("checkpoint_")
-        }
-        configurable["thread_id"] = self.thread_key
+        configurable = self.configurable
         if self.kind == "resume":
             configurable[STRICT_RESUME] = True
+        metadata = given.get("metadata")
         config: RunnableConfig = {
             "configurable": configurable,
             "metadata": {
+                **(metadata if isinstance(metadata, dict) else {}),
                 **clean(self.metadata),
-                "run_id": self.turn_id,
+                **self._ids,
                 "turn_id": self.turn_id,
             },
-            "recursion_limit": RECURSION_LIMIT,
+            "recursion_limit": min(
+                _positive(given.get("recursion_limit")) or limit or RECURSION_LIMIT, limit_max
+            ),
         }
-        limit = given.get("recursion_limit")
-        if isinstance(limit, int) and 0 < limit <= 10 * RECURSION_LIMIT:
-            config["recursion_limit"] = limit
         if isinstance(tags := given.get("tags"), list):
             config["tags"] = [str(tag) for tag in tags]
+        if concurrency := _positive(given.get("max_concurrency")):
+            config["max_concurrency"] = concurrency
         return config
 
     def call(self, pending: Collection[str] | None = None) -> Any:
@@ -98,3 +180,8 @@ class TurnInput:
             if not answers:
                 return None
         return Command(resume=answers)
+
+
+def _positive(value: Any) -> int:
+    """Return a positive integer as it is, 0 for anything else."""
+    return value if isinstance(value, int) and value > 0 and value is not True else 0

@@ -13,6 +13,14 @@ _TENANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 # what may stand in a thread id: any printable character but white space at the ends and "/"
 _TURN_IDS = uuid.UUID("6f1d8a52-0f3b-5b7e-9c6e-3a1f64c0d9b1")
 
+GRAPH_NAMESPACE = uuid.UUID("6ba7b821-9dad-11d1-80b4-00c04fd430c8")
+"""In which LangGraph's server derives an assistant's id from its graph's name."""
+
+
+def assistant_id_of(graph: str) -> str:
+    """Return the id of a graph's assistant, as LangGraph's server derives it."""
+    return str(uuid.uuid5(GRAPH_NAMESPACE, graph))
+
 
 def check_tenant(tenant: str) -> str:
     """Return the tenant's name; raises `InvalidRequestError` for one that cannot be a topic's end.

@@ -11,7 +11,6 @@ import socket
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, cast
-from uuid import uuid5
 
 import psycopg
 from psycopg_pool import PoolTimeout
@@ -40,10 +39,12 @@ from turnstream.connectors.postgres.usage import UsageStore
 from turnstream.connectors.registry import open_codec, open_registry
 from turnstream.graph.agent import agent_entry
 from turnstream.graph.catalog import Catalog
+from turnstream.graph.reading import GraphReader
 from turnstream.graph.retries import RetrySettings
 from turnstream.graph.state import AgentSettings
 from turnstream.graph.tools import built_in_tools
 from turnstream.schemas.errors import ConfigurationError
+from turnstream.schemas.ids import assistant_id_of
 from turnstream.streams.admission import Rules
 from turnstream.streams.attempt import Bench, TurnAttempt
 from turnstream.streams.dead_letters import DeadLetters
@@ -55,7 +56,6 @@ from turnstream.streams.edge.feed import Feed
 from turnstream.streams.edge.limits import RequestRate
 from turnstream.streams.edge.pressure import Pressure
 from turnstream.streams.edge.process import Edge, Readiness, authenticator_of
-from turnstream.streams.edge.routes.deps import GRAPH_NAMESPACE
 from turnstream.streams.edge.server import EdgeServer
 from turnstream.streams.edge.states import States
 from turnstream.streams.edge.submit import Submit
@@ -76,6 +76,7 @@ if TYPE_CHECKING:
 
     import asyncpg
 
+    from turnstream.graph.catalog import GraphEntry
     from turnstream.graph.ports import ModelClient
     from turnstream.streams.edge.feed import Directory
     from turnstream.streams.edge.states import Graph
@@ -187,25 +188,31 @@ class _NoModel:
 
 def edge_catalog(settings: Settings) -> Catalog:
     """Return the graphs, to read states with."""
+    return _catalog(settings, agent_entry(cast("ModelClient", _NoModel())))
+
+
+def _catalog(settings: Settings, built_in: GraphEntry) -> Catalog:
     catalog = Catalog()
-    catalog.add(agent_entry(cast("ModelClient", _NoModel())))
     if settings.langgraph_json is not None:
         catalog.load(settings.langgraph_json)
+    catalog.add_built_in(built_in)
     return catalog
 
 
 def _graph_of(catalog: Catalog, assistant_id: str) -> str | None:
     """Return the graph of an assistant: its name, or the id that LangGraph derives from it."""
     for name in catalog.names:
-        if assistant_id in {name, str(uuid5(GRAPH_NAMESPACE, name))}:
+        if assistant_id in {name, assistant_id_of(name)}:
             return name
     return None
 
 
 def _states(catalog: Catalog, saver: FencedSaver, ledger: Ledger) -> States:
+    unavailable = (psycopg.OperationalError, PoolTimeout, OSError)
+
     def graph_of(name: str) -> Graph | None:
         entry = catalog.get(name)
-        return None if entry is None else entry.with_saver(saver)
+        return None if entry is None else GraphReader(entry, saver, unavailable)
 
     async def graph_name(key: str) -> str | None:
         turns = [turn for turn in await ledger.turns_of(key, 10) if not turn.rolled_back]
@@ -220,7 +227,6 @@ def _states(catalog: Catalog, saver: FencedSaver, ledger: Ledger) -> States:
         thread = await ledger.thread(key)
         return thread.interrupts if thread is not None else ()
 
-    unavailable = (psycopg.OperationalError, PoolTimeout, OSError)
     return States(graph_of, graph_name, unavailable, open_questions)
 
 
@@ -317,6 +323,8 @@ async def open_worker(
             metrics=metrics,
             turn_timeout_s=settings.turn_timeout_s,
             step_timeout_s=settings.step_timeout_s,
+            recursion_limit_max=settings.recursion_limit_max,
+            topics=topics,
         )
         worker = Worker(
             name=name,
@@ -434,8 +442,4 @@ def worker_catalog(settings: Settings, model: ModelClient) -> Catalog:
             retry_after_max_s=settings.model_retry_after_max_s,
         ),
     )
-    catalog = Catalog()
-    catalog.add(agent_entry(model, built_in_tools(), agent))
-    if settings.langgraph_json is not None:
-        catalog.load(settings.langgraph_json)
-    return catalog
+    return _catalog(settings, agent_entry(model, built_in_tools(), agent))

@@ -18,7 +18,7 @@ import hashlib
 import json
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -29,7 +29,7 @@ from turnstream.connectors.postgres.rows import Finish, Resolved
 from turnstream.graph.deadlines import TurnLimits
 from turnstream.graph.questions import wrong_answer
 from turnstream.graph.runner import RunOutcome, TurnControl, end_turn, run_turn
-from turnstream.graph.turn_input import TurnInput
+from turnstream.graph.turn_input import RECURSION_LIMIT_MAX, TurnInput
 from turnstream.schemas.commands import Command, ResumeTurn, StartTurn
 from turnstream.schemas.errors import (
     CancelAheadError,
@@ -41,6 +41,8 @@ from turnstream.schemas.errors import (
 )
 from turnstream.schemas.fold import TIMELINE_BITS
 from turnstream.schemas.results import Outcome
+from turnstream.schemas.topics import Topics
+from turnstream.schemas.unexpected import class_name, note
 from turnstream.streams.emitter import TurnEmitter
 from turnstream.streams.outcomes import resolved_of, terminal_of
 
@@ -70,7 +72,8 @@ LOST_PAUSE_S = 0.1
 class Bench:
     """What every attempt of a worker works with. `name` is the worker's, for people.
 
-    `turn_timeout_s` runs from a turn's first claim on, `step_timeout_s` bounds each step.
+    `turn_timeout_s` runs from a turn's first claim on, `step_timeout_s` bounds each step,
+    `recursion_limit_max` how many there are. `topics` tells an edge's commands from a backend's.
     """
 
     pump: Pump
@@ -83,6 +86,8 @@ class Bench:
     metrics: WorkerMetrics
     turn_timeout_s: float = math.inf
     step_timeout_s: float = math.inf
+    recursion_limit_max: int = RECURSION_LIMIT_MAX
+    topics: Topics = field(default_factory=Topics)
 
 
 class TurnAttempt:
@@ -282,7 +287,7 @@ class TurnAttempt:
             self._log.error("turn_parked", attempts=claim.attempts - 1, reason=claim.parked)
         poisoned = _failed(PoisonedError.code, claim.parked)
         try:
-            turn = turn_input(claim, self._command)
+            turn = turn_input(claim, self._command, bench.topics)
             if parked:
                 return await end_turn(
                     entry, turn, self._emitter, bench.saver, poisoned, commits=session
@@ -298,14 +303,15 @@ class TurnAttempt:
                     turn_left_s=bench.turn_timeout_s - claim.age_s,
                     turn_timeout_s=bench.turn_timeout_s,
                     step_timeout_s=bench.step_timeout_s,
+                    recursion_limit_max=bench.recursion_limit_max,
                 ),
             )
         except TurnstreamError:
             raise
         except Exception as error:  # noqa: BLE001
             # decided here so that a mistake of ours ends one turn, and ends it visibly
-            self._log.exception("turn_broke")
-            broke = _failed("internal", repr(error))
+            error_id = note("turn", error, turn=str(claim.turn_id), thread=claim.thread_id)
+            broke = _failed("internal", f"{class_name(error)} (error id {error_id})")
             return RunOutcome(outcome=poisoned if parked else broke)
 
     async def _commit(
@@ -352,8 +358,11 @@ class TurnAttempt:
             await self._release(self.claim, trouble)
 
 
-def turn_input(claim: Claim, command: Command) -> TurnInput:
-    """Return the turn as its graph sees it."""
+def turn_input(claim: Claim, command: Command, topics: Topics) -> TurnInput:
+    """Return the turn as its graph sees it.
+
+    An edge has put who asks into the config; on a tenant's own topic a record cannot say so.
+    """
     if not isinstance(command, (StartTurn, ResumeTurn)):
         raise TurnstreamError(f"a {type(command).__name__} cannot be run")
     return TurnInput(
@@ -369,6 +378,8 @@ def turn_input(claim: Claim, command: Command) -> TurnInput:
         metadata=json.loads(command.metadata) if command.metadata else {},
         again=claim.started_again,
         carried=claim.carried,
+        graph=claim.graph,
+        identity={"tenant_id": claim.tenant} if topics.tenant_of(claim.src_topic) else None,
     )
 
 

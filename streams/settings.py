@@ -91,6 +91,9 @@ class Settings(BaseSettings):
     turns_max: int = Field(256, ge=1, description="turns that run in one worker")
     turn_timeout_s: float = Field(3600.0, gt=0, description="of a turn, from its first claim")
     step_timeout_s: float = Field(600.0, gt=0, description="of one step of a turn's graph")
+    recursion_limit_max: int = Field(
+        10_000, ge=1, description="steps of a turn; a higher recursion_limit is cut to it"
+    )
     open_turns_max: int = Field(100_000, ge=1, description="in the ledger; above, intake pauses")
     purge_after_days: float = Field(
         37.0,

@@ -157,10 +157,18 @@ class Session:
             _SESSION.reset(token)
 
     @staticmethod
-    def of(thread_id: str) -> Session | None:
-        """Return the session bound here, if it is this thread's."""
+    def of(thread_id: str) -> tuple[Session | None, str]:
+        """Return the session bound here, if it is this thread's, and the thread's key.
+
+        Graphs know a thread by the id that its client has. Inside of a session the tenant is the
+        session's, whatever a graph asks for; outside, `thread_id` is a key already.
+        """
         session = _SESSION.get()
-        return session if session is not None and session.thread_key == thread_id else None
+        if session is None:
+            return None, thread_id
+        if session.thread_key in (thread_id, f"{session.tenant}/{thread_id}"):
+            return session, session.thread_key
+        return None, f"{session.tenant}/{thread_id}"
 
     # What the saver calls.
 

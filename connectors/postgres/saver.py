@@ -141,11 +141,11 @@ class FencedSaver(AsyncPostgresSaver):
                 "checkpoint_id": checkpoint["id"],
             }
         }
-        session = Session.of(thread_id)
+        session, key = Session.of(thread_id)
         make = Items(self.serde, session)
         if session is None:
             item = make.checkpoint(config, checkpoint, metadata, new_versions)
-            await self._execute(thread_id, item.rows)
+            await self._execute(key, item.rows)
             return stored
         if session.stopped and session.lost is None:
             return stored
@@ -170,11 +170,11 @@ class FencedSaver(AsyncPostgresSaver):
     ) -> None:
         """Store a task's writes; in a session, together with what else waits."""
         thread_id = config["configurable"]["thread_id"]
-        session = Session.of(thread_id)
+        session, key = Session.of(thread_id)
         make = Items(self.serde, session)
         if session is None:
             item = make.writes(config, writes, task_id, task_path)
-            await self._execute(thread_id, item.rows)
+            await self._execute(key, item.rows)
             return
         if session.stopped and session.lost is None:
             return
@@ -195,12 +195,14 @@ class FencedSaver(AsyncPostgresSaver):
     async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
         """Load one checkpoint, the latest of its namespace if the config names none."""
         configurable = config["configurable"]
-        session = Session.of(configurable["thread_id"])
+        session, key = Session.of(configurable["thread_id"])
         if session is not None and not await session.before_load(
             configurable.get("checkpoint_ns", "")
         ):
             return None
-        loaded = await self._load(config)
+        loaded = await self._load(_with_thread(config, key))
+        if loaded is not None and key != configurable["thread_id"]:
+            loaded = _named(loaded, configurable["thread_id"])
         if session is not None and loaded is not None:
             ns = configurable.get("checkpoint_ns", "")
             mine = loaded.metadata.get("run_id") == str(session.turn_id)
@@ -237,12 +239,28 @@ class FencedSaver(AsyncPostgresSaver):
         limit: int | None = None,
     ) -> AsyncIterator[CheckpointTuple]:
         """Yield checkpoints, newest first."""
+        given, key = "", ""
         if config is not None:
-            session = Session.of(config["configurable"]["thread_id"])
+            given = config["configurable"]["thread_id"]
+            session, key = Session.of(given)
             if session is not None and session.pending() and not session.stopped:
                 await session.flush()
+            config = _with_thread(config, key)
         async for loaded in super().alist(config, filter=filter, before=before, limit=limit):
-            yield loaded
+            yield loaded if key == given else _named(loaded, given)
+
+    async def adelete_thread(self, thread_id: str) -> None:
+        """Delete a thread's checkpoints."""
+        await super().adelete_thread(Session.of(thread_id)[1])
+
+    async def aget_delta_channel_history(
+        self, *, config: RunnableConfig, channels: Sequence[str]
+    ) -> Any:
+        """Return what channels that keep differences are made of."""
+        key = Session.of(config["configurable"]["thread_id"])[1]
+        return await super().aget_delta_channel_history(
+            config=_with_thread(config, key), channels=channels
+        )
 
     async def adelete_for_runs(self, run_ids: Sequence[str]) -> None:
         """Delete the checkpoints of these runs and their writes, in every namespace.
@@ -262,6 +280,8 @@ class FencedSaver(AsyncPostgresSaver):
 
     async def acopy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
         """Copy a thread's checkpoints; what the target holds already stays."""
+        source_thread_id = Session.of(source_thread_id)[1]
+        target_thread_id = Session.of(target_thread_id)[1]
         async with self._cursor() as cursor, cursor.connection.transaction():
             for table, columns in _COPIED.items():
                 await cursor.execute(
@@ -317,6 +337,22 @@ class FencedSaver(AsyncPostgresSaver):
             if ahead:
                 raise CancelAheadError(ahead[0]["cancel"])
         return None
+
+
+def _with_thread(config: RunnableConfig, key: str) -> RunnableConfig:
+    """Return the config with the thread's key in place of the id that its client has."""
+    if config["configurable"]["thread_id"] == key:
+        return config
+    return {**config, "configurable": {**config["configurable"], "thread_id": key}}
+
+
+def _named(loaded: CheckpointTuple, thread_id: str) -> CheckpointTuple:
+    """Return a checkpoint as graphs know it: its thread by the id that its client has."""
+    parent = loaded.parent_config
+    return loaded._replace(
+        config=_with_thread(loaded.config, thread_id),
+        parent_config=_with_thread(parent, thread_id) if parent else None,
+    )
 
 
 def _messages_in(loaded: CheckpointTuple) -> Iterator[str]:

@@ -15,7 +15,7 @@ from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.runtime import Runtime
 from langgraph.types import RetryPolicy
 
-from tests.graph.test_runner import Thread, chain, entry, opened, start, until
+from tests.graph.test_runner import KEY, Thread, chain, entry, opened, start, until
 from turnstream.graph.deadlines import TurnLimits
 from turnstream.graph.runner import RunOutcome, TurnControl, end_turn, run_turn
 from turnstream.schemas.events import (
@@ -109,7 +109,7 @@ async def test_a_turn_that_takes_too_long_fails_and_keeps_its_words(thread: Thre
     assert (ended.outcome.status, ended.outcome.code) == ("failed", "turn_timeout")
     assert (ended.outcome.text, ended.outcome.retryable) == ("two", False)
     assert ended.outcome.message == "the turn took longer than 60 s"
-    state = await graph.with_saver(thread.saver).aget_state(turn.runnable_config())
+    state = await graph.with_saver(thread.saver).aget_state({"configurable": {"thread_id": KEY}})
     assert [message.content for message in state.values["messages"]] == ["hi", "one", "two"]
     assert state.next == ()
 
@@ -261,7 +261,7 @@ async def test_a_parked_turn_is_ended_without_being_run(thread: Thread) -> None:
         await thread.saver.commit_outcome(session, ended.outcome, ended.closing)
     assert (ended.outcome.code, ended.outcome.text) == ("poisoned", "one")
     assert not [e for e in thread.log.events if isinstance(e, StepStarted)]
-    state = await graph.with_saver(thread.saver).aget_state(turn.runnable_config())
+    state = await graph.with_saver(thread.saver).aget_state({"configurable": {"thread_id": KEY}})
     assert state.next == ()
     assert [message.content for message in state.values["messages"]] == ["hi", "one"]
     after = native(chain(MessagesState, first=says("next")))

@@ -5,18 +5,25 @@ An assistant's id is derived from the name as LangGraph's server does it; both n
 
 from __future__ import annotations
 
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import APIRouter, Query
 
-from turnstream.schemas.errors import NotFoundError
+from turnstream.graph.factories import Use
+from turnstream.graph.reading import cannot_be_made
+from turnstream.schemas.errors import NotFoundError, TurnstreamError
+from turnstream.schemas.ids import assistant_id_of
 from turnstream.streams.edge.routes.bodies import AssistantSearch, Id
-from turnstream.streams.edge.routes.deps import Caller, JsonAnswer, Rest, answers, assistant_id_of
+from turnstream.streams.edge.routes.deps import Caller, JsonAnswer, Rest, answers
 from turnstream.streams.edge.routes.present import assistant_json, selected
 from turnstream.streams.edge.routes.shapes import Assistant, GraphDrawing, GraphSchemas
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from turnstream.graph.catalog import GraphEntry
+    from turnstream.graph.factories import AnyPregel
 
 router = APIRouter(tags=["assistants"])
 
@@ -57,14 +64,17 @@ async def graph(
 ) -> JsonAnswer:
     """Return an assistant's nodes and edges; `xray` shows nested graphs (to a depth)."""
     depth = min(xray, 16) if not isinstance(xray, bool) else xray
-    drawing = await entry_of(rest, assistant_id).graph.aget_graph(xray=depth)
+    async with _opened(entry_of(rest, assistant_id)) as made:
+        drawing = await made.aget_graph(xray=depth)
     return JsonAnswer(drawing.to_json())
 
 
 @router.get("/assistants/{assistant_id}/schemas", responses=answers(GraphSchemas, "its schemas"))
 async def schemas(rest: Caller, assistant_id: Id) -> JsonAnswer:
     """Return an assistant's JSON schemas."""
-    return JsonAnswer(_schemas(entry_of(rest, assistant_id)))
+    entry = entry_of(rest, assistant_id)
+    async with _opened(entry) as made:
+        return JsonAnswer(_schemas_of(entry.name, made))
 
 
 @router.get("/assistants/{assistant_id}/subgraphs", responses=answers(dict[str, Any], "by node"))
@@ -73,8 +83,21 @@ async def subgraphs(
 ) -> JsonAnswer:
     """Return the schemas of an assistant's nested graphs, by namespace."""
     entry = entry_of(rest, assistant_id)
-    nested = [pair async for pair in entry.graph.aget_subgraphs(recurse=recurse)]
-    return JsonAnswer({name: _schemas_of(entry.name, inner) for name, inner in nested})
+    async with _opened(entry) as made:
+        nested = [pair async for pair in made.aget_subgraphs(recurse=recurse)]
+        return JsonAnswer({name: _schemas_of(entry.name, inner) for name, inner in nested})
+
+
+@asynccontextmanager
+async def _opened(entry: GraphEntry) -> AsyncIterator[AnyPregel]:
+    """Give an assistant's graph; raises `ConflictError` where its factory gives none."""
+    try:
+        async with entry.opened(Use(access="assistants.read")) as made:
+            yield made
+    except TurnstreamError:
+        raise
+    except Exception as error:
+        raise cannot_be_made(entry, error) from error
 
 
 def entry_of(rest: Rest, assistant_id: str) -> GraphEntry:
@@ -100,10 +123,6 @@ def _matches(assistant: dict[str, Any], body: AssistantSearch) -> bool:
         return False
     wanted = body.metadata or {}
     return all(assistant["metadata"].get(key) == value for key, value in wanted.items())
-
-
-def _schemas(entry: GraphEntry) -> dict[str, Any]:
-    return _schemas_of(entry.name, entry.graph)
 
 
 def _schemas_of(name: str, graph: Any) -> dict[str, Any]:

@@ -6,7 +6,6 @@ import asyncio
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Annotated, Any, cast
-from uuid import UUID, uuid5
 
 from fastapi import Depends
 from pydantic import BaseModel, Field
@@ -27,8 +26,6 @@ if TYPE_CHECKING:
     from turnstream.connectors.postgres.threads import ThreadInfo, Threads
     from turnstream.streams.edge.states import States
 
-# the namespace in which LangGraph's server derives an assistant's id from its graph's name
-GRAPH_NAMESPACE = UUID("6ba7b821-9dad-11d1-80b4-00c04fd430c8")
 LEDGER_POLL_S = 0.02
 
 
@@ -164,11 +161,6 @@ def streams(description: str) -> dict[int | str, dict[str, Any]]:
     """Return the documented answers of a route that streams server-sent events."""
     good = {"description": description, "content": {"text/event-stream": {"schema": {}}}}
     return {200: good, **PROBLEMS}
-
-
-def assistant_id_of(name: str) -> str:
-    """Return the id of a name's assistant, as LangGraph's server derives it."""
-    return str(uuid5(GRAPH_NAMESPACE, name))
 
 
 def thread_id_of(key: str) -> str:

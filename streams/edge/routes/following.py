@@ -10,10 +10,11 @@ from urllib.parse import quote, urlencode
 from fastapi import Depends, Header, Query
 
 from turnstream.schemas.errors import ConflictError
+from turnstream.schemas.ids import assistant_id_of
 from turnstream.streams.edge.cursor import Cursor
 from turnstream.streams.edge.event_stream import EventStream, LaterAnswer
 from turnstream.streams.edge.routes.bodies import RunBody, Text
-from turnstream.streams.edge.routes.deps import JsonAnswer, Rest, assistant_id_of, thread_id_of
+from turnstream.streams.edge.routes.deps import JsonAnswer, Rest, thread_id_of
 from turnstream.streams.edge.routes.present import new_run_json, run_json
 from turnstream.streams.edge.routes.starting import Started, modes_of, start
 from turnstream.streams.edge.run_projection import RunProjection

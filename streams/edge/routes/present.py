@@ -10,7 +10,8 @@ import msgspec
 from turnstream.connectors.avro import Codec
 from turnstream.schemas.commands import ResumeTurn, StartTurn
 from turnstream.schemas.errors import InvalidRequestError, UndecodableError
-from turnstream.streams.edge.routes.deps import assistant_id_of, thread_id_of
+from turnstream.schemas.ids import assistant_id_of
+from turnstream.streams.edge.routes.deps import thread_id_of
 from turnstream.streams.edge.run_endings import run_status
 
 if TYPE_CHECKING:

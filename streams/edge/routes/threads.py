@@ -10,7 +10,7 @@ from fastapi import APIRouter, Header, Query
 from starlette.responses import Response
 
 from turnstream.schemas.errors import ConflictError, InvalidRequestError, NotFoundError
-from turnstream.schemas.ids import check_thread_id, thread_key
+from turnstream.schemas.ids import assistant_id_of, check_thread_id, thread_key
 from turnstream.streams.edge.routes.bodies import (
     SEARCH_LIMIT_MAX,
     CheckpointBody,
@@ -23,7 +23,7 @@ from turnstream.streams.edge.routes.bodies import (
     ThreadPatch,
     ThreadSearch,
 )
-from turnstream.streams.edge.routes.deps import Caller, JsonAnswer, Rest, answers, assistant_id_of
+from turnstream.streams.edge.routes.deps import Caller, JsonAnswer, Rest, answers
 from turnstream.streams.edge.routes.present import selected, thread_json
 from turnstream.streams.edge.routes.shapes import Thread, ThreadState
 from turnstream.streams.edge.run_request import refuse
