@@ -14,6 +14,7 @@ from langgraph.constants import END
 from langgraph.types import StateUpdate
 
 from turnstream.graph.open_head import accepts, add_to_open_head
+from turnstream.graph.stopped_calls import closing_id
 from turnstream.graph.tool_calls import STOPPED
 from turnstream.schemas.errors import TurnstreamError
 
@@ -197,7 +198,7 @@ def _added(
             tool_call_id=call_id,
             name=name,
             status="error",
-            id=f"{turn_id}-{call_id}",
+            id=closing_id(turn_id, call_id or ""),
         )
         for call_id, name in calls.items()
         if call_id not in answered

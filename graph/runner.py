@@ -29,7 +29,7 @@ from turnstream.graph.said import Said
 from turnstream.graph.stopped_calls import say_stopped
 from turnstream.graph.translate import MODES, Translator
 from turnstream.graph.turn_input import RECURSION_LIMIT_MAX
-from turnstream.graph.watch import RUNTIME, RetryWatch, SigningRuntime, ToolTasks
+from turnstream.graph.watch import RUNTIME, Prompts, RetryWatch, SigningRuntime, ToolTasks
 from turnstream.schemas.errors import GraphError, TurnError, TurnstreamError
 from turnstream.schemas.events import InputRequested
 from turnstream.schemas.results import Carried, Outcome
@@ -294,7 +294,11 @@ class _Attempt:
         watched: RunnableConfig = {
             **config,
             "configurable": {**config["configurable"], RUNTIME: runtime},
-            "callbacks": [ToolTasks(translator), RetryWatch(translator, commits)],
+            "callbacks": [
+                ToolTasks(translator),
+                Prompts(translator),
+                RetryWatch(translator, commits),
+            ],
         }
         async for item in graph.astream(
             call,
@@ -392,7 +396,14 @@ class _Attempt:
         why = outcome.status if outcome.status == "cancelled" else outcome.code
         earlier = self.turn.again or self.turn.kind == "resume"
         ledger = self.commits.tool_calls
-        await say_stopped(ledger, self.said, self.stopped, why=why, earlier=earlier)
+        await say_stopped(
+            ledger,
+            self.said,
+            self.stopped,
+            turn_id=self.turn.turn_id,
+            why=why,
+            earlier=earlier,
+        )
         calls = await self._contained(self._closing_calls(outcome.code, why)) or ()
         return RunOutcome(outcome=outcome, closing=calls)
 

@@ -177,11 +177,12 @@ class Said:
 
 
 def summed(usages: Iterable[Usage]) -> list[Usage]:
-    """Return one entry a model, in the order in which the models come."""
-    totals: dict[str, Usage] = {}
+    """Return one entry a model, in the order in which the models come; estimates apart."""
+    totals: dict[tuple[str, bool], Usage] = {}
     for one in usages:
-        sum_ = totals.get(one.model)
-        totals[one.model] = (
+        key = (one.model, one.estimated)
+        sum_ = totals.get(key)
+        totals[key] = (
             one
             if sum_ is None
             else Usage(
@@ -190,6 +191,7 @@ def summed(usages: Iterable[Usage]) -> list[Usage]:
                 output_tokens=sum_.output_tokens + one.output_tokens,
                 reasoning_tokens=sum_.reasoning_tokens + one.reasoning_tokens,
                 cached_tokens=sum_.cached_tokens + one.cached_tokens,
+                estimated=one.estimated,
             )
         )
     return list(totals.values())

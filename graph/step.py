@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from turnstream.schemas.events import Keep
 
 ERROR_CHARS_MAX = 2000
-UPDATE_CHARS_MAX = 8 << 10
+UPDATE_CHARS_MAX = 256 << 10
 """Of a step's update as an event carries it; a larger one is left out, the checkpoint has it."""
 
 

@@ -13,8 +13,13 @@ if TYPE_CHECKING:
     from turnstream.graph.said import Said
 
 
+def closing_id(turn_id: str, tool_call_id: str) -> str:
+    """Return the id of the message with which a turn's end answers an open call."""
+    return f"{turn_id}-{tool_call_id}"
+
+
 async def say_stopped(
-    ledger: ToolCalls, said: Said, told: set[str], *, why: str, earlier: bool
+    ledger: ToolCalls, said: Said, told: set[str], *, turn_id: str, why: str, earlier: bool
 ) -> None:
     """Say that nobody knows whether they took effect, and note their ids in `told`.
 
@@ -30,4 +35,10 @@ async def say_stopped(
         if place not in ledger.open:
             said.add(ToolStarted, **event)
         message = STOPPED.format(name=call.name, why=why)
-        said.add(ToolFailed, **event, code=ToolIndeterminateError.code, message=message)
+        said.add(
+            ToolFailed,
+            **event,
+            code=ToolIndeterminateError.code,
+            message=message,
+            message_id=closing_id(turn_id, call.tool_call_id),
+        )

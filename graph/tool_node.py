@@ -109,6 +109,7 @@ class _Runs:
             reply = await self._reply(call, ordinal, key)
         except ToolError as error:
             reply = self._failed(error)
+        said["message_id"] = key
         if reply.code:
             emit(ToolFailed, **said, code=reply.code, message=reply.text)
         else:

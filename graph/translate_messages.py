@@ -5,10 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
+from langchain_core.messages import (
+    AIMessage,
+    AIMessageChunk,
+    BaseMessage,
+    ToolMessage,
+    merge_content,
+)
 
-from turnstream.graph.values import text_of, to_json
-from turnstream.schemas.events import MessageFinished, MessageStarted, Usage
+from turnstream.graph.translate_paths import graph_namespace
+from turnstream.graph.usage import counted, estimated
+from turnstream.graph.values import is_small, text_of, to_json
+from turnstream.schemas.events import MessageFinished, MessageStarted
 from turnstream.schemas.fold import covers
 from turnstream.schemas.transcript import text_sha256
 
@@ -16,79 +24,105 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from turnstream.graph.ports import Emitter
+    from turnstream.graph.translate_paths import Paths
 
 Role = Literal["assistant", "tool", "user", "system"]
 _ROLES: dict[str, Role] = {"human": "user", "system": "system", "tool": "tool"}
 _REASONING = ("reasoning", "thinking")
+_TOLD = frozenset({"type", "id", "name", "tool_calls", "invalid_tool_calls", "tool_call_id"})
+"""Fields of a message that its events tell in fields and blocks of their own."""
+_SAID_BLOCKS = frozenset({"text", *_REASONING, "tool_use", "tool_call", "input_json_delta"})
+METADATA_BYTES_MAX = 16 << 10
+"""Of a message's metadata; with more, what the run's own metadata adds is left out."""
+EXTRA_BYTES_MAX = 256 << 10
+"""Of what a message holds beside its blocks (pictures, artifacts); with more it is left out."""
 
 
 @dataclass(slots=True)
 class _Open:
     path: str
-    model: str
+    model: str = ""
+    modelled: bool = False
+    listed: list[Any] = field(default_factory=list)
     blocks: dict[tuple[str, Any], int] = field(default_factory=dict)
+    calls: dict[Any, tuple[int, str]] = field(default_factory=dict)
+    calls_begun: int = 0
     text: dict[int, list[str]] = field(default_factory=dict)
     finish_reason: str = ""
-    usage: dict[str, int] = field(default_factory=dict)
+    response: dict[str, Any] = field(default_factory=dict)
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    usage: dict[str, Any] = field(default_factory=dict)
+    prompt_tokens: int = 0
 
     def block(self, kind: str, index: Any) -> int:
         return self.blocks.setdefault((kind, index), len(self.blocks))
 
+    def call(self, index: Any, call_id: str, name: str) -> int:
+        """Return the number of a tool call, of which a piece came.
+
+        Servers give pieces of different calls one index, or none: another id with a name is another
+        call. A piece without an index goes on with the last call.
+        """
+        known = self.calls.get(index)
+        if known is None and index is None and self.calls_begun and not (call_id and name):
+            known = self.calls.get(None) or next(reversed(self.calls.values()))
+        if known is not None and not (call_id and name and known[1] and call_id != known[1]):
+            if call_id and not known[1]:
+                self.calls[index] = (known[0], call_id)
+            return known[0]
+        number, self.calls_begun = self.calls_begun, self.calls_begun + 1
+        self.calls[index] = (number, call_id)
+        return number
+
 
 class Messages:
-    """The messages that are being said, by id."""
+    """The messages that are being said, by id. `said` has the path of each one of the attempt."""
 
-    def __init__(self, emitter: Emitter) -> None:
+    def __init__(self, emitter: Emitter, paths: Paths) -> None:
         self._emitter = emitter
+        self._paths = paths
         self._open: dict[str, _Open] = {}
+        self.said: dict[str, str] = {}
+        self.prompts: dict[str, int] = {}
+        """About how many tokens the last prompt of a task had, by its namespace."""
 
-    def chunk(self, path: str, chunk: AIMessageChunk, model: str) -> None:
+    def chunk(self, chunk: AIMessageChunk, meta: Mapping[str, Any]) -> None:
         """Take a piece of a streamed answer."""
         message_id = chunk.id or ""
         opened = self._open.get(message_id)
         if opened is None:
             if not _says_anything(chunk):
                 return  # the empty piece that ends a stream already closed
-            opened = self._start(path, message_id, "assistant", chunk.name or "", model)
+            opened = self._start(chunk, meta)
         self._pieces(message_id, opened, chunk)
-        response = chunk.response_metadata
-        if response:
-            opened.finish_reason = str(response.get("finish_reason") or opened.finish_reason)
-            opened.model = str(response.get("model_name") or opened.model)
+        if chunk.response_metadata:
+            _merge(opened.response, chunk.response_metadata)
         if chunk.usage_metadata:
             _count(opened.usage, chunk.usage_metadata)
         if getattr(chunk, "chunk_position", None) == "last":
             self._finish(message_id)
 
-    def whole(self, path: str, message: BaseMessage, model: str) -> None:
-        """Take a message that a node gave at once."""
+    def whole(self, message: BaseMessage, meta: Mapping[str, Any]) -> None:
+        """Take a message that a node or a model gave at once."""
         message_id = message.id or ""
         if message_id in self._open:
             self._finish(message_id)
             return
-        role = _ROLES.get(message.type, "assistant")
-        opened = self._start(path, message_id, role, message.name or "", model)
+        opened = self._start(message, meta)
         if isinstance(message, AIMessage):
-            response = message.response_metadata
-            opened.finish_reason = str(response.get("finish_reason") or "")
-            opened.model = str(response.get("model_name") or model)
+            opened.response = dict(message.response_metadata)
             if message.usage_metadata:
                 _count(opened.usage, message.usage_metadata)
             for kind, index, text in _contents(message):
                 self._say(message_id, opened, kind, index, text)
-            for index, call in enumerate(message.tool_calls):
-                args = to_json(call["args"])
+            for number, call in enumerate(message.tool_calls):
+                about = (call["id"] or "", call["name"])
                 self._say(
-                    message_id,
-                    opened,
-                    "tool_args",
-                    index,
-                    args,
-                    call=(call["id"] or "", call["name"]),
+                    message_id, opened, "tool_args", number, to_json(call["args"]), call=about
                 )
         elif text := text_of(message.content):
             self._say(message_id, opened, "text", 0, text)
-        self._finish(message_id)
+        self._finish(message_id, message)
 
     def finish_under(self, path: str) -> None:
         """End the messages that a task left open."""
@@ -97,36 +131,57 @@ class Messages:
                 self._finish(message_id)
 
     def forget(self, path: str) -> None:
-        """Drop the open messages of a task that runs again; finished tasks have none."""
+        """Drop the messages of a task that runs again; finished tasks have no open ones."""
         for message_id, opened in list(self._open.items()):
             if covers(path, opened.path):
                 del self._open[message_id]
 
-    def _start(self, path: str, message_id: str, role: Role, name: str, model: str) -> _Open:
-        opened = self._open[message_id] = _Open(path, model)
-        self._emitter.emit(MessageStarted, path=path, message_id=message_id, role=role, name=name)
+    def _start(self, message: BaseMessage, meta: Mapping[str, Any]) -> _Open:
+        namespace, message_id = str(meta.get("langgraph_checkpoint_ns") or ""), message.id or ""
+        above = self._paths.of(graph_namespace(meta))
+        task_id = namespace.rpartition("|")[2].rpartition(":")[2]
+        path = self._paths.of_namespace(namespace) if not above else f"{above}|{task_id}"
+        opened = self._open[message_id] = _Open(
+            path,
+            model=str(meta.get("ls_model_name") or ""),
+            modelled="ls_model_type" in meta,
+            prompt_tokens=self.prompts.get(namespace, 0),
+        )
+        self.said[message_id] = path
+        fields: dict[str, Any] = {"whole": not isinstance(message, AIMessageChunk)}
+        if isinstance(message, ToolMessage):
+            fields["tool_call_id"] = message.tool_call_id
+        if isinstance(message.content, list) and isinstance(message, AIMessageChunk):
+            fields["listed"] = True
+        self._emitter.emit(
+            MessageStarted,
+            path=path,
+            message_id=message_id,
+            role=_ROLES.get(message.type, "assistant"),
+            name=message.name or "",
+            metadata=_metadata(meta),
+            **fields,
+        )
         return opened
 
     def _pieces(self, message_id: str, opened: _Open, chunk: AIMessageChunk) -> None:
         content = chunk.content
         if isinstance(content, str):
-            reasoning = chunk.additional_kwargs.get("reasoning_content")
-            if reasoning:
-                self._say(message_id, opened, "reasoning", 0, reasoning)
+            if chunk.additional_kwargs:
+                reasoning = chunk.additional_kwargs.get("reasoning_content")
+                if reasoning:
+                    self._say(message_id, opened, "reasoning", 0, reasoning)
+                _merge(opened.kwargs, chunk.additional_kwargs)
             if content:
                 self._say(message_id, opened, "text", 0, content)
         else:
+            opened.listed.append(content)
             for kind, index, text in _contents(chunk):
                 self._say(message_id, opened, kind, index, text)
         for call in chunk.tool_call_chunks:
-            self._say(
-                message_id,
-                opened,
-                "tool_args",
-                call.get("index") or 0,
-                call.get("args") or "",
-                call=(call.get("id") or "", call.get("name") or ""),
-            )
+            about = (call.get("id") or "", call.get("name") or "")
+            number = opened.call(call.get("index"), *about)
+            self._say(message_id, opened, "tool_args", number, call.get("args") or "", call=about)
 
     def _say(
         self,
@@ -151,18 +206,63 @@ class Messages:
             tool_name=call[1],
         )
 
-    def _finish(self, message_id: str) -> None:
+    def _finish(self, message_id: str, whole: BaseMessage | None = None) -> None:
         opened = self._open.pop(message_id)
         text = "".join("".join(opened.text[block]) for block in sorted(opened.text))
-        usage = Usage(model=opened.model, **opened.usage) if opened.usage else None
+        model = str(opened.response.get("model_name") or opened.model)
+        usage = counted(model, opened.usage)
+        if usage is None and opened.modelled:
+            usage = estimated(model, opened.prompt_tokens, text)
         self._emitter.emit(
             MessageFinished,
             path=opened.path,
             message_id=message_id,
-            finish_reason=opened.finish_reason,
+            finish_reason=str(opened.response.get("finish_reason") or ""),
             usage=usage,
             sha256=text_sha256(text),
+            extra=_extra_of(whole) if whole is not None else _extra(opened),
         )
+
+
+def _metadata(meta: Mapping[str, Any]) -> str:
+    if not is_small(meta, METADATA_BYTES_MAX):
+        meta = {key: meta[key] for key in meta if key.startswith(("langgraph_", "ls_", "check"))}
+    return to_json(meta)
+
+
+def _extra(opened: _Open) -> str:
+    extra: dict[str, Any] = {
+        "response_metadata": opened.response,
+        "usage_metadata": opened.usage or None,
+        "additional_kwargs": {
+            key: item for key, item in opened.kwargs.items() if key != "reasoning_content"
+        },
+    }
+    if opened.listed:
+        content = merge_content("", *opened.listed)
+        unsaid = [one for one in content if not _is_said(one)] if isinstance(content, list) else []
+        if unsaid:
+            extra["content"] = unsaid
+    return _small(extra)
+
+
+def _is_said(block: Any) -> bool:
+    return isinstance(block, str) or block.get("type") in _SAID_BLOCKS
+
+
+def _extra_of(message: BaseMessage) -> str:
+    extra = {key: item for key, item in message.model_dump().items() if key not in _TOLD}
+    if isinstance(message.content, str):
+        del extra["content"]
+    return _small(extra)
+
+
+def _small(extra: dict[str, Any]) -> str:
+    for leave_out in ("", "artifact", "content", "additional_kwargs", "response_metadata"):
+        extra.pop(leave_out, None)
+        if is_small(extra, EXTRA_BYTES_MAX) and len(text := to_json(extra)) <= EXTRA_BYTES_MAX:
+            return text
+    return "{}"
 
 
 def _says_anything(chunk: AIMessageChunk) -> bool:
@@ -197,13 +297,30 @@ def _contents(message: BaseMessage) -> Iterator[tuple[str, Any, str]]:
                 yield "reasoning", index, text
 
 
-def _count(total: dict[str, int], usage: Mapping[str, Any]) -> None:
-    details = (
-        ("input_tokens", usage.get("input_tokens")),
-        ("output_tokens", usage.get("output_tokens")),
-        ("reasoning_tokens", (usage.get("output_token_details") or {}).get("reasoning")),
-        ("cached_tokens", (usage.get("input_token_details") or {}).get("cache_read")),
-    )
-    for name, count in details:
-        if count:
-            total[name] = total.get(name, 0) + count
+def _merge(total: dict[str, Any], more: Mapping[str, Any]) -> None:
+    """Add what a chunk says beside its text, as LangChain adds chunks: texts are joined."""
+    for key, value in more.items():
+        known = total.get(key)
+        if known is None:
+            total[key] = value
+        elif value is None or known == value:
+            continue
+        elif isinstance(known, str) and isinstance(value, str):
+            total[key] = known + value
+        elif isinstance(known, dict) and isinstance(value, dict):
+            total[key] = joined = dict(known)
+            _merge(joined, value)
+        elif isinstance(known, list) and isinstance(value, list):
+            total[key] = [*known, *value]
+        else:
+            total[key] = value
+
+
+def _count(total: dict[str, Any], usage: Mapping[str, Any]) -> None:
+    """Add a usage to the sum, details included."""
+    for key, value in usage.items():
+        if isinstance(value, dict):
+            details = total.setdefault(key, {})
+            _count(details, value)
+        elif isinstance(value, int):
+            total[key] = total.get(key, 0) + value

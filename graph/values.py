@@ -10,6 +10,11 @@ from pydantic import BaseModel
 
 from turnstream.schemas.transcript import clean_text
 
+DEPTH_MAX = 50
+"""Deeper than any sensible payload, shallower than the stack."""
+MESSAGE_CHARS_MIN = 100
+"""Of a message's JSON without its content."""
+
 
 def clean(value: Any) -> Any:
     """Return JSON data whose strings Postgres and UTF-8 take: NUL, lone surrogates are U+FFFD."""
@@ -34,11 +39,7 @@ def to_json(value: Any) -> str:
 
 def _foreign(value: Any) -> Any:
     if isinstance(value, BaseMessage):
-        return {
-            key: item
-            for key, item in value.model_dump().items()
-            if item not in (None, [], {}, "") or key == "content"
-        }
+        return value.model_dump()
     if isinstance(value, BaseModel):
         return value.model_dump(mode="json")
     return str(value)
@@ -46,7 +47,7 @@ def _foreign(value: Any) -> Any:
 
 def _plain(value: Any, depth: int) -> Any:
     """Do slowly what the encoder refused: odd keys, lone surrogates, deep or circular data."""
-    if depth > 50:  # noqa: PLR2004  deeper than any sensible payload, shallower than the stack
+    if depth > DEPTH_MAX:
         return "…"
     if isinstance(value, BaseMessage):
         value = _foreign(value)
@@ -59,6 +60,27 @@ def _plain(value: Any, depth: int) -> Any:
     if value is None or isinstance(value, (bool, int, float)):
         return value
     return clean_text(str(value))
+
+
+def is_small(value: Any, chars_max: int) -> bool:
+    """Tell whether JSON of the value may be within a bound, without making it: a quick look."""
+    return _room(value, chars_max, DEPTH_MAX) >= 0
+
+
+def _room(value: Any, left: int, depth: int) -> int:
+    """Return what is left of a number of characters after the value; negative: nothing."""
+    if isinstance(value, (str, bytes)):
+        return left - len(value)
+    if isinstance(value, BaseMessage):
+        return _room(value.content, left - MESSAGE_CHARS_MIN, depth - 1)
+    if depth < 0 or not isinstance(value, (dict, list, tuple, set, frozenset)):
+        return left - 1
+    left -= 1 + len(value)
+    for item in value.values() if isinstance(value, dict) else value:
+        if left < 0:
+            break
+        left = _room(item, left, depth - 1)
+    return left
 
 
 def text_of(content: Any) -> str:

@@ -12,13 +12,18 @@ from langgraph.errors import GraphBubbleUp
 from langgraph.runtime import Runtime
 
 from turnstream.graph.translate import Written
+from turnstream.graph.translate_paths import graph_namespace
+from turnstream.graph.usage import prompt_tokens
 from turnstream.schemas.unexpected import class_name, described
 
 if TYPE_CHECKING:
     from uuid import UUID
 
+    from langchain_core.messages import BaseMessage
+
     from turnstream.graph.ports import Commits
     from turnstream.graph.translate import Translator
+    from turnstream.graph.translate_paths import Namespace
 
 log = structlog.get_logger(__name__)
 
@@ -69,7 +74,7 @@ class ToolTasks(_NotOfModels):
 
     def __init__(self, translator: Translator) -> None:
         self._translator = translator
-        self._calls: dict[UUID, str] = {}
+        self._calls: dict[UUID, tuple[Namespace, str]] = {}
 
     def on_tool_start(
         self,
@@ -81,10 +86,11 @@ class ToolTasks(_NotOfModels):
         **kwargs: Any,
     ) -> None:
         """Note the path under the tool call's id."""
-        namespace = (metadata or {}).get("langgraph_checkpoint_ns", "")
+        about = metadata or {}
         call = kwargs.get("tool_call_id") or str(run_id)
-        self._calls[run_id] = call
-        self._translator.tool_paths[call] = self._translator.path_of(namespace)
+        key = self._calls[run_id] = (graph_namespace(about), call)
+        path = self._translator.path_of(about.get("langgraph_checkpoint_ns", ""))
+        self._translator.tools.paths[key] = path
 
     def on_tool_end(self, output: Any, *, run_id: UUID, **_: Any) -> None:  # noqa: ARG002
         """Forget the call."""
@@ -92,10 +98,37 @@ class ToolTasks(_NotOfModels):
 
     def on_tool_error(self, error: BaseException, *, run_id: UUID, **_: Any) -> None:
         """Note the error's class; the stream has only its text, which clients do not see."""
-        if (call := self._calls.pop(run_id, None)) is None or isinstance(error, GraphBubbleUp):
+        if (key := self._calls.pop(run_id, None)) is None or isinstance(error, GraphBubbleUp):
             return
-        self._translator.tool_errors[call] = class_name(error)
-        log.warning("tool_failed", tool_call=call, **described(error))
+        self._translator.tools.errors[key] = class_name(error)
+        log.warning("tool_failed", tool_call=key[1], **described(error))
+
+
+class Prompts(BaseCallbackHandler):
+    """Notes how long the prompts are, for answers whose server does not count tokens."""
+
+    run_inline = True
+
+    def __init__(self, translator: Translator) -> None:
+        self._translator = translator
+
+    @property
+    def ignore_llm(self) -> bool:
+        """Whether tokens and ends of models are left out."""
+        return True
+
+    def on_chat_model_start(
+        self,
+        serialized: dict[str, Any] | None,  # noqa: ARG002  the interface's
+        messages: list[list[BaseMessage]],
+        *,
+        run_id: UUID,  # noqa: ARG002
+        metadata: dict[str, Any] | None = None,
+        **_: Any,
+    ) -> None:
+        """Note about how many tokens the model is given, under the task that calls it."""
+        namespace = (metadata or {}).get("langgraph_checkpoint_ns", "")
+        self._translator.messages.prompts[namespace] = prompt_tokens(messages[0])
 
 
 class RetryWatch(_NotOfModels, AsyncCallbackHandler):

@@ -22,13 +22,17 @@ class Keep(msgspec.Struct, frozen=True, gc=False):
 
 
 class Usage(msgspec.Struct, frozen=True, gc=False, kw_only=True):
-    """Tokens that one model call cost, as the model server counted them."""
+    """Tokens that one model call cost, as the model server counted them.
+
+    `estimated`: the server did not count them; the worker made them from the text's length.
+    """
 
     model: str
     input_tokens: int = 0
     output_tokens: int = 0
     reasoning_tokens: int = 0
     cached_tokens: int = 0
+    estimated: bool = False
 
 
 class Interrupt(msgspec.Struct, frozen=True, gc=False, kw_only=True):
@@ -83,29 +87,56 @@ class AttemptStarted(Event, frozen=True, gc=False, kw_only=True):
 
 
 class StepStarted(Event, frozen=True, gc=False, kw_only=True):
-    """A task of the graph began."""
+    """A task of the graph began.
+
+    `ns` is the LangGraph namespace of the graph that it runs in ("" for the root). `input` is JSON
+    text, "" where it is not told or too large to carry. `metadata` is what the mode `tasks` shows
+    beside it, as JSON text.
+    """
 
     step: int
     node: str
     task_id: str
+    ns: str = ""
+    input: str = ""
+    triggers: list[str] = msgspec.field(default_factory=list)
+    metadata: str = ""
 
 
 class StepFinished(Event, frozen=True, gc=False, kw_only=True):
-    """A task ended; `update` is what it returned as JSON text, "" where that is too large."""
+    """A task ended.
+
+    `update` is JSON text: what the mode `updates` shows of it, "" where that is too large to carry.
+    `result` is what the mode `tasks` shows, where that is not the same. `interrupts` holds the
+    questions that it stopped with, as a JSON list: then it has no update. `messages` names those
+    that graphs inside of it said and that it returned.
+    """
 
     step: int
     node: str
     task_id: str
     update: str = ""
     error: str = ""
+    result: str = ""
+    interrupts: str = ""
+    messages: list[str] = msgspec.field(default_factory=list)
 
 
 class MessageStarted(Event, frozen=True, gc=False, kw_only=True):
-    """A message begins; its tokens follow."""
+    """A message begins; its tokens follow.
+
+    `metadata` is LangGraph's own of the message as JSON text, where a graph was brought;
+    `tool_call_id` is the call that a tool's message answers; `listed`: its content is a list of
+    blocks in LangChain, not one text; `whole`: a node returned it, no model streamed it.
+    """
 
     message_id: str
     role: Literal["assistant", "tool", "user", "system"] = "assistant"
     name: str = ""
+    metadata: str = ""
+    tool_call_id: str = ""
+    listed: bool = False
+    whole: bool = False
 
 
 class TokensEmitted(Event, frozen=True, gc=False, kw_only=True):
@@ -120,7 +151,10 @@ class TokensEmitted(Event, frozen=True, gc=False, kw_only=True):
 
 
 class MessageFinished(Event, frozen=True, gc=False, kw_only=True):
-    """A message is whole; `sha256` (hex) is over the UTF-8 of its text blocks in order."""
+    """A message is whole; `sha256` (hex) is over the UTF-8 of its text blocks in order.
+
+    `extra`: the fields of LangChain's message that its blocks do not tell, as a JSON object, or "".
+    """
 
     message_id: str
     finish_reason: str = ""
@@ -128,6 +162,7 @@ class MessageFinished(Event, frozen=True, gc=False, kw_only=True):
     sha256: str = ""
     request_sha256: str = ""
     params: str = ""
+    extra: str = ""
 
 
 class TaskRetried(Event, frozen=True, gc=False, kw_only=True):
@@ -154,20 +189,31 @@ class ToolProgressed(Event, frozen=True, gc=False, kw_only=True):
 
 
 class ToolFinished(Event, frozen=True, gc=False, kw_only=True):
-    """A tool returned; `output` is the text that the model sees."""
+    """A tool returned; `output` is the text that the model sees.
+
+    `message_id` is the id that its message has in the state; `apart`: the message, if it makes one,
+    is said as a message of its own. With neither, the writer was of an earlier version.
+    """
 
     tool_call_id: str
     name: str
     output: str
+    message_id: str = ""
+    apart: bool = False
 
 
 class ToolFailed(Event, frozen=True, gc=False, kw_only=True):
-    """A tool did not return a result; `message` is what the model sees."""
+    """A tool did not return a result; `message` is what the model sees.
+
+    `message_id` and `apart` as in `ToolFinished`.
+    """
 
     tool_call_id: str
     name: str
     code: str
     message: str
+    message_id: str = ""
+    apart: bool = False
 
 
 class InputRequested(Event, frozen=True, gc=False, kw_only=True):
@@ -185,12 +231,16 @@ class InputRequested(Event, frozen=True, gc=False, kw_only=True):
 
 
 class CheckpointSaved(Event, frozen=True, gc=False, kw_only=True):
-    """A checkpoint is about to be committed; `ns` is its LangGraph namespace ("" for the root)."""
+    """A checkpoint is about to be committed; `ns` is its LangGraph namespace ("" for the root).
+
+    `source`: `input` for the one that holds a run's input, which is not applied yet, else `loop`.
+    """
 
     checkpoint_id: str
     parent_id: str = ""
     step: int = -1
     ns: str = ""
+    source: str = "loop"
 
 
 class CustomEmitted(Event, frozen=True, gc=False, kw_only=True):

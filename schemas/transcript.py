@@ -120,6 +120,8 @@ def _add(  # noqa: PLR0912  one branch an event type
     shown: Transcript, messages: dict[str, Message], tools: dict[str, Tool], item: Event
 ) -> None:
     match item:
+        case MessageStarted() if item.role == "tool" and item.tool_call_id in tools:
+            pass  # the tool shows it
         case MessageStarted():
             message = Message(item.message_id, item.role, item.name, item.path, item.n)
             messages[item.message_id] = message

@@ -74,6 +74,10 @@ class LogPosition(Protocol):
         ...
 
 
+HELD_S = 0.1
+"""How long a checkpoint is held back before it is committed by itself."""
+
+
 @dataclass(eq=False, slots=True)
 class Item:
     """One saver call: its rows, and what its commit means for `keep`.
@@ -146,6 +150,8 @@ class Session:
     _finished: set[str] = field(default_factory=set)
     _steps: dict[str, int] = field(default_factory=dict)
     _stored: set[str] = field(default_factory=set)
+    _held: asyncio.TimerHandle | None = None
+    _committing: asyncio.Task[None] | None = None
 
     @contextmanager
     def bound(self) -> Iterator[Session]:
@@ -200,7 +206,9 @@ class Session:
 
         Held back are the input's checkpoint and the one right after it (nothing of theirs is
         worth a statement: a crash applies the same input again), and the one after which nothing
-        runs (its transaction is the outcome's). Whatever is committed next takes them along.
+        runs (its transaction is the outcome's). Whatever is committed next takes them along; in a
+        step that takes longer than `HELD_S` they are committed by themselves, because readers are
+        shown the state that they announce.
         """
         self._steps[item.ns] = step
         if item.root:
@@ -218,16 +226,15 @@ class Session:
             for write in step_writes:
                 if write.keep:
                     await self.gate(write.keep.rpartition("|")[2])
-        if source != "input":
-            path = "" if not item.ns else item.keep
-            self.log.emit(
-                CheckpointSaved,
-                path=path,
-                checkpoint_id=item.checkpoint_id,
-                parent_id=parent,
-                step=step,
-                ns=item.ns,
-            )
+        self.log.emit(
+            CheckpointSaved,
+            path="" if not item.ns else item.keep,
+            checkpoint_id=item.checkpoint_id,
+            parent_id=parent,
+            step=step,
+            ns=item.ns,
+            source=source,
+        )
         item.n = self.log.n
         for write in step_writes:
             write.n = item.n
@@ -237,9 +244,17 @@ class Session:
         item.holds = source == "input"
         self._queue.append(item)
         if item.holds or begun or last:
+            if self._held is None and not last:
+                self._held = asyncio.get_running_loop().call_later(HELD_S, self._commit_held)
             return
         await self.log.acked(item.n)
         await self._commit(item)
+
+    def _commit_held(self) -> None:
+        self._held = None
+        if self._queue and not self.stopped and self.broken is None:
+            self._committing = asyncio.create_task(self.flush())
+            self._committing.add_done_callback(_look_at)
 
     async def write(self, item: Item, task_id: str) -> None:
         """Commit a task's writes, unless a checkpoint takes them along; never waits for one."""
@@ -318,6 +333,9 @@ class Session:
         if self.lost is not None:
             raise self.lost
         self.stopped = True
+        if self._held is not None:
+            self._held.cancel()
+            self._held = None
         n = self.log.n
         rolls_back = outcome.status == "cancelled" and outcome.code == "rollback"
         if self.broken is not None or rolls_back:

@@ -19,6 +19,7 @@ from turnstream.schemas.results import UsageTotal
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from turnstream.schemas.events import Usage
     from turnstream.schemas.results import TurnResult
 
 _COUNT = "SELECT count_usage($1, $2, $3, $4, $5)"
@@ -37,6 +38,17 @@ WHERE t.tenant = k.tenant AND t.window_start = k.window_start AND t.window_s = k
 """
 
 
+ESTIMATED = " (estimated)"
+"""Behind a model's name in the totals: tokens that its server did not count."""
+
+
+def _of_its_own(usage: Usage) -> Usage:
+    """Return the usage under the name under which it is added up."""
+    if not usage.estimated:
+        return usage
+    return msgspec.structs.replace(usage, model=usage.model + ESTIMATED)
+
+
 class UsageStore:
     """Count results, and hand out totals that changed. Raises `DatabaseUnavailableError`."""
 
@@ -50,7 +62,7 @@ class UsageStore:
         turn id is no UUID, a number does not fit, or a name holds U+0000.
         """
         window_us = window_s * 1_000_000
-        usage = msgspec.json.encode(result.usage).decode()
+        usage = msgspec.json.encode([_of_its_own(one) for one in result.usage]).decode()
         start = result.at - result.at % window_us
         try:
             turn_id = UUID(result.turn_id)

@@ -12,14 +12,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from turnstream.schemas.errors import ConflictError
+from turnstream.schemas.errors import ConflictError, NotFoundError
 from turnstream.schemas.events import Event, InputResolved
 from turnstream.schemas.ids import split_thread_key
 from turnstream.schemas.results import Outcome
 from turnstream.streams.edge.cursor import RECORD_EVENTS_MAX, Cursor
 from turnstream.streams.edge.event_stream import sse
 from turnstream.streams.edge.feed import Begins, Reset
-from turnstream.streams.edge.run_endings import shown
 from turnstream.streams.edge.run_events import RunEvent, StateWanted
 from turnstream.streams.edge.run_projection import RunProjection
 from turnstream.streams.edge.run_states import state_events
@@ -95,9 +94,10 @@ class Joining:
         for item in items:
             if isinstance(item, RunEvent) and item.event == "error":
                 return {"__error__": item.data}
-            if isinstance(item, StateWanted):
-                return await self._final_values(key, run_id, item)
-        return {}
+        final = StateWanted(asked=projection.questions, final=True)
+        state = await self.states.of_turn(key, run_id)
+        (event,) = state_events(final, projection.modes, state)
+        return event.data  # type: ignore[no-any-return]
 
     async def ended(self, key: str, run_id: str) -> Event | Outcome:
         """Return the run's terminal once it is there, or its outcome where the log lost it."""
@@ -160,20 +160,25 @@ class Joining:
     ) -> list[RunEvent]:
         if isinstance(item, RunEvent):
             return [item]
+        state = await self._state(key, projection.run_id, item)
+        if state is None:
+            return []
+        if item.checkpoint_id and item.values and not item.ns:
+            projection.shown = item.checkpoint_id
+        return state_events(item, projection.modes, state)
+
+    async def _state(self, key: str, run_id: str, item: StateWanted) -> dict[str, Any] | None:
+        states = self.states
         try:
             if item.checkpoint_id:
-                state = await self.states.committed(key, item.checkpoint_id)
-            else:
-                state = await self.states.of_turn(key, projection.run_id)
+                return await states.committed(key, item.checkpoint_id, ns=item.ns)
+            if item.before:
+                return await states.before_turn(key, run_id, ns=item.ns)
+            return await states.of_turn(key, run_id, ns=item.ns)
         except ConflictError:  # this edge does not have the graph: it cannot read its state
-            state = None
-        return [] if state is None else state_events(item, projection.modes, state)
-
-    async def _final_values(self, key: str, run_id: str, wanted: StateWanted) -> dict[str, Any]:
-        values = (await self.states.of_turn(key, run_id))["values"]
-        if wanted.interrupts and isinstance(values, dict):
-            return {**values, "__interrupt__": shown(wanted.interrupts)}
-        return values  # type: ignore[no-any-return]
+            return None
+        except NotFoundError:  # a nested graph that a node runs in its own code
+            return None
 
     async def _closed(self, key: str, run_id: str) -> Outcome | None:
         row = await self.ledger.turn(split_thread_key(key)[0], UUID(run_id))

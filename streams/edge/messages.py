@@ -31,12 +31,21 @@ class Block:
 
 @dataclass(slots=True)
 class OpenMessage:
-    """A message that is being said; `role` as in `MessageStarted`."""
+    """A message that is being said; `role`, `tool_call_id` and `listed` as in `MessageStarted`.
+
+    `at_once`: no model streamed it. `metadata` is what goes beside it; `extra` is what its end
+    tells beside its blocks.
+    """
 
     message_id: str
     role: str
     name: str
     path: str
+    tool_call_id: str = ""
+    listed: bool = False
+    at_once: bool = False
+    metadata: dict[str, Any] = field(default_factory=dict)
+    extra: dict[str, Any] = field(default_factory=dict)
     blocks: dict[int, Block] = field(default_factory=dict)
     finish_reason: str = ""
     usage: Usage | None = None
@@ -56,11 +65,16 @@ class OpenMessage:
     def finish(self, record: MessageFinished) -> None:
         """Take in how it ended."""
         self.finish_reason, self.usage = record.finish_reason, record.usage
+        if record.extra:
+            self.extra = msgspec.json.decode(record.extra)
 
     def chunk(self, record: TokensEmitted) -> dict[str, Any]:
         """Return these tokens as an `AIMessageChunk` (after `add`)."""
         chunk = self._chunk()
-        if record.kind == "text":
+        if self.listed and record.kind != "tool_args":
+            about = {"type": record.kind, "index": record.block}
+            chunk["content"] = [{**about, record.kind: record.text}]
+        elif record.kind == "text":
             chunk["content"] = record.text
         elif record.kind == "reasoning":
             chunk["additional_kwargs"] = {"reasoning_content": record.text}
@@ -82,6 +96,7 @@ class OpenMessage:
             **self._chunk(),
             "response_metadata": self._response_metadata(),
             "usage_metadata": usage_metadata(self.usage),
+            **self.extra,
             "chunk_position": "last",
         }
 
@@ -104,9 +119,23 @@ class OpenMessage:
                 "invalid_tool_calls": invalid,
                 "usage_metadata": usage_metadata(self.usage),
             }
-        elif self.role == "tool":  # of a graph that makes its tool messages itself
-            message |= {"tool_call_id": "", "artifact": None, "status": "success"}
+        elif self.role == "tool":
+            about = {"tool_call_id": self.tool_call_id, "artifact": None, "status": "success"}
+            message |= about
+        kwargs = message["additional_kwargs"] | self.extra.get("additional_kwargs", {})
+        message |= {**self.extra, "additional_kwargs": kwargs}
+        if self.listed:
+            message["content"] = self._listed()
         return message
+
+    def _listed(self) -> list[dict[str, Any]]:
+        said: list[dict[str, Any]] = [
+            {"type": block.kind, block.kind: block.text, "index": number}
+            for number, block in sorted(self.blocks.items())
+            if block.kind != "tool_args"
+        ]
+        said += self.extra.get("content", [])
+        return said
 
     def _chunk(self) -> dict[str, Any]:
         return {
@@ -166,7 +195,7 @@ def usage_metadata(usage: Usage | None) -> dict[str, Any] | None:
 
 
 def tool_message(record: ToolFinished | ToolFailed) -> dict[str, Any]:
-    """Return a tool's answer as a `ToolMessage`; its id follows from the call's."""
+    """Return a tool's answer as a `ToolMessage`."""
     failed = hasattr(record, "message")
     return {
         "content": record.message if failed else record.output,  # type: ignore[union-attr]
@@ -174,11 +203,16 @@ def tool_message(record: ToolFinished | ToolFailed) -> dict[str, Any]:
         "response_metadata": {},
         "type": "tool",
         "name": record.name,
-        "id": f"tool-{record.tool_call_id}",
+        "id": tool_message_id(record),
         "tool_call_id": record.tool_call_id,
         "artifact": None,
         "status": "error" if failed else "success",
     }
+
+
+def tool_message_id(record: ToolFinished | ToolFailed) -> str:
+    """Return the id of a tool's message; writers of an earlier version did not tell it."""
+    return record.message_id or f"tool-{record.tool_call_id}"
 
 
 def remove_message(message_id: str) -> dict[str, Any]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from turnstream.schemas.events import (
     CheckpointSaved,
     CustomEmitted,
@@ -43,6 +45,7 @@ class OpenTurn:
     spaces: dict[str, tuple[str, ...]] = field(default_factory=dict)
     nested: set[tuple[str, ...]] = field(default_factory=set)
     questions: dict[str, InputRequested] = field(default_factory=dict)
+    unshown: set[str] = field(default_factory=set)
     broken: bool = False
 
 
@@ -94,8 +97,9 @@ def _entered(turn: OpenTurn, space: tuple[str, ...]) -> list[Draft]:
 
 def _message_started(turn: OpenTurn, record: MessageStarted) -> list[Draft]:
     role = _ROLES.get(record.role)
-    if role is None:
-        return []  # tool results go by the `tools` channel and the state
+    if role is None:  # tool results go by the `tools` channel and the state
+        turn.unshown.add(record.message_id)
+        return []
     return _open_message(turn, record.message_id, record.path, record, role)[1]
 
 
@@ -106,7 +110,9 @@ def _open_message(
     public = turn.public.setdefault(message_id, message_id)
     space = _space(turn, path)
     message = turn.open[message_id] = OpenMessage(public, json_bytes(public), space)
-    metadata = {"run_id": record.turn_id, "thread_id": record.thread_id}
+    told = record.metadata if isinstance(record, MessageStarted) else ""
+    metadata: dict[str, Any] = msgspec.json.decode(told) if told else {}
+    metadata |= {"run_id": record.turn_id, "thread_id": record.thread_id}
     if (node := turn.nodes.get(path)) is not None:
         metadata["langgraph_node"] = node
     data = {"event": "message-start", "id": public, "role": role, "metadata": metadata}
@@ -119,13 +125,15 @@ def tokens(turn: OpenTurn, record: TokensEmitted) -> list[Draft]:
     message = turn.open.get(record.message_id)
     if message is not None:
         return delta(message, record)
-    if turn.partial:  # its beginning is lost: the state at the turn's end has it whole
+    # its beginning is lost: the state at the turn's end has it whole
+    if turn.partial or record.message_id in turn.unshown:
         return []
     message, start = _open_message(turn, record.message_id, record.path, record)
     return [*start, *delta(message, record)]
 
 
 def _message_finished(turn: OpenTurn, record: MessageFinished) -> list[Draft]:
+    turn.unshown.discard(record.message_id)
     message = turn.open.pop(record.message_id, None)
     return finish(message, record.usage) if message is not None else []
 
@@ -174,12 +182,13 @@ def rewound(turn: OpenTurn, dropped: Iterable[Event], record: Event) -> list[Dra
 def _step_started(turn: OpenTurn, record: StepStarted) -> list[Draft]:
     turn.nodes.setdefault(record.path, record.node)
     space = _space(turn, record.path)
-    data: dict[str, object] = {"id": record.task_id, "name": record.node}
-    data |= {"input": None, "triggers": []}
-    return [
-        *(_entered(turn, space) if space else ()),
-        ("tasks", "tasks", space, json_bytes(data)),
-    ]
+    data = b'{"id":%b,"name":%b,"input":%b,"triggers":%b}' % (
+        json_bytes(record.task_id),
+        json_bytes(record.node),
+        embed(record.input) if record.input else b"null",
+        json_bytes(record.triggers),
+    )
+    return [*(_entered(turn, space) if space else ()), ("tasks", "tasks", space, data)]
 
 
 def _step_finished(turn: OpenTurn, record: StepFinished) -> list[Draft]:
@@ -192,14 +201,15 @@ def _step_finished(turn: OpenTurn, record: StepFinished) -> list[Draft]:
             status = "failed" if record.error else "completed"
             drafts.append(lifecycle(status, namespace=nested, error=record.error))
     update = embed(record.update) if record.update else b""
-    if update and not record.error:
+    if update and not record.error and not record.interrupts:
         values = b'{"node":%b,"values":%b}' % (json_bytes(record.node), update)
         drafts.append(("updates", "updates", space, values))
-    result = b'{"id":%b,"name":%b,"error":%b,"result":%b,"interrupts":[]}' % (
+    result = b'{"id":%b,"name":%b,"error":%b,"result":%b,"interrupts":%b}' % (
         json_bytes(record.task_id),
         json_bytes(record.node),
         json_bytes(record.error or None),
-        update or b"null",
+        embed(record.result) if record.result else update or b"null",
+        embed(record.interrupts) if record.interrupts else b"[]",
     )
     return [*drafts, ("tasks", "tasks", space, result)]
 
@@ -246,7 +256,8 @@ def _input_requested(turn: OpenTurn, record: InputRequested) -> list[Draft]:
 
 def _checkpoint_saved(turn: OpenTurn, record: CheckpointSaved) -> list[Draft]:
     del turn
-    data: dict[str, object] = {"id": record.checkpoint_id, "step": record.step, "source": "loop"}
+    data: dict[str, object] = {"id": record.checkpoint_id, "step": record.step}
+    data["source"] = record.source
     if record.parent_id:
         data["parent_id"] = record.parent_id
     space = tuple(record.ns.split("|")) if record.ns else ROOT

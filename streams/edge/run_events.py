@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
 from turnstream.streams.edge.frames import embed
-
-if TYPE_CHECKING:
-    from turnstream.schemas.events import Interrupt
 
 MODES = frozenset(
     {
@@ -25,7 +22,7 @@ MODES = frozenset(
         "tools",
     }
 )
-STATE_MODES = frozenset({"values", "checkpoints", "debug"})
+CHECKPOINT_MODES = frozenset({"checkpoints", "debug"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,13 +37,18 @@ class RunEvent:
 class StateWanted:
     """State belongs here: of one checkpoint, or ("") the last one that the turn wrote.
 
-    `interrupts` are the questions that the turn ended with; `final` says that the turn is over, so
-    that the state is there; else its checkpoint may be a moment away, or never come.
+    `before`: the one that the turn began with. `ns`: the LangGraph namespace of the graph whose
+    state it is. `values`: whether the mode `values` shows it. `asked` are the questions that
+    stopped the graph, as a JSON list. `final` says that the turn is over, so that the state is
+    there; else its checkpoint may be a moment away, or never come.
     """
 
     checkpoint_id: str = ""
     step: int = -1
-    interrupts: tuple[Interrupt, ...] = ()
+    before: bool = False
+    ns: str = ""
+    values: bool = True
+    asked: str = ""
     final: bool = False
 
 

@@ -5,15 +5,23 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from turnstream.schemas.events import (
     Event,
     MessageFinished,
     MessageStarted,
+    StepFinished,
     TokensEmitted,
     ToolFailed,
     ToolFinished,
 )
-from turnstream.streams.edge.messages import OpenMessage, remove_message, tool_message
+from turnstream.streams.edge.messages import (
+    OpenMessage,
+    remove_message,
+    tool_message,
+    tool_message_id,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,17 +37,28 @@ class RunMessages:
     """The messages that are open; each method takes a record in and yields what is shown of it.
 
     `partial`: the log has lost the run's beginning. A message that began there is not shown.
+    `nested` keeps whole what nested graphs said, for readers that are not shown it there: a node
+    around them may return it.
     """
 
     modes: frozenset[str]
     tasks: Tasks
+    keep_nested: bool = False
     partial: bool = False
     _open: dict[str, OpenMessage] = field(default_factory=dict)
+    _nested: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def began(self, record: MessageStarted) -> None:
         """Open a message: nothing is shown until something is said."""
         self._open[record.message_id] = OpenMessage(
-            record.message_id, record.role, record.name, record.path
+            record.message_id,
+            record.role,
+            record.name,
+            record.path,
+            tool_call_id=record.tool_call_id,
+            listed=record.listed,
+            at_once=record.whole,
+            metadata=self.tasks.metadata_of(record),
         )
 
     def take(self, record: TokensEmitted) -> OpenMessage | None:
@@ -48,7 +67,13 @@ class RunMessages:
         if message is None:
             if self.partial:
                 return None
-            message = OpenMessage(record.message_id, "assistant", "", record.path)
+            message = OpenMessage(
+                record.message_id,
+                "assistant",
+                "",
+                record.path,
+                metadata=self.tasks.metadata(record.path),
+            )
             self._open[record.message_id] = message
         message.add(record)
         return message
@@ -58,14 +83,13 @@ class RunMessages:
         known = self._open.get(record.message_id)
         first = known is None or not known.blocks
         message = self.take(record)
-        if message is None or message.role != "assistant":
+        if message is None or message.role != "assistant" or message.at_once:
             return
-        metadata = self.tasks.metadata(record.path)
         if "messages-tuple" in self.modes:
-            yield "messages", record.path, [message.chunk(record), metadata]
+            yield "messages", record.path, [message.chunk(record), message.metadata]
         if "messages" in self.modes:
             if first:
-                about = {message.message_id: {"metadata": metadata}}
+                about = {message.message_id: {"metadata": message.metadata}}
                 yield "messages/metadata", record.path, about
             yield "messages/partial", record.path, [message.whole()]
 
@@ -75,13 +99,29 @@ class RunMessages:
         if message is None:
             return
         message.finish(record)
-        last = message.last_chunk() if message.role == "assistant" else message.whole()
-        yield from self._complete(message.path, last, message.whole())
+        if self.keep_nested and "|" in message.path:
+            self._nested[record.message_id] = message.whole()
+            return
+        streamed = message.role == "assistant" and not message.at_once
+        last = message.last_chunk() if streamed else message.whole()
+        yield from self._complete(message.path, last, message.whole(), message.metadata)
+
+    def returned(self, record: StepFinished) -> Iterator[Said]:
+        """Show what nested graphs said and a node around them returned."""
+        given = _messages_in(record.result or record.update) if record.messages else {}
+        for message_id in record.messages:
+            said = self._nested.pop(message_id, None)
+            message = given.get(message_id, said)  # a node may have given it a name
+            if message is not None:
+                about = self.tasks.metadata(record.path)
+                yield from self._complete(record.path, message, message, about)
 
     def tool(self, record: ToolFinished | ToolFailed) -> Iterator[Said]:
-        """Show what a tool answered."""
-        message = tool_message(record)
-        yield from self._complete(record.path, message, message)
+        """Show what a tool answered, unless that is said as a message of its own."""
+        if not record.apart:
+            message = tool_message(record)
+            about = self.tasks.metadata(record.path)
+            yield from self._complete(record.path, message, message, about)
 
     def taken_back(self, dropped: tuple[Event, ...]) -> Iterator[Said]:
         """Remove each message of which something was dropped."""
@@ -90,17 +130,33 @@ class RunMessages:
             match item:
                 case MessageStarted() | TokensEmitted() | MessageFinished():
                     gone[item.message_id] = item.path
-                case ToolFinished() | ToolFailed():
-                    gone[str(tool_message(item)["id"])] = item.path
+                case ToolFinished() | ToolFailed() if not item.apart:
+                    gone[tool_message_id(item)] = item.path
+                case StepFinished():
+                    gone |= dict.fromkeys(item.messages, item.path)
                 case _:
                     pass
         for message_id, path in gone.items():
             self._open.pop(message_id, None)
+            self._nested.pop(message_id, None)
             removed = remove_message(message_id)
-            yield from self._complete(path, removed, removed)
+            yield from self._complete(path, removed, removed, self.tasks.metadata(path))
 
-    def _complete(self, path: str, last: Any, whole: Any) -> Iterator[Said]:
+    def _complete(
+        self, path: str, last: Any, whole: Any, metadata: dict[str, Any]
+    ) -> Iterator[Said]:
         if "messages-tuple" in self.modes:
-            yield "messages", path, [last, self.tasks.metadata(path)]
+            yield "messages", path, [last, metadata]
         if "messages" in self.modes:
             yield "messages/complete", path, [whole]
+
+
+def _messages_in(update: str) -> dict[str, Any]:
+    """Return the messages in an update, by id, where LangGraph looks for them: two levels deep."""
+    found: dict[str, Any] = {}
+    values = msgspec.json.decode(update) if update else None
+    for value in values.values() if isinstance(values, dict) else ():
+        for one in value if isinstance(value, list) else (value,):
+            if isinstance(one, dict) and isinstance(one.get("id"), str) and "content" in one:
+                found[one["id"]] = one
+    return found

@@ -36,10 +36,12 @@ from turnstream.schemas.events import (
 )
 from turnstream.schemas.fold import Verdict
 from turnstream.streams.edge.run_endings import ending, error_shown, run_status, shown
-from turnstream.streams.edge.run_events import STATE_MODES, RunEvent, RunItem, StateWanted, raw
+from turnstream.streams.edge.run_events import CHECKPOINT_MODES, RunEvent, RunItem, StateWanted, raw
 from turnstream.streams.edge.run_messages import RunMessages
+from turnstream.streams.edge.run_states import INTERRUPT, RunStates
 from turnstream.streams.edge.run_tasks import Tasks
 from turnstream.streams.edge.run_tools import tool_event
+from turnstream.streams.edge.states import encode
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -55,23 +57,32 @@ class RunProjection:
     """One reader's view of one run; feed it the changes of the run's thread in log order.
 
     `modes` are those asked for; `subgraphs` shows what nested graphs say too, under the event name
-    and their namespace (`updates|node:task`). `about` goes into every message's metadata.
+    and their namespace (`updates|node:task`). `resumed`: the run answers questions. `about` goes
+    into every message's metadata. The caller sets `shown` to the checkpoint whose values it has
+    shown last. `questions` are those that the run ended with, as a JSON list.
     """
 
     run_id: str
     modes: frozenset[str]
     subgraphs: bool = False
+    resumed: bool = False
     about: Mapping[str, Any] = field(default_factory=dict)
     done: bool = False
     status: str = "running"
     attempts: int = 0
+    shown: str = ""
+    questions: str = ""
+    _values: str = ""
+    _asked: bool = False
+    _states: RunStates = field(init=False)
     _tasks: Tasks = field(init=False)
     _messages: RunMessages = field(init=False)
 
     def __post_init__(self) -> None:
         """Begin with no task and no message."""
+        self._states = RunStates(self.resumed)
         self._tasks = Tasks({**self.about, "run_id": self.run_id})
-        self._messages = RunMessages(self.modes, self._tasks)
+        self._messages = RunMessages(self.modes, self._tasks, keep_nested=not self.subgraphs)
 
     def apply(self, change: Change) -> list[RunItem]:
         """Return what the change shows, in order; nothing for other turns and void records."""
@@ -86,6 +97,7 @@ class RunProjection:
             self._rewind(change.dropped, out)
         if isinstance(record, AttemptStarted):
             self.attempts += 1
+            self._states.anew()
             about = {"run_id": self.run_id, "attempt": self.attempts}
             out.insert(0, RunEvent("metadata", about))
         else:
@@ -112,8 +124,8 @@ class RunProjection:
             case CustomEmitted():
                 payload = raw(record.payload)
                 self._put(out, "custom", record.path, payload)
-            case CheckpointSaved() if not record.ns and self.modes & STATE_MODES:
-                out.append(StateWanted(record.checkpoint_id, record.step))
+            case CheckpointSaved():
+                self._state(self._states.saved(record), out)
             case _ if record.terminal:
                 self._terminal(record, out)
             case _:
@@ -123,23 +135,42 @@ class RunProjection:
         about: dict[str, Any] = {"id": record.task_id, "name": record.node}
         if isinstance(record, StepStarted):
             self._tasks.began(record)
-            about |= {"input": None, "triggers": []}
+            self._state(self._states.began(record, self._tasks.space(record.path)), out)
+            given = raw(record.input) if record.input else None
+            about |= {"input": given, "triggers": record.triggers}
+            if record.metadata:
+                about["metadata"] = raw(record.metadata)
             kind = "task"
         else:
+            if not self.subgraphs:
+                self._say(self._messages.returned(record), out)
             update = raw(record.update) if record.update else None
+            asked = raw(record.interrupts) if record.interrupts else []
             if "updates" in self.modes and not record.error:
-                self._put(out, "updates", record.path, {record.node: update})
-            about |= {
-                "error": record.error or None,
-                "interrupts": [],
-                "result": update,
-            }
+                shown_as = {INTERRUPT: asked} if record.interrupts else {record.node: update}
+                self._put(out, "updates", record.path, shown_as)
+            self._asked = self._asked or bool(record.interrupts)
+            result: Any = raw(record.result) if record.result else update
+            if record.update == "null" or record.interrupts:
+                result = {}
+            about |= {"error": record.error or None, "interrupts": asked, "result": result}
             kind = "task_result"
         if "tasks" in self.modes:
             self._put(out, "tasks", record.path, about)
+        if isinstance(record, StepFinished):
+            self._state(self._states.ended(record, self._tasks.space(record.path)), out)
         if "debug" in self.modes:
             data = {"type": kind, "step": record.step, "timestamp": _iso(record.at)}
             self._put(out, "debug", record.path, {**data, "payload": about})
+
+    def _state(self, wanted: StateWanted | None, out: list[RunItem]) -> None:
+        if wanted is None or (wanted.ns and not self.subgraphs):
+            return
+        if not (self.modes & CHECKPOINT_MODES or ("values" in self.modes and wanted.values)):
+            return
+        if not wanted.ns and wanted.values:
+            self._values = wanted.checkpoint_id or "-"
+        out.append(wanted)
 
     def _tool(
         self,
@@ -182,11 +213,18 @@ class RunProjection:
         if error is not None:
             out.append(RunEvent("error", error))
             return
-        if asked and "updates" in self.modes:
-            out.append(RunEvent("updates", {"__interrupt__": shown(asked)}))
-        if "values" in self.modes:
-            out.append(StateWanted(interrupts=asked, final=True))
+        if asked and not self._asked and "updates" in self.modes:  # no task told of it
+            out.append(RunEvent("updates", {INTERRUPT: shown(asked)}))
+        self.questions = encode(shown(asked)).decode() if asked else ""
+        if "values" in self.modes and not self._is_shown(asked):
+            out.append(StateWanted(asked=self.questions, final=True))
         out.append(RunEvent("end", {"run_id": self.run_id, "status": self.status}))
+
+    def _is_shown(self, asked: tuple[Interrupt, ...]) -> bool:
+        """Tell whether the values with which the run ends were the last that were shown."""
+        if asked:
+            return self._asked
+        return self.status == "success" and bool(self._values) and self.shown == self._values
 
     def _rewind(self, dropped: tuple[Event, ...], out: list[RunItem]) -> None:
         """Take back the messages of which something was dropped, and the tasks that began."""
@@ -210,7 +248,7 @@ class RunProjection:
         if event == "custom" and "custom" not in self.modes:
             return
         if nested:
-            event = f"{event}|{self._tasks.namespace(path.split('|')[:-1])}"
+            event = f"{event}|{self._tasks.space(path)}"
         out.append(RunEvent(event, data))
 
 

@@ -1,16 +1,65 @@
-"""A thread's state as the run-scoped modes show it."""
+"""A thread's state as the run-scoped modes show it, and when they show it."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from turnstream.streams.edge.run_endings import shown
-from turnstream.streams.edge.run_events import RunEvent
+import msgspec
+
+from turnstream.streams.edge.run_events import RunEvent, StateWanted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from turnstream.streams.edge.run_events import StateWanted
+    from turnstream.schemas.events import CheckpointSaved, StepFinished, StepStarted
+
+INTERRUPT = "__interrupt__"
+NOTHING = "null"
+
+
+@dataclass(slots=True)
+class RunStates:
+    """Which states a run shows, as LangGraph would: by the namespaces of its graphs.
+
+    `resumed`: the run answers questions. The mode `values` shows the state that such a run goes on
+    from, and each state that a step changed: a step that wrote nothing has a checkpoint, and no
+    values.
+    """
+
+    resumed: bool
+    _begun: set[str] = field(default_factory=set)
+    _wrote: set[str] = field(default_factory=set)
+
+    def anew(self) -> None:
+        """Begin again: another attempt goes on where the checkpoints stand."""
+        self._begun.clear()
+        self._wrote.clear()
+
+    def saved(self, record: CheckpointSaved) -> StateWanted:
+        """Take in a checkpoint."""
+        ns, is_input = record.ns, record.source == "input"
+        values = not is_input and ns in self._wrote
+        self._begun.add(ns)
+        self._wrote.discard(ns)
+        if is_input:
+            self._wrote.add(ns)  # the next one has the input applied
+        return StateWanted(record.checkpoint_id, record.step, ns=ns, values=values)
+
+    def began(self, record: StepStarted, ns: str) -> StateWanted | None:
+        """Take in a task's start: without a checkpoint before it, the graph goes on from one."""
+        if ns in self._begun or not self.resumed:
+            return None
+        self._begun.add(ns)
+        return StateWanted(step=record.step - 1, ns=ns, before=True)
+
+    def ended(self, record: StepFinished, ns: str) -> StateWanted | None:
+        """Take in a task's end."""
+        if record.interrupts:
+            return StateWanted(ns=ns, asked=record.interrupts)
+        if not record.error and record.update != NOTHING:
+            self._wrote.add(ns)
+        return None
 
 
 def state_events(
@@ -18,28 +67,51 @@ def state_events(
 ) -> list[RunEvent]:
     """Return what the modes show of a state (in the form of `states.thread_state`)."""
     out: list[RunEvent] = []
-    if "values" in modes and (wanted.final or not _is_input(state)):
+    place = f"|{wanted.ns}" if wanted.ns else ""
+    if "values" in modes and wanted.values:
         values = state["values"]
-        if wanted.interrupts and isinstance(values, dict):
-            values = {**values, "__interrupt__": shown(wanted.interrupts)}
-        out.append(RunEvent("values", values))
-    if not wanted.checkpoint_id:
+        if wanted.asked:
+            known = values if isinstance(values, dict) else {}
+            values = {**known, INTERRUPT: msgspec.Raw(wanted.asked.encode())}
+        out.append(RunEvent(f"values{place}", values))
+    if not (wanted.checkpoint_id or wanted.before):
         return out
     payload = {
         "config": {"configurable": state["checkpoint"]},
         "parent_config": (
             {"configurable": state["parent_checkpoint"]} if state["parent_checkpoint"] else None
         ),
-        **{key: state[key] for key in ("values", "metadata", "next", "tasks")},
+        "values": state["values"],
+        "metadata": _metadata(state["metadata"] or {}, wanted),
+        "next": state["next"],
+        "tasks": [_task(task, wanted) for task in state["tasks"]],
     }
     if "checkpoints" in modes:
-        out.append(RunEvent("checkpoints", payload))
+        out.append(RunEvent(f"checkpoints{place}", payload))
     if "debug" in modes:
         about = {"type": "checkpoint", "step": wanted.step, "timestamp": state["created_at"]}
-        out.append(RunEvent("debug", {**about, "payload": payload}))
+        out.append(RunEvent(f"debug{place}", {**about, "payload": payload}))
     return out
 
 
-def _is_input(state: Mapping[str, Any]) -> bool:
-    """Tell whether the state is that of an input checkpoint: its values are not applied yet."""
-    return (state.get("metadata") or {}).get("source") == "input"
+def _question(interrupt: Mapping[str, Any]) -> dict[str, Any]:
+    return {**interrupt, "response_schema": interrupt.get("response_schema")}
+
+
+def _metadata(metadata: Mapping[str, Any], wanted: StateWanted) -> Mapping[str, Any]:
+    """Return a checkpoint's metadata: that of a new one has not the run's own yet."""
+    if wanted.before:
+        return metadata
+    return {key: metadata[key] for key in ("source", "step", "parents") if key in metadata}
+
+
+def _task(task: Mapping[str, Any], wanted: StateWanted) -> dict[str, Any]:
+    """Return a task as it stands when its checkpoint is written: nothing of it has run."""
+    inner = task["checkpoint"]
+    place = {key: inner[key] for key in ("thread_id", "checkpoint_ns")} if inner else None
+    return {
+        "id": task["id"],
+        "name": task["name"],
+        "interrupts": [_question(one) for one in task["interrupts"]] if wanted.before else [],
+        "state": {"configurable": place} if place else None,
+    }

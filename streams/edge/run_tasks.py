@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from turnstream.schemas.events import StepStarted
+    from turnstream.schemas.events import MessageStarted, StepStarted
 
 
 @dataclass(slots=True)
@@ -28,26 +30,42 @@ class Tasks:
         self._started.pop(record.task_id, None)
         self._metadata.clear()
 
-    def namespace(self, segments: list[str]) -> str:
-        """Return the LangGraph namespace of a path: `node:task` segments joined by a bar."""
+    def space(self, path: str) -> str:
+        """Return the LangGraph namespace of the graph in which something was said."""
+        above, _, last = path.rpartition("|")
+        task = self._started.get(last)
+        if task is not None and task.ns:
+            return task.ns
+        return self._namespace(above.split("|")) if above else ""
+
+    def metadata(self, path: str) -> dict[str, Any]:
+        """Return what goes beside a message said at `path`, whose start did not tell it."""
+        known = self._metadata.get(path)
+        if known is None:
+            task = self._started.get(path.rpartition("|")[2])
+            namespace = self._namespace(path.split("|")) if path else ""
+            known = self._metadata[path] = {
+                **({"ls_integration": "langgraph"} if task and task.triggers else {}),
+                **(msgspec.json.decode(task.metadata) if task and task.metadata else {}),
+                "langgraph_node": task.node if task else "",
+                "langgraph_step": task.step if task else -1,
+                "langgraph_triggers": task.triggers if task else [],
+                "langgraph_path": ["__pregel_pull", task.node] if task else [],
+                "langgraph_checkpoint_ns": namespace,
+                "checkpoint_ns": namespace,
+                **self.about,
+            }
+        return known
+
+    def metadata_of(self, record: MessageStarted) -> dict[str, Any]:
+        """Return what goes beside a message: LangGraph's own where its start tells it."""
+        if not record.metadata:
+            return self.metadata(record.path)
+        return {**msgspec.json.decode(record.metadata), **self.about}
+
+    def _namespace(self, segments: list[str]) -> str:
         named = []
         for segment in segments:
             task = self._started.get(segment)
             named.append(f"{task.node}:{segment}" if task else segment)
         return "|".join(named)
-
-    def metadata(self, path: str) -> dict[str, Any]:
-        """Return what goes beside a message said at `path`."""
-        known = self._metadata.get(path)
-        if known is None:
-            segments = path.split("|") if path else []
-            task = self._started.get(segments[-1]) if segments else None
-            namespace = self.namespace(segments)
-            known = self._metadata[path] = {
-                **self.about,
-                "langgraph_node": task.node if task else "",
-                "langgraph_step": task.step if task else -1,
-                "langgraph_checkpoint_ns": namespace,
-                "checkpoint_ns": namespace,
-            }
-        return known

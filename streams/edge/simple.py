@@ -50,6 +50,8 @@ class SimpleProjection:
     _roles: dict[str, str] = field(default_factory=dict)
     _texts: dict[str, list[str]] = field(default_factory=dict)
     _attempts: Counter[str] = field(default_factory=Counter)
+    _tools: set[str] = field(default_factory=set)
+    _unshown: set[str] = field(default_factory=set)
 
     def apply(self, change: Change) -> list[SimpleEvent]:
         """Return the events that the change shows, in order."""
@@ -87,16 +89,28 @@ class SimpleProjection:
             case InputRequested():
                 return "question", {"id": record.interrupt_id, "value": raw(record.payload)}
             case ToolStarted() | ToolProgressed() | ToolFinished() | ToolFailed():
+                self._tools.add(record.tool_call_id)
                 return "tool", _tool(record)
             case _:
-                return ("end", end_of(record)) if record.terminal else None
+                if not record.terminal:
+                    return None
+                self._tools.clear()
+                self._unshown.clear()
+                return "end", end_of(record)
 
     def _message(
         self, record: TokensEmitted | MessageStarted | MessageFinished
     ) -> SimpleEvent | None:
         about: dict[str, Any] = {"message_id": record.message_id}
         if isinstance(record, MessageStarted):
-            self._roles[record.message_id] = record.role
+            if record.role == "tool" and record.tool_call_id in self._tools:
+                self._unshown.add(record.message_id)  # the tool's own events tell it
+            else:
+                self._roles[record.message_id] = record.role
+            return None
+        if record.message_id in self._unshown:
+            if isinstance(record, MessageFinished):
+                self._unshown.discard(record.message_id)
             return None
         if isinstance(record, MessageFinished):
             role = self._roles.pop(record.message_id, "assistant")

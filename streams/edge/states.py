@@ -110,15 +110,28 @@ class States:
         )
         return await self._read(_collect(states, key))
 
-    async def of_turn(self, key: str, turn_id: str) -> dict[str, Any]:
+    async def of_turn(self, key: str, turn_id: str, *, ns: str = "") -> dict[str, Any]:
         """Return the last state that a turn wrote; the thread's latest if it wrote none."""
-        latest = await self.state(key)
+        latest = await self.state(key, ns=ns)
         if (latest["metadata"] or {}).get("run_id") == turn_id:
             return latest
-        mine = await self.history(key, limit=1, metadata={"run_id": turn_id})
+        mine = await self.history(key, limit=1, ns=ns, metadata={"run_id": turn_id})
         return mine[0] if mine else latest
 
-    async def committed(self, key: str, checkpoint_id: str) -> dict[str, Any] | None:
+    async def before_turn(self, key: str, turn_id: str, *, ns: str = "") -> dict[str, Any]:
+        """Return the state with which a turn began: the one before the first that it wrote."""
+        latest = await self.state(key, ns=ns)
+        first = latest["checkpoint_id"]
+        if (latest["metadata"] or {}).get("run_id") == turn_id:
+            limit = HISTORY_MAX
+            mine = await self.history(key, limit=limit, ns=ns, metadata={"run_id": turn_id})
+            first = (mine[-1]["parent_checkpoint_id"] if mine else None) or first
+        # read by its id it shows the questions that were open then
+        return await self.state(key, checkpoint_id=first, ns=ns) if first else latest
+
+    async def committed(
+        self, key: str, checkpoint_id: str, *, ns: str = ""
+    ) -> dict[str, Any] | None:
         """Return the state of an announced checkpoint once it is there; None if it does not come.
 
         A checkpoint is announced before its transaction, which a crash may prevent.
@@ -126,7 +139,7 @@ class States:
         deadline = asyncio.get_running_loop().time() + COMMIT_WAIT_S
         while True:
             try:
-                return await self.state(key, checkpoint_id=checkpoint_id)
+                return await self.state(key, checkpoint_id=checkpoint_id, ns=ns)
             except NotFoundError:
                 if asyncio.get_running_loop().time() > deadline:
                     return None

@@ -600,10 +600,11 @@ CASES = {"parallel": parallel, "nested": nested}
 
 
 @pytest.mark.parametrize(
-    ("case", "finished", "kept"), [("parallel", "quick", ""), ("nested", "one", "|")]
+    ("case", "finished", "stuck", "kept"),
+    [("parallel", "quick", "slow", ""), ("nested", "one", "two", "|")],
 )
 async def test_a_killed_process_loses_no_finished_task(
-    thread: Thread, tmp_path: Path, case: str, finished: str, kept: str
+    thread: Thread, tmp_path: Path, case: str, finished: str, stuck: str, kept: str
 ) -> None:
     turn_id = thread.new_turn()
     marks = tmp_path / "marks"
@@ -622,7 +623,7 @@ async def test_a_killed_process_loses_no_finished_task(
         turn_id,
     )
     try:
-        await until(lambda: thread.sql("SELECT keep FROM threads")[0]["keep"])
+        await until((marks / stuck).exists)
         await until(
             lambda: (
                 (keep := thread.sql("SELECT keep FROM threads")[0]["keep"])

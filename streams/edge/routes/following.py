@@ -59,6 +59,7 @@ async def streamed(
     """Start a run and stream it from its beginning."""
     modes = modes_of(body.stream_mode, DEFAULT_MODES)
     rest.edge.sockets.check_room(rest.caller)
+    resumed = body.command is not None and body.command.resume is not None
     started = await start(rest, thread_id, body, new_thread=new_thread)
     return _follow(
         rest,
@@ -67,6 +68,7 @@ async def streamed(
         started.graph,
         modes,
         subgraphs=bool(body.stream_subgraphs),
+        resumed=resumed,
         cancel=body.on_disconnect == "cancel",
         after=None,
     )
@@ -126,6 +128,7 @@ def joined(rest: Rest, row: TurnRow, asked: JoinQuery) -> EventStream:
         row.graph,
         asked.modes,
         subgraphs=asked.subgraphs,
+        resumed=row.kind == "resume",
         cancel=asked.cancel,
         after=asked.after,
     )
@@ -139,6 +142,7 @@ def _follow(
     modes: frozenset[str],
     *,
     subgraphs: bool,
+    resumed: bool,
     cancel: bool,
     after: Cursor | None,
 ) -> EventStream:
@@ -148,7 +152,7 @@ def _follow(
         "graph_id": graph,
         "assistant_id": assistant_id_of(graph),
     }
-    projection = RunProjection(run_id, modes, subgraphs=subgraphs, about=about)
+    projection = RunProjection(run_id, modes, subgraphs=subgraphs, resumed=resumed, about=about)
     place = place_of(thread_id, run_id)
     # a client that was cut comes back to this address with nothing but its last event's id
     query = [("stream_mode", mode) for mode in sorted(modes)]

@@ -20,6 +20,8 @@ GRAPHS = Path(__file__).parents[2] / "examples" / "graphs" / "langgraph.json"
 
 ASKING = Path(__file__).parents[1] / "graphs" / "asking.json"
 
+COMPARED = Path(__file__).parent / "differential" / "graphs" / "langgraph.json"
+
 
 class Service:
     """A service that runs."""
@@ -62,6 +64,16 @@ async def asking(scene: Any) -> AsyncIterator[Service]:
     async with (
         scene.worker(langgraph_json=ASKING),
         running_edge(scene, langgraph_json=ASKING) as edge,
+    ):
+        yield Service(scene, edge)
+
+
+@pytest.fixture
+async def comparable(scene: Any) -> AsyncIterator[Service]:
+    """A worker and an edge that serve the graphs that are run on LangGraph as well."""
+    async with (
+        scene.worker(langgraph_json=COMPARED),
+        running_edge(scene, langgraph_json=COMPARED) as edge,
     ):
         yield Service(scene, edge)
 

@@ -188,7 +188,7 @@ def test_a_run_that_the_log_lost_ends_by_its_outcome() -> None:
     asked = [ev.Interrupt(id="i", payload="1")]
     items = projection.lost(Outcome(status="interrupted", interrupts=asked))
     assert items == [
-        StateWanted(interrupts=tuple(asked), final=True),
+        StateWanted(asked='[{"value":1,"id":"i"}]', final=True),
         RunEvent("end", {"run_id": TURN, "status": "interrupted"}),
     ]
     failed = RunProjection(TURN, MODES).lost(Outcome(status="failed", code="x", message="y"))
@@ -209,10 +209,13 @@ def test_states_for_the_modes() -> None:
     names = [event.event for event in state_events(StateWanted("c", 1), modes, state)]
     assert names == ["values", "checkpoints", "debug"]
     # an input checkpoint holds values that are not applied yet
-    fresh = state | {"metadata": {"source": "input"}}
-    names = [event.event for event in state_events(StateWanted("c", 1), modes, fresh)]
+    unapplied = StateWanted("c", -1, values=False)
+    names = [event.event for event in state_events(unapplied, modes, state)]
     assert names == ["checkpoints", "debug"]
-    asked = StateWanted(interrupts=(ev.Interrupt(id="i", payload="2"),), final=True)
+    nested = StateWanted("c", 1, ns="a:1")
+    names = [event.event for event in state_events(nested, modes, state)]
+    assert names == ["values|a:1", "checkpoints|a:1", "debug|a:1"]
+    asked = StateWanted(asked='[{"value":2,"id":"i"}]', final=True)
     (values,) = state_events(asked, modes, state)
     assert plain(values.data) == {"a": 1, "__interrupt__": [{"value": 2, "id": "i"}]}
 

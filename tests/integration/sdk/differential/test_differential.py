@@ -1,0 +1,89 @@
+"""People's graphs on turnstream and on LangGraph itself: states, histories, stream items."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from langgraph_sdk import get_client
+
+sys.path.insert(0, str(Path(__file__).parent / "graphs"))
+sys.path.insert(0, str(Path(__file__).parent))
+import served
+import stock
+from cases import CASES, MODES
+from differences import left_out, state_left_out
+from played import merged, normalised
+
+if TYPE_CHECKING:
+    from played import Played
+
+
+async def test_graphs_do_the_same_as_on_langgraph(comparable: Any) -> None:
+    """One worker and one edge run every graph; each mode is compared item by item."""
+    compared: Counter[str] = Counter()
+    different: list[str] = []
+    async with get_client(url=comparable.url) as client:
+        for case in CASES:
+            for subgraphs in (False, True):
+                ours = await served.play(client, case, subgraphs=subgraphs)
+                theirs = await stock.play(case, subgraphs=subgraphs)
+                where = f"{case.graph}{'+' if subgraphs else ''}"
+                for number, (our, their) in enumerate(zip(ours, theirs, strict=True)):
+                    _compare(f"{where}[{number}]", our, their, compared, different)
+    print(f"compared with LangGraph: {sum(compared.values())} items, {dict(compared)}")
+    assert not different, "\n".join(different)
+
+
+def _compare(
+    where: str, ours: Played, theirs: Played, compared: Counter[str], different: list[str]
+) -> None:
+    our_items, their_items = (_comparable(played) for played in (ours, theirs))
+    for mode in MODES:
+        event = "messages" if mode == "messages-tuple" else mode
+        our, their = (
+            [item for item in items if item[0].partition("|")[0] == event]
+            for items in (our_items, their_items)
+        )
+        compared[mode] += len(their)
+        _differ(f"{where} {mode}", our, their, different)
+    rest = {event.partition("|")[0] for event, _ in our_items} - {"messages", *MODES}
+    assert not rest, f"{where}: events of no mode: {rest}"
+    for name in ("state", "history"):
+        our, their = (normalised(state_left_out(getattr(one, name))) for one in (ours, theirs))
+        compared[name] += 1
+        _differ(f"{where} {name}", our, their, different)
+
+
+def _comparable(played: Played) -> list[tuple[str, Any]]:
+    items = left_out(merged(played.items))
+    return [(normalised(item.event), normalised(item.data)) for item in items]
+
+
+def _differ(where: str, ours: Any, theirs: Any, different: list[str]) -> None:
+    """Add the first difference, as the place in the value and both sides."""
+    if ours == theirs:
+        return
+    place = ""
+    while True:
+        if isinstance(ours, dict) and isinstance(theirs, dict):
+            missing = ours.keys() ^ theirs.keys()
+            if missing:
+                different.append(f"{where}{place}: only on one side: {sorted(missing)}")
+                return
+            at = next(key for key in ours if ours[key] != theirs[key])
+        elif isinstance(ours, list | tuple) and isinstance(theirs, list | tuple):
+            pairs = enumerate(zip(ours, theirs, strict=False))
+            at = next((k for k, (one, other) in pairs if one != other), None)
+            if at is None:
+                rest = [str(one)[:300] for one in (*ours[len(theirs) :], *theirs[len(ours) :])]
+                different.append(f"{where}{place}: {len(ours)} and {len(theirs)}: {rest[:3]}")
+                return
+        else:
+            different.append(
+                f"{where}{place}:\n  ours   {str(ours)[:400]}\n  theirs {str(theirs)[:400]}"
+            )
+            return
+        place, ours, theirs = f"{place}[{at!r}]", ours[at], theirs[at]
