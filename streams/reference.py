@@ -15,7 +15,7 @@ import msgspec
 from pydantic import SecretStr
 from pydantic_core import PydanticUndefined
 
-from turnstream.schemas.command_json import JSON_FIELDS
+from turnstream.schemas.command_rules import JSON_FIELDS
 from turnstream.schemas.commands import COMMANDS
 from turnstream.schemas.errors import TurnstreamError
 from turnstream.schemas.events import EVENTS
