@@ -101,8 +101,9 @@ class Finding:
 
 
 def _consistent(settings: "Settings") -> list[Finding]:
-    from turnstream.schemas.errors import InvalidRequestError
+    from turnstream.schemas.errors import ConfigurationError, InvalidRequestError
     from turnstream.schemas.ids import check_tenant
+    from turnstream.streams.edge.auth import check_secret
 
     found: list[Finding] = []
     for tenant in settings.tenants:
@@ -111,9 +112,11 @@ def _consistent(settings: "Settings") -> list[Finding]:
         except InvalidRequestError as error:
             found.append(Finding("tenants", ok=False, detail=str(error)))
     secret = settings.jwt_secret.get_secret_value()
-    enough = len(secret.encode()) >= 32  # noqa: PLR2004  RFC 7518 §3.2 for HS256
-    if secret and not enough:
-        found.append(Finding("jwt_secret", ok=False, detail="shorter than 32 bytes"))
+    if secret:
+        try:
+            check_secret(secret)
+        except ConfigurationError as error:
+            found.append(Finding("jwt_secret", ok=False, detail=str(error)))
     if not (secret or settings.jwks_url):
         local = settings.edge_host in {"127.0.0.1", "::1", "localhost"}
         where = "on loopback only" if local else f"on {settings.edge_host}"

@@ -7,15 +7,25 @@ edge runs in dev mode: everybody is `dev` in one tenant, which `server.py` allow
 
 from __future__ import annotations
 
-import asyncio
 import time
+from collections import Counter
 from dataclasses import dataclass, field
+from math import log2
 from typing import TYPE_CHECKING, Any, Protocol
 
 import jwt
 
-from turnstream.schemas.errors import ForbiddenError, UnauthorizedError, UnavailableError
+from turnstream.schemas.errors import (
+    ConfigurationError,
+    ForbiddenError,
+    InvalidRequestError,
+    TurnstreamError,
+    UnauthorizedError,
+)
 from turnstream.schemas.ids import check_tenant
+from turnstream.schemas.transcript import clean_text
+from turnstream.streams.admission import LABEL_CHARS_MAX
+from turnstream.streams.edge.keys import KeyServer
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,6 +34,9 @@ NEVER = float("inf")
 SYMMETRIC = ("HS256",)
 ASYMMETRIC = ("RS256", "RS384", "RS512", "PS256", "ES256", "ES384", "EdDSA")
 SECRET_BYTES_MIN = 32  # RFC 7518 §3.2: a key of the hash's size or larger
+SECRET_BITS_MIN = 48
+# in documents and generators of tokens, and so in lists of those who try
+PUBLISHED_SECRETS = ("a-string-secret-at-least-256-bits-long", "your-256-bit-secret-your-256-bit")
 # what a browser cannot send as a header on a WebSocket, it sends as a subprotocol after this one
 TOKEN_SUBPROTOCOL = "turnstream.bearer"  # noqa: S105  a protocol's name, no secret
 
@@ -85,9 +98,10 @@ class Claims:
 class JwtAuthenticator:
     """Check a JWT: signature, pinned algorithms, expiry (required), tenant.
 
-    Exactly one of `secret` and `jwks_url` is given. A JWKS is cached for 5 minutes, so that a key
-    that was withdrawn is refused by then, and fetched again for a key id that it lacks, at most
-    every `refetch_pause_s`. A server that does not answer is a 503, never a 401.
+    Exactly one of `secret` and `jwks_url` is given. Keys are cached for 5 minutes, so that a key
+    that was withdrawn is refused by then unless the key server is away (an hour at most); they are
+    fetched again for a key id that they lack, at most every `refetch_pause_s`. A key server that
+    does not answer with keys is a 503, never a 401. Whatever a token holds is a 401 or a 403.
     """
 
     algorithms: tuple[str, ...]
@@ -96,46 +110,48 @@ class JwtAuthenticator:
     claims: Claims = field(default_factory=Claims)
     dev: bool = False
     refetch_pause_s: float = 5.0
-    _jwks: jwt.PyJWKClient | None = None
+    _keys: KeyServer | None = None
 
     def __post_init__(self) -> None:
         """Prepare the key source."""
         if self.jwks_url:
-            self._jwks = jwt.PyJWKClient(
-                self.jwks_url, timeout=5, cooldown_duration=self.refetch_pause_s
-            )
+            self._keys = KeyServer(self.jwks_url, self.refetch_pause_s)
 
     async def authenticate(self, token: str | None) -> Principal:
         """Return the token's principal; raises `UnauthorizedError`, `ForbiddenError`."""
         if not token:
             raise UnauthorizedError("a bearer token is needed", code="token_missing")
         try:
-            payload = jwt.decode(
-                token,
-                await self._key(token),
-                algorithms=list(self.algorithms),
-                audience=self.claims.audience,
-                issuer=self.claims.issuer,
-                leeway=self.claims.leeway_s,
-                options={
-                    "require": ["exp", self.claims.user, self.claims.tenant],
-                    "verify_aud": self.claims.audience is not None,
-                },
-            )
+            return self._principal(self._payload(token, await self._key(token)))
+        except TurnstreamError:
+            raise
         except jwt.ExpiredSignatureError as error:
             raise UnauthorizedError("the token has expired", code="token_expired") from error
-        except jwt.PyJWKClientConnectionError as error:
-            raise UnavailableError("the key server does not answer") from error
-        except (jwt.PyJWTError, ValueError) as error:
+        except Exception as error:  # what a token holds is foreign, and so is what reads it
             raise UnauthorizedError("the token is not valid", code="token_invalid") from error
-        return self._principal(payload)
+
+    def _payload(self, token: str, key: Any) -> dict[str, Any]:
+        return jwt.decode(
+            token,
+            key,
+            algorithms=list(self.algorithms),
+            audience=self.claims.audience,
+            issuer=self.claims.issuer,
+            leeway=self.claims.leeway_s,
+            options={
+                "require": ["exp", self.claims.user, self.claims.tenant],
+                "verify_aud": self.claims.audience is not None,
+            },
+        )
 
     async def _key(self, token: str) -> Any:
-        if self._jwks is None:
+        if self._keys is None:
             return self.secret
-        # a key that is not cached is fetched over the network by a blocking client
-        signing = await asyncio.to_thread(self._jwks.get_signing_key_from_jwt, token)
-        return signing.key
+        head = jwt.get_unverified_header(token)
+        kid, algorithm = head.get("kid"), head["alg"]
+        if algorithm not in self.algorithms or not isinstance(kid, str):
+            raise UnauthorizedError("the token names no key of ours", code="token_invalid")
+        return await self._keys.key(kid, algorithm)
 
     def _principal(self, payload: Mapping[str, Any]) -> Principal:
         tenant = payload[self.claims.tenant]
@@ -147,15 +163,43 @@ class JwtAuthenticator:
             raise UnauthorizedError("the token's claims have other types", code="token_invalid")
         try:
             check_tenant(tenant)
-        except Exception as error:
+        except InvalidRequestError as error:
             raise ForbiddenError(
                 "the token's tenant is not a tenant's name", code="invalid_tenant"
             ) from error
+        if not _is_user(user):
+            raise UnauthorizedError(
+                f"the token's {self.claims.user}: 1 to {LABEL_CHARS_MAX} characters, no NUL and no"
+                " lone surrogates",
+                code="token_invalid",
+            )
         return Principal(
             tenant=tenant,
             user=user,
-            roles=frozenset(str(role) for role in roles),
+            roles=frozenset(role for role in roles if isinstance(role, str)),
             expires_at=float(payload["exp"]) + self.claims.leeway_s,
+        )
+
+
+def _is_user(name: str) -> bool:
+    """Return whether the workers take a command of this actor."""
+    return 0 < len(name) <= LABEL_CHARS_MAX and "\x00" not in name and clean_text(name) == name
+
+
+def check_secret(secret: str) -> None:
+    """Raise `ConfigurationError` for an HS256 secret that can be guessed.
+
+    Its bits are estimated from the characters of its shortest repeated part.
+    """
+    if len(secret.encode()) < SECRET_BYTES_MIN:
+        raise ConfigurationError(f"jwt_secret needs at least {SECRET_BYTES_MIN} bytes")
+    part = secret[: (secret + secret).index(secret, 1)]
+    shares = [count / len(part) for count in Counter(part).values()]
+    bits = len(part) * sum(-share * log2(share) for share in shares)
+    if bits < SECRET_BITS_MIN or secret in PUBLISHED_SECRETS:
+        raise ConfigurationError(
+            f"jwt_secret can be guessed (about {bits:.0f} bits): use a random one, for example from"
+            " `openssl rand -hex 32`"
         )
 
 

@@ -11,12 +11,12 @@ import structlog
 from turnstream.schemas.errors import ConfigurationError, TurnstreamError, UnavailableError
 from turnstream.streams.edge.auth import (
     ASYMMETRIC,
-    SECRET_BYTES_MIN,
     SYMMETRIC,
     Authenticator,
     Claims,
     DevAuthenticator,
     JwtAuthenticator,
+    check_secret,
 )
 from turnstream.streams.edge.entrance import is_loopback
 from turnstream.streams.edge.pressure import TAIL_SILENT_MAX_S
@@ -59,12 +59,15 @@ def authenticator_of(settings: Settings) -> Authenticator:
     secret = settings.jwt_secret.get_secret_value()
     if secret and settings.jwks_url:
         raise ConfigurationError("set jwt_secret or jwks_url, not both")
-    claims = Claims(audience=settings.jwt_audience or None, issuer=settings.jwt_issuer or None)
+    claims = Claims(
+        audience=settings.jwt_audience or None,
+        issuer=settings.jwt_issuer or None,
+        leeway_s=settings.jwt_leeway_s,
+    )
     if settings.jwks_url:
         return JwtAuthenticator(algorithms=ASYMMETRIC, jwks_url=settings.jwks_url, claims=claims)
     if secret:
-        if len(secret.encode()) < SECRET_BYTES_MIN:
-            raise ConfigurationError(f"jwt_secret needs at least {SECRET_BYTES_MIN} bytes")
+        check_secret(secret)
         return JwtAuthenticator(algorithms=SYMMETRIC, secret=secret, claims=claims)
     if not is_loopback(settings.edge_host):
         raise ConfigurationError(

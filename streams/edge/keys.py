@@ -1,0 +1,166 @@
+"""Keys of a token issuer, from its JWKS address (RFC 7517).
+
+A key that is cached is served at once, whatever the key server does. One fetch is under way at a
+time; all that need it wait for the same one, outside any lock.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import aiohttp
+import jwt
+import msgspec
+import structlog
+
+from turnstream.schemas.errors import ConfigurationError, UnauthorizedError, UnavailableError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+_log = structlog.get_logger(__name__)
+FETCH_TIMEOUT_S = 5.0
+BODY_BYTES_MAX = 1 << 20
+KEYS_MAX = 1000
+REFRESH_AFTER_S = 240.0
+"""Age of the keys at which they are fetched again; nobody waits for it."""
+LIFESPAN_S = 300.0
+"""Age of the keys after which a caller waits for newer ones, `GRACE_S` at most."""
+GRACE_S = 1.0
+STALE_MAX_S = 3600.0
+"""Age of the keys after which none is taken while the key server does not answer."""
+# what of a key has to fit an algorithm: its type and, of an elliptic one, its curve
+_FITTING = {
+    "RS256": ("RSA", None),
+    "RS384": ("RSA", None),
+    "RS512": ("RSA", None),
+    "PS256": ("RSA", None),
+    "ES256": ("EC", "P-256"),
+    "ES384": ("EC", "P-384"),
+    "EdDSA": ("OKP", None),
+}
+_LONG_AGO = float("-inf")
+
+
+@dataclass(slots=True)
+class KeyServer:
+    """The keys that an address serves.
+
+    `pause_s` is the least time between two fetches that an unknown key id asks for, and after one
+    that failed.
+    """
+
+    url: str
+    pause_s: float = 5.0
+    clock: Callable[[], float] = time.monotonic
+    fetches: int = 0
+    _keys: tuple[dict[str, Any], ...] = ()
+    _fetched_at: float = _LONG_AGO
+    _tried_at: float = _LONG_AGO
+    _failed: bool = False
+    _flight: asyncio.Task[None] | None = field(default=None)
+
+    def __post_init__(self) -> None:
+        """Refuse an address that no key can come from."""
+        if not self.url.startswith(("http://", "https://")):
+            raise ConfigurationError(f"jwks_url {self.url[:100]!r} has to be an http(s) address")
+
+    async def key(self, kid: str, algorithm: str) -> Any:
+        """Return the public key of an id; raises `UnauthorizedError`, `UnavailableError` (503)."""
+        age = self.clock() - self._fetched_at
+        if age > REFRESH_AFTER_S:
+            flight = self._fetch()
+            if flight is not None and age > LIFESPAN_S:
+                waiting_s = GRACE_S - (self.clock() - self._tried_at) if age < STALE_MAX_S else None
+                await _landed(flight, waiting_s)
+        if self.clock() - self._fetched_at > STALE_MAX_S:
+            raise UnavailableError("the key server does not answer")
+        found = self._find(kid)
+        if not found:
+            flight = self._flight or self._fetch()
+            if flight is not None:
+                await _landed(flight)
+            found = self._find(kid)
+        if not found and self._failed:
+            raise UnavailableError("the key server does not answer with keys")
+        return _fitting(found, algorithm)
+
+    def _find(self, kid: str) -> list[dict[str, Any]]:
+        return [key for key in self._keys if key["kid"] == kid]
+
+    def _fetch(self) -> asyncio.Task[None] | None:
+        """Return the fetch that is under way, a new one, or None during a pause."""
+        if self._flight is None and self.clock() - self._tried_at >= self.pause_s:
+            self._tried_at = self.clock()
+            self._flight = asyncio.create_task(self._fly(), name="fetch keys")
+        return self._flight
+
+    async def _fly(self) -> None:
+        self.fetches += 1
+        try:
+            self._keys = _keys_of(await _read(self.url))
+            self._fetched_at, self._failed = self.clock(), False
+        except Exception as error:  # noqa: BLE001  whatever a key server sends: the keys stay
+            self._failed = True
+            _log.warning("no keys from the key server", error_class=type(error).__name__)
+        finally:
+            self._tried_at = self.clock()
+            self._flight = None
+
+
+async def _landed(flight: asyncio.Task[None], timeout_s: float | None = None) -> None:
+    """Wait for a fetch that others wait for as well."""
+    await asyncio.wait({flight}, timeout=None if timeout_s is None else max(0.0, timeout_s))
+
+
+async def _read(url: str) -> bytes:
+    timeout = aiohttp.ClientTimeout(total=FETCH_TIMEOUT_S)
+    async with (
+        aiohttp.ClientSession(timeout=timeout, trust_env=True) as http,
+        http.get(url, allow_redirects=False) as answer,
+    ):
+        answer.raise_for_status()
+        body = bytearray()
+        async for piece in answer.content.iter_any():
+            body += piece
+            if len(body) > BODY_BYTES_MAX:
+                raise UnavailableError(f"more than {BODY_BYTES_MAX} bytes of keys")
+        return bytes(body)
+
+
+def _keys_of(body: bytes) -> tuple[dict[str, Any], ...]:
+    """Return the keys that can check signatures; raises where there is none."""
+    keys = msgspec.json.decode(body, type=dict[str, Any])["keys"]
+    usable = tuple(
+        key
+        for key in keys[:KEYS_MAX]
+        if isinstance(key, dict)
+        and isinstance(key.get("kid"), str)
+        and key.get("use") in {None, "sig"}
+        and key.get("kty") in {"RSA", "EC", "OKP"}
+    )
+    if not usable:
+        raise UnavailableError("no key that could check a signature")
+    return usable
+
+
+def _fitting(keys: list[dict[str, Any]], algorithm: str) -> Any:
+    """Return the key that fits a token's algorithm; raises `UnauthorizedError`."""
+    kty, curve = _FITTING.get(algorithm, (None, None))
+    for key in keys:
+        if key["kty"] != kty or curve not in (None, key.get("crv")):
+            continue
+        if key.get("alg", algorithm) != algorithm:
+            continue
+        return _public(key, algorithm)
+    raise UnauthorizedError("no key of the issuer fits the token", code="token_invalid")
+
+
+def _public(key: Mapping[str, Any], algorithm: str) -> Any:
+    try:
+        return jwt.PyJWK(dict(key), algorithm).key
+    except Exception as error:
+        raise UnavailableError("the key server has a key that cannot be read") from error
