@@ -140,6 +140,7 @@ async def open_edge(
             threads=threads,
             letters=_dead_letters(settings, pool, codec, catalog),
             tail=tail,
+            pressure=pressure,
             rate=RequestRate(settings.edge_requests_per_s_max),
             ready=Readiness(tail, ledger, pressure, sockets, auth).checks,
         )

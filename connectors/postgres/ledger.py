@@ -78,6 +78,9 @@ SELECT thread_key, epoch, cancel FROM threads
 _STOP_TAKING = "UPDATE workers SET taking = false WHERE worker = $1"
 _PEER_HEARS = "SELECT peer_hears($1, $2)"
 _PURGE = "SELECT * FROM purge($1, $2)"
+_WORKERS = """
+SELECT count(*) FROM workers WHERE timeline = timeline() AND lease_until > clock_timestamp()
+"""
 _UNCLOSED = "SELECT sum(unclosed)::bigint FROM tally"
 
 
@@ -227,6 +230,10 @@ class Ledger:
     async def open_total(self) -> int:
         """Return how many admitted turns are not closed, over all threads."""
         return int(await self._value(_UNCLOSED))
+
+    async def workers(self) -> int:
+        """Return how many workers hold a lease."""
+        return int(await self._value(_WORKERS))
 
     async def timeline(self) -> int:
         """Return the timeline; it rises when the database is restored or fails over."""

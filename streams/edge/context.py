@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from turnstream.streams.edge.fanout import Sockets
     from turnstream.streams.edge.feed import Feed
     from turnstream.streams.edge.limits import RequestRate
+    from turnstream.streams.edge.pressure import Pressure
     from turnstream.streams.edge.submit import Submit
     from turnstream.streams.settings import Settings
 
@@ -76,6 +77,7 @@ class EdgeContext:
     threads: Any = None
     letters: Any = None
     tail: TailView | None = None
+    pressure: Pressure
     ready: Callable[[], Awaitable[dict[str, str]]]
     rate: RequestRate | None = None
 

@@ -52,6 +52,10 @@ async def metrics(request: Request) -> Response:
     return Response(generate_latest(registry), media_type="text/plain; version=0.0.4")
 
 
+def _known(count: int | None) -> int:
+    return -1 if count is None else count
+
+
 class EdgeCollector(Collector):
     """Reads the edge's counters when it is asked; nothing is counted twice for it."""
 
@@ -65,6 +69,7 @@ class EdgeCollector(Collector):
         gauges = {
             "sockets": ("open sockets, streams, answers waited for", len(sockets.outlets)),
             "connections_waiting": ("whose request is not here yet", len(arrivals.waiting)),
+            "workers": ("that hold a lease; -1: not known", _known(edge.pressure.workers)),
             "threads_watched": ("threads with a watcher", len(feed.threads)),
             "backlog_bytes": (
                 "bytes that clients have not taken",

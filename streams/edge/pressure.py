@@ -43,14 +43,23 @@ class OpenTurns(Protocol):
         """Return how many turns are not over; raises `DatabaseUnavailableError`."""
         ...
 
+    async def workers(self) -> int:
+        """Return how many workers hold a lease; raises `DatabaseUnavailableError`."""
+        ...
+
 
 @dataclass(slots=True)
 class Pressure:
-    """Refuses commands while they would only pile up; recovers by itself."""
+    """Refuses commands while they would only pile up; recovers by itself.
+
+    `workers` is how many hold a lease, None where that is not known. An edge without any takes
+    commands: Kafka keeps them until one comes.
+    """
 
     tail: Tail
     ledger: OpenTurns
     open_turns_max: int
+    workers: int | None = None
     _refusal: TurnstreamError | None = field(default=None)
 
     def check(self, *, starts: bool) -> None:
@@ -87,9 +96,12 @@ class Pressure:
         try:
             async with asyncio.timeout(CHECK_TIMEOUT_S):
                 open_turns = await self.ledger.open_total()
+                self.workers = await self.ledger.workers()
         except TimeoutError:
+            self.workers = None
             return DatabaseUnavailableError(f"no answer for {CHECK_TIMEOUT_S:g} s")
         except DatabaseUnavailableError as error:
+            self.workers = None
             return error
         if open_turns >= self.open_turns_max:
             return OverloadedError(

@@ -104,9 +104,17 @@ class Readiness:
             "tail": tail,
             "database": database,
             "commands": self.pressure.broken or "ok",
+            "workers": _workers(self.pressure.workers),
             "process": "stopping" if self.sockets.closing.is_set() else "ok",
             "auth": "off: DEV MODE, no authentication" if self.auth.dev else "ok",
         }
+
+
+def _workers(alive: int | None) -> str:
+    """Return a word for the workers; without any the edge is ready, for turns wait in Kafka."""
+    if alive is None:
+        return "off: not known yet whether a worker holds a lease"
+    return "ok" if alive else "off: no worker holds a lease, turns wait until one does"
 
 
 @dataclass(slots=True)

@@ -36,8 +36,7 @@ from the answer:
 4. Or `{"__error__": {"error", "message"}}`; white space may come before.
 5. `Last-Event-ID: -1` is the beginning; JavaScript 2.0.0 sends a list of modes as one JSON text.
 
-Not there: assistants create, update, delete, versions; threads copy, prune, update_state,
-join_stream; runs delete; crons; store. They answer 404 or 405.
+What else the SDKs request answers 501; `unserved.py` lists it.
 """
 
 from turnstream.streams.edge.routes import (
@@ -49,6 +48,7 @@ from turnstream.streams.edge.routes import (
     socket,
     stateless,
     threads,
+    unserved,
 )
 
 ROUTERS = (
@@ -60,4 +60,5 @@ ROUTERS = (
     chat.router,
     dead_letters.router,
     socket.router,
+    unserved.router,
 )

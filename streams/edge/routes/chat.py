@@ -9,14 +9,19 @@ from __future__ import annotations
 import uuid
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Annotated, Any
+from uuid import UUID
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Query, Request
+from pydantic import BaseModel, Field
 from starlette.responses import Response  # noqa: TC002  FastAPI reads the annotation
 
-from turnstream.schemas.errors import InvalidRequestError
+from turnstream.schemas.errors import ConflictError, InvalidRequestError
 from turnstream.schemas.events import Event
+from turnstream.schemas.ids import check_thread_id, thread_key
+from turnstream.streams.edge.context import DEFAULT_GRAPH
 from turnstream.streams.edge.cursor import RECORD_EVENTS_MAX, Cursor, first_seq
 from turnstream.streams.edge.directory import patiently
+from turnstream.streams.edge.entrance import check_same_site
 from turnstream.streams.edge.event_stream import EventStream, LaterAnswer, sse
 from turnstream.streams.edge.feed import Begins, Reset
 from turnstream.streams.edge.routes.assistants import entry_of
@@ -65,11 +70,25 @@ async def chat(rest: Caller, body: ChatBody) -> Response:
     return LaterAnswer(answer, rest.edge.sockets, rest.caller, headers=place)
 
 
+class ChatStreamQuery(BaseModel):
+    """Which thread to stream from where on, and what to say to it before."""
+
+    thread_id: Text
+    since: int | None = Field(default=None, ge=0, description="an event's id: begin after it")
+    user_input: Text | None = Field(
+        default=None, min_length=1, description="start a turn with this text"
+    )
+    turn_id: UUID | None = Field(
+        default=None, description="of that turn: the same one again is the same turn"
+    )
+    graph: Id = DEFAULT_GRAPH
+
+
 @router.get("/chat/stream", responses=streams("plain events"), summary="Stream a thread")
 async def chat_stream(
     rest: Caller,
-    thread_id: Annotated[Text, Query()],
-    since: Annotated[int | None, Query(ge=0, description="an event's id: begin after it")] = None,
+    request: Request,
+    asked: Annotated[ChatStreamQuery, Query()],
     last_event_id: LastEventId = None,
 ) -> Response:
     """Stream a thread as plain events: what runs now from its beginning, then what comes.
@@ -77,18 +96,51 @@ async def chat_stream(
     Each event's id is a cursor; a stream without one begins with `opened`, whose id is where it
     stands. A cursor that the log no longer reaches gives a `reset` event: read
     `/state` and go on from here.
+
+    With `user_input`, as a browser's `EventSource` calls it, a turn is started first and streamed
+    from its beginning; the thread is made where it is new. `turn_id` makes the call repeatable: the
+    same id is the same turn. With `Last-Event-ID` nothing is started without it, because a client
+    that was cut comes back. A page of another origin may not (403): a browser sends a GET unasked.
     """
-    key = await patiently(lambda: rest.key(thread_id))
     after = Cursor.parse(last_event_id) if last_event_id else None
-    if after is None and since is not None:
-        after = Cursor.of_seq(since)
+    rest.edge.sockets.check_room(rest.caller)
+    turn_id = ""
+    if asked.user_input is not None:
+        check_same_site(request.headers, rest.edge.settings.allowed_origins)
+        if after is None or asked.turn_id is not None:
+            turn_id = await _started(rest, asked, asked.user_input)
+    elif asked.turn_id is not None:
+        raise InvalidRequestError("turn_id needs user_input", field="turn_id")
+    if after is None and asked.since is not None:
+        after = Cursor.of_seq(asked.since)
+    key = await patiently(lambda: rest.key(asked.thread_id))
+    from_turn = "" if after is not None else turn_id
 
     async def events() -> AsyncGenerator[bytes, None]:
-        async with aclosing(plain_events(rest, key, after)) as plain:
+        async with aclosing(plain_events(rest, key, after, from_turn)) as plain:
             async for name, data, seq in plain:
                 yield sse(name, encode(data), seq)
 
     return EventStream(events(), rest.edge.sockets, rest.caller)
+
+
+async def _started(rest: Rest, asked: ChatStreamQuery, text: str) -> str:
+    """Start the turn, unless it has been; returns its id.
+
+    Raises `ConflictError` (`turn_id_taken`) for the id of another thread's turn.
+    """
+    body = ChatBody(text=text, thread_id=asked.thread_id, graph=asked.graph)
+    if asked.turn_id is None:
+        return (await say(rest, body))[1].turn_id
+    turn_id = str(asked.turn_id)
+    row = await rest.find_run(turn_id)
+    if row is None:
+        return (await say(rest, body, turn_id))[1].turn_id
+    if row.thread_key != thread_key(rest.caller.tenant, check_thread_id(asked.thread_id)):
+        raise ConflictError(
+            f"turn {turn_id} is of another thread", code="turn_id_taken", field="turn_id"
+        )
+    return turn_id
 
 
 @router.get("/state", responses=answers(ThreadState, "the state"), summary="State")
@@ -109,7 +161,7 @@ async def history(
     return JsonAnswer(await rest.states.history(key, limit=limit, before=before or ""))
 
 
-async def say(rest: Rest, body: ChatBody) -> tuple[str, Submitted]:
+async def say(rest: Rest, body: ChatBody, turn_id: str = "") -> tuple[str, Submitted]:
     """Start a turn with a text; returns the thread's id and what became of the command."""
     if not body.text.strip():
         raise InvalidRequestError("text is empty", code="input_missing", field="text")
@@ -120,6 +172,7 @@ async def say(rest: Rest, body: ChatBody) -> tuple[str, Submitted]:
         thread_id,
         graph=graph,
         text=body.text,
+        turn_id=turn_id,
         idempotency_key=body.idempotency_key or "",
         on_busy=body.on_busy,
         expires_at=body.expires_at or 0,
@@ -129,14 +182,17 @@ async def say(rest: Rest, body: ChatBody) -> tuple[str, Submitted]:
 
 
 async def plain_events(
-    rest: Rest, key: str, after: Cursor | None
+    rest: Rest, key: str, after: Cursor | None, from_turn: str = ""
 ) -> AsyncGenerator[tuple[str, dict[str, Any], int], None]:
-    """Yield the thread's plain events after a cursor: name, data, the event's own cursor."""
+    """Yield the thread's plain events after a cursor: name, data, the event's own cursor.
+
+    Without one, they begin with `from_turn` where it is given.
+    """
     feed = rest.edge.feed
     projection = SimpleProjection()
     last, newcomer = -1, after is None
     # the projection has to see what was before the cursor: a message that ends after it is whole
-    async with feed.watch(key, since=after, whole_turn=True) as watch:
+    async with feed.watch(key, after, from_turn, whole_turn=True) as watch:
         async for step in watch:
             if isinstance(step, Begins):
                 if newcomer:

@@ -145,6 +145,8 @@ async def cancel(
     reason: Annotated[Id, Query()] = "",
 ) -> Response:
     """Stop a run; keep what it said, or (`rollback`) nothing. One that is over stays as it is."""
+    if wait:
+        rest.edge.sockets.check_room(rest.caller)
     key = await rest.key(thread_id)
     row = await rest.run(key, run_id)
     rollback = action == "rollback"
