@@ -11,14 +11,16 @@ kafka/ postgres/   data, kept from start to start
 from __future__ import annotations
 
 import fcntl
+import os
 import shutil
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from turnstream.deploy.local.machine import unprivileged_account
 from turnstream.deploy.local.postgres import data_place
 from turnstream.deploy.local.process import kill_group, wait_gone
 from turnstream.deploy.local.state import PartState, StackState, Status, read_state
-from turnstream.schemas.errors import StackRunningError
+from turnstream.schemas.errors import StackError, StackRunningError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,22 +39,36 @@ class Folder:
 
     def __init__(self, path: Path) -> None:
         self.path = path.resolve()
-        self.path.mkdir(parents=True, exist_ok=True)
-        # Postgres may have to run as an account that needs to pass through, not to look around
-        self.path.chmod(0o711 if unprivileged_account() else 0o700)
-        (self.path / ".gitignore").write_text("*\n")
         self.logs = self.path / "logs"
-        self.logs.mkdir(mode=0o700, exist_ok=True)
+        try:
+            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._close()
+            self.logs.mkdir(mode=0o700, exist_ok=True)
+            with private(self.path / ".gitignore").open("w") as file:
+                file.write("*\n")
+        except OSError as error:
+            raise StackError(f"{self.path} cannot be a stack's folder: {error}") from error
         self._lock: TextIO | None = None
+
+    def _close(self) -> None:
+        """Let no other account in, except Postgres' on its way to data that lie inside."""
+        account = unprivileged_account()
+        if account is not None and data_place(self.path).is_relative_to(self.path):
+            os.chown(self.path, -1, account.gid)
+            self.path.chmod(0o710)
+        else:
+            self.path.chmod(0o700)
 
     def acquire(self) -> None:
         """Take the lock, or raise `StackRunningError` with the pid of who holds it."""
-        lock = (self.path / "lock").open("a")
+        lock = private(self.path / "lock").open("a")
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             lock.close()
-            state = read_state(self.path)
+            state = None
+            with suppress(StackError):  # damaged: it cannot tell whose the lock is
+                state = read_state(self.path)
             pid = state.supervisor.pid if state and state.supervisor else 0
             raise StackRunningError(
                 f"a stack already runs on {self.path}, started by process {pid or 'unknown'}",
@@ -76,8 +92,11 @@ class Folder:
         path = self.logs / f"{part}.log"
         if path.exists():
             path.replace(path.with_name(f"{path.name}.1"))
-        path.touch(mode=0o600)
-        return path
+        return private(path)
+
+    def restart_note(self, part: str) -> Path:
+        """Return where a note lies that tells the supervisor: a restart of this part was asked."""
+        return self.path / f"restart-{part}"
 
     def clear(self) -> None:
         """Remove all data and logs, but neither the lock nor the ports remembered."""
@@ -92,6 +111,13 @@ class Folder:
         """Remove the folder with everything in it."""
         self.clear()
         shutil.rmtree(self.path, ignore_errors=True)
+
+
+def private(path: Path) -> Path:
+    """Create the file if it is not there; in either case only its owner may read it."""
+    path.touch(mode=0o600)
+    path.chmod(0o600)
+    return path
 
 
 def stop_parts(

@@ -16,8 +16,8 @@ import subprocess
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from turnstream.deploy.local.part import Part
-from turnstream.schemas.errors import PartError
+from turnstream.deploy.local.part import START_OVER, Part
+from turnstream.schemas.errors import PartError, StackError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 _METADATA, _METADATA_VERSION = 3, 1
 _ANSWER_BYTES_MAX = 64 << 10
 _REPLICAS_MAX = 3
+_IDENTITY = "meta.properties"
+_DAMAGED = ("KafkaException:", "InconsistentClusterId", "CorruptRecord", "KafkaStorageException")
 
 
 def new_cluster_id() -> str:
@@ -71,14 +73,17 @@ def kafka_part(
     ready when it serves clients, which those of a cluster do once more than half of them run.
     Raises `PartError` when the storage cannot be formatted.
     """
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(mode=0o700, exist_ok=True)
+    folder.chmod(0o700)
     configuration = folder / "server.properties"
     settings = {**_configuration(folder / "data", port, node), **options}
+    configuration.touch(mode=0o600)
     configuration.write_text("".join(f"{key}={value}\n" for key, value in settings.items()))
     class_path = ":".join(map(str, jars))
-    formatted = (folder / "data" / "meta.properties").exists()
+    formatted = _has_identity(folder)
     if not formatted:
         _format(java[0], class_path, configuration, log, env=env, node=node)
+        _has_identity(folder)  # keeps a copy of what was made
     return Part(
         name=node.name,
         argv=(
@@ -103,7 +108,37 @@ def kafka_part(
         again=lambda logged: not logged.strip(),
         restarts_max=1,  # seen once in 19 starts: the JVM ends at once and says nothing
         stop_timeout_s=20,
+        explain=explain,
     )
+
+
+def _has_identity(folder: Path) -> bool:
+    """Return whether the data say whose they are; put that file back where a crash has cost it."""
+    data = folder / "data"
+    held, kept = data / _IDENTITY, folder / _IDENTITY
+    whole = _whole(held)
+    if whole and not _whole(kept):
+        kept.touch(mode=0o600)
+        kept.write_bytes(held.read_bytes())
+    elif not whole and data.exists() and any(data.iterdir()):
+        if not _whole(kept):
+            raise StackError(f"{held} is damaged; restore it, or {START_OVER}")
+        held.write_bytes(kept.read_bytes())
+        whole = True
+    return whole
+
+
+def _whole(identity: Path) -> bool:
+    try:
+        return b"cluster.id=" in identity.read_bytes()
+    except OSError:
+        return False
+
+
+def explain(_: int, logged: str) -> str:
+    """Say what Kafka found wrong with its data, where its log tells."""
+    lines = [line for line in logged.splitlines() if any(word in line for word in _DAMAGED)]
+    return f"{lines[-1].strip()[:300]}; if its data are damaged, {START_OVER}" if lines else ""
 
 
 def broker_answers(port: int) -> bool:
@@ -196,6 +231,7 @@ def _format(
             env=dict(env),
             check=False,
             timeout=60,
+            umask=0o077,
         )
     if done.returncode:
         tail = tuple(log.read_text(errors="replace").splitlines()[-15:])

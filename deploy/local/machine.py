@@ -1,7 +1,7 @@
 """What this machine offers: a cache, a Java, an account for Postgres, free ports.
 
 This is the one place beside the settings that looks at the environment: at what every program on
-the machine shares (XDG folders, JAVA_HOME), never at turnstream's own variables.
+the machine shares (XDG folders, JAVA_HOME), and at what each child is given of it.
 """
 
 from __future__ import annotations
@@ -21,12 +21,15 @@ from turnstream.deploy.local.process import Account
 from turnstream.schemas.errors import StackError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
 JAVA_MIN = 17  # Kafka 4 needs it
 _PORTS = range(20_000, 32_000)  # below what Linux hands to outgoing connections where nobody set it
 _OUTGOING = Path("/proc/sys/net/ipv4/ip_local_port_range")
 _VERSION = re.compile(r'version "(\d+)')
+_SHARED = ("PATH", "HOME", "USER", "LOGNAME", "LANG", "LANGUAGE", "TZ", "TMPDIR", "TMP", "TEMP")
+_OF_LOADERS = ("LD_LIBRARY_PATH", "JAVA_TOOL_OPTIONS", "JDK_JAVA_OPTIONS")
+_SHARED_FAMILIES = ("LC_", "XDG_", "PYTHON", "MALLOC_", "OMP_", "GGML_", "LLAMA_")
 
 
 def own_pid() -> int:
@@ -35,8 +38,25 @@ def own_pid() -> int:
 
 
 def environment() -> dict[str, str]:
-    """Return a copy of our environment, for a child."""
-    return dict(os.environ)
+    """Return what a server needs of our environment: no setting, no key of anything."""
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if name in (*_SHARED, *_OF_LOADERS) or name.startswith(_SHARED_FAMILIES)
+    }
+
+
+def own_environment(*, without: Collection[str], graphs: bool) -> dict[str, str]:
+    """Return what a process of ours needs of our environment.
+
+    `without` are settings that it does not read, in capitals. `graphs`: it loads graphs of users,
+    which may read any other variable.
+    """
+    return environment() | {
+        name: value
+        for name, value in os.environ.items()
+        if (graphs or name.upper().startswith("TURNSTREAM_")) and name.upper() not in without
+    }
 
 
 def cache_folder() -> Path:
@@ -80,7 +100,12 @@ def java_version(java: Path) -> int:
     """Return a Java's major version, 0 when it cannot be run."""
     try:
         shown = subprocess.run(  # noqa: S603 - found by us
-            [java, "-version"], capture_output=True, text=True, timeout=30, check=False
+            [java, "-version"],
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+            env=environment(),
         )
     except (OSError, subprocess.TimeoutExpired):
         return 0

@@ -15,7 +15,7 @@ from errno import EADDRINUSE
 from signal import SIGTERM
 from typing import TYPE_CHECKING
 
-from turnstream.deploy.local.process import Account, Identity, ending, identify, spawn
+from turnstream.deploy.local.process import Account, Identity, ending, identify, kill_group, spawn
 from turnstream.schemas.errors import PartError
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 TAIL_LINES = 15
+START_OVER = "`turnstream up --fresh` starts over and removes all data"
 _TAIL_BYTES_MAX = 64 << 10
 _IN_USE = os.strerror(EADDRINUSE).lower()
 
@@ -104,6 +105,11 @@ class Running:
         """Return in words how the process ended, or nothing while it runs."""
         returncode = self._popen.poll()
         return "" if returncode is None else ending(returncode)
+
+    def kill(self) -> None:
+        """End the process at once."""
+        kill_group(self.identity)
+        self.reap()
 
     def reap(self) -> None:
         """Collect the exit status of a process that has been stopped."""

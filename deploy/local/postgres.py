@@ -16,11 +16,12 @@ import subprocess
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from signal import SIGINT
+from signal import SIGINT, SIGKILL
 from typing import TYPE_CHECKING
 
 from turnstream.deploy.local.machine import package_folder, reachable, unprivileged_account
-from turnstream.deploy.local.part import TAIL_LINES, Part
+from turnstream.deploy.local.part import START_OVER, TAIL_LINES, Part
+from turnstream.deploy.local.process import identify, wait_gone
 from turnstream.schemas.errors import PartError, StackError
 
 if TYPE_CHECKING:
@@ -30,6 +31,14 @@ if TYPE_CHECKING:
 
 USER = DATABASE = "turnstream"
 _ROOTS_DATA = Path("/var/lib/turnstream")
+_LEFTOVER_TIMEOUT_S = 10.0
+_DAMAGED = (
+    "incompatible with server",
+    "checkpoint",
+    "control file",
+    "not a valid data",
+    "could not open",
+)
 _STALE = ("lock file", "shared memory block")  # a killed postmaster's, gone within seconds
 
 
@@ -40,11 +49,14 @@ class Binaries:
     folder: Path
     account: Account | None
 
-    def run(self, program: str, *arguments: str, env: Mapping[str, str]) -> tuple[int, str]:
-        """Run one to its end; return its exit code and what it said."""
+    def run(
+        self, program: str, *arguments: str, env: Mapping[str, str], typed: str = ""
+    ) -> tuple[int, str]:
+        """Run one to its end with `typed` as its input; return its exit code and what it said."""
         account = self.account
         done = subprocess.run(  # noqa: S603 - our own arguments
             [self.folder / program, *arguments],
+            input=typed,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -63,14 +75,14 @@ class Binaries:
 def data_place(folder: Path) -> Path:
     """Return where the data of the stack in `folder` lies.
 
-    Inside it, unless Postgres runs as an account that cannot reach it (root's home is closed to
-    others): then in a folder of its own under /var/lib. Where there are data it stays.
+    Inside it, unless Postgres runs as an account that cannot reach the folder (root's home is
+    closed to others): then in a folder of its own under /var/lib. Where there are data it stays.
     """
     inside = folder / "postgres"
     if unprivileged_account() is None:
         return inside
     outside = _ROOTS_DATA / hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:16]
-    if not (outside / "data").exists() and ((inside / "data").exists() or reachable(inside)):
+    if not (outside / "data").exists() and ((inside / "data").exists() or reachable(folder)):
         return inside
     return outside
 
@@ -90,13 +102,15 @@ def postgres_part(
     """
     binaries = find_binaries(cache, env)
     place = data_place(folder)
-    password = _password(folder / "postgres.password", place)
+    password, kept = _password(folder / "postgres.password")
     place.mkdir(parents=True, exist_ok=True)
     if binaries.account:
         os.chown(place, binaries.account.uid, binaries.account.gid)
     place.chmod(0o700)
-    if not (place / "data" / "PG_VERSION").exists():
+    if not _mended(place / "data", binaries.account):
         _create_cluster(binaries, place, password, log, env)
+    elif not kept:
+        _set_password(binaries, place, password, env)
     url = f"postgresql://{USER}:{password}@127.0.0.1:{port}/{DATABASE}"
     settings = {
         "listen_addresses": "127.0.0.1",
@@ -120,6 +134,7 @@ def postgres_part(
         stop_timeout_s=15,
         again=lambda logged: any(words in logged for words in _STALE),
         restarts_max=20,
+        explain=explain,
     )
 
 
@@ -170,19 +185,78 @@ def _runs(binaries: Binaries, env: Mapping[str, str]) -> bool:
         return False
 
 
-def _password(path: Path, place: Path) -> str:
+def _password(path: Path) -> tuple[str, bool]:
+    """Return the password, and whether it was there already; else it is a new one."""
     try:
-        return path.read_text()
-    except FileNotFoundError:
-        if (place / "data").exists():
-            raise StackError(
-                f"{path} is missing, without which the data in {place} cannot be opened; "
-                "`--fresh` starts over"
-            ) from None
+        if password := path.read_text().strip():
+            return password, True
+    except (FileNotFoundError, UnicodeDecodeError):
+        pass
     password = secrets.token_urlsafe(24)
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        file.write(password)
-    return password
+    path.touch(mode=0o600)
+    path.write_text(password)
+    return password, False
+
+
+def _set_password(binaries: Binaries, place: Path, password: str, env: Mapping[str, str]) -> None:
+    """Give the server another password: the file with the one before is lost."""
+    code, said = binaries.run(
+        *("postgres", "--single", "-D", str(place / "data"), "postgres"),
+        env=env,
+        typed=f"ALTER USER {USER} PASSWORD '{password}'\n",
+    )
+    if code:
+        tail = tuple(said.splitlines()[-TAIL_LINES:])
+        raise PartError(part="postgres", cause="its password cannot be set anew", tail=tail)
+
+
+def _mended(data: Path, account: Account | None) -> bool:
+    """Return whether there is a cluster; put right what a crash or a move may have left of it."""
+    if data.is_dir() and not any(data.iterdir()):
+        data.rmdir()
+    if not data.exists():
+        return False
+    if not (data / "PG_VERSION").exists():
+        raise StackError(f"{data} is damaged, it has no PG_VERSION; restore it, or {START_OVER}")
+    if account is not None and data.stat().st_uid != account.uid:
+        for path in (data, *data.rglob("*")):
+            os.chown(path, account.uid, account.gid, follow_symlinks=False)
+    data.chmod(0o700)
+    _end_leftover(data)
+    return True
+
+
+def _end_leftover(data: Path) -> None:
+    """End a server that still runs on the data, and remove a pid file that names another process.
+
+    The folder's lock is ours, so no supervisor wants it. Postgres itself takes any process of its
+    account that has the pid in the file for a server, which after a reboot may be anything.
+    """
+    file = data / "postmaster.pid"
+    try:
+        process = identify(int(file.read_text().split("\n", 1)[0]))
+        on_data = Path(f"/proc/{process.pid}/cwd").resolve() == data.resolve()
+    except (FileNotFoundError, StackError):
+        return  # there is no such process: Postgres sees to its memory and the file
+    except (OSError, ValueError):
+        on_data = False
+    if not on_data:
+        file.unlink(missing_ok=True)
+        return
+    process.send(SIGINT)
+    if wait_gone([process], _LEFTOVER_TIMEOUT_S):
+        process.send(SIGKILL)
+        wait_gone([process], _LEFTOVER_TIMEOUT_S)
+
+
+def explain(_: int, logged: str) -> str:
+    """Say what Postgres found wrong with its data, where its log tells."""
+    lines = [line for line in logged.splitlines() if "FATAL:" in line or "PANIC:" in line]
+    damaged = [line for line in lines if any(words in line for words in _DAMAGED)]
+    if not damaged:
+        return ""
+    what = damaged[-1].partition("FATAL:")[2] or damaged[-1].partition("PANIC:")[2]
+    return f"{what.strip()}; if its data are damaged, {START_OVER}"
 
 
 def _create_cluster(

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 _READY_TIMEOUT_S = 5
 _PROCESSOR_READY = "Worker]: Ready"  # Faust's own line
+JWT_SECRET, MODEL_API_KEY = "TURNSTREAM_JWT_SECRET", "TURNSTREAM_MODEL_API_KEY"
 _DRAIN_S = 25.0  # a worker's own drain budget is 20 s
 
 

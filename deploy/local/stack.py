@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,17 +22,24 @@ from turnstream.deploy.local import machine
 from turnstream.deploy.local.folder import Folder, stop_parts
 from turnstream.deploy.local.jars import fetch_jars, read_lock
 from turnstream.deploy.local.kafka import Node, kafka_part
+from turnstream.deploy.local.mending import Backoff
 from turnstream.deploy.local.model import NAME, model_part
 from turnstream.deploy.local.part import Part, Running
 from turnstream.deploy.local.plan import Plan
 from turnstream.deploy.local.postgres import data_place, postgres_part
 from turnstream.deploy.local.process import Identity, identify
-from turnstream.deploy.local.services import edge_part, processor_part, worker_part
+from turnstream.deploy.local.services import (
+    JWT_SECRET,
+    MODEL_API_KEY,
+    edge_part,
+    processor_part,
+    worker_part,
+)
 from turnstream.deploy.local.state import (
     PartState,
     StackState,
     Status,
-    read_state,
+    recover_state,
     write_state,
 )
 from turnstream.schemas.errors import PartError, StackError
@@ -68,6 +76,7 @@ class LocalStack:
         self._running: list[Running] = []
         self._ports = machine.Ports()
         self._before = StackState()
+        self._backoffs: defaultdict[str, Backoff] = defaultdict(Backoff)
         self.state = StackState(embedded=embedded)
 
     @property
@@ -119,7 +128,7 @@ class LocalStack:
         """
         self.folder.acquire()
         try:
-            self._before = read_state(self.folder.path) or StackState()
+            self._before = recover_state(self.folder.path)
             stop_parts(self._before)  # what a killed supervisor may have left
             if self.plan.fresh:
                 self.folder.clear()
@@ -160,27 +169,65 @@ class LocalStack:
         shown = self.state.part(name)
         if before is None or shown is None or not before.ended():
             raise StackError(f"{name} is not a part of this stack that has ended")
-        self._running.remove(before)
-        again = Running(before.part)
-        self._running.append(again)
-        shown.status, shown.detail, shown.process = Status.STARTING, "", again.identity
-        self._report(shown)
-        self._await([again])
+        self._await([self._again(before, shown)])
 
     def check(self) -> list[PartState]:
         """Return the parts that have ended by themselves since the last call."""
         ended = []
         for running in self._running:
-            how = running.ended()
+            how = running.ended() if running.ready and not running.reported_end else ""
             state = self.state.part(running.part.name)
-            if how and not running.reported_end and state is not None:
-                running.reported_end = True
-                state.status, state.detail, state.process = Status.ENDED, how, None
-                self._report(state)
+            if how and state is not None:
+                self._has_ended(running, state, how)
                 ended.append(state)
-        if ended:
-            write_state(self.folder.path, self.state)
         return ended
+
+    def mend(self) -> None:
+        """Start parts again that have ended, each when its pause is over; wait for none of them."""
+        self.check()
+        for running in tuple(self._running):
+            shown = self.state.part(running.part.name)
+            if shown is None:
+                continue
+            backoff = self._backoffs[shown.name]
+            try:
+                if running.reported_end:
+                    note = self.folder.restart_note(shown.name)
+                    if note.exists():
+                        self._again(running, shown)
+                        note.unlink(missing_ok=True)
+                    elif time.monotonic() >= backoff.due_at:
+                        shown.restarts, shown.cause = shown.restarts + 1, shown.detail
+                        self._again(running, shown)
+                elif not running.ready and running.poll():
+                    backoff.ready(time.monotonic())
+                    self._is_ready(running, shown)
+            except PartError as error:
+                self._has_ended(running, shown, error.cause)
+
+    def _again(self, before: Running, shown: PartState) -> Running:
+        self.folder.log(shown.name)
+        again = Running(before.part)
+        self._running[self._running.index(before)] = again
+        shown.status, shown.detail, shown.process = Status.STARTING, "", again.identity
+        write_state(self.folder.path, self.state)
+        self._report(shown)
+        return again
+
+    def _has_ended(self, running: Running, shown: PartState, how: str) -> None:
+        running.kill()  # one that was never ready in its time still runs
+        running.reported_end = True
+        self._backoffs[shown.name].ended(time.monotonic())
+        shown.status, shown.detail, shown.process = Status.ENDED, how, None
+        write_state(self.folder.path, self.state)
+        self._report(shown)
+
+    def _is_ready(self, running: Running, shown: PartState) -> None:
+        took = time.monotonic() - running.began
+        shown.status, shown.detail = Status.READY, f"{took:.1f} s"
+        shown.process = running.identity
+        write_state(self.folder.path, self.state)
+        self._report(shown)
 
     def _start_servers(self) -> None:
         plan, state = self.plan, self.state
@@ -201,7 +248,12 @@ class LocalStack:
 
     def _start_services(self) -> None:
         plan = self.plan
-        env = {**machine.environment(), **plan.env, **self.state.environment()}
+        told = {**plan.env, **self.state.environment()}
+        of_worker = machine.own_environment(without={JWT_SECRET}, graphs=True) | told
+        of_edge = machine.own_environment(without={MODEL_API_KEY}, graphs=True) | told
+        of_processor = (
+            machine.own_environment(without={JWT_SECRET, MODEL_API_KEY}, graphs=False) | told
+        )
         logs = self.folder.logs
         begun = []
         if "worker" in plan.parts:
@@ -210,7 +262,7 @@ class LocalStack:
 
                 def worker(name: str = name, number: int = number) -> Part:
                     port = self._port(name, "health")
-                    return worker_part(number, logs=logs, env=env, port=port)
+                    return worker_part(number, logs=logs, env=of_worker, port=port)
 
                 begun.append(self._begin(name, worker))
         self._await(begun)
@@ -219,14 +271,16 @@ class LocalStack:
 
             def edge() -> Part:
                 port = self._port("edge", "http", plan.edge_port, plan.edge_port_preferred)
-                return edge_part(logs=logs, env=env, port=port)
+                return edge_part(logs=logs, env=of_edge, port=port)
 
             begun.append(self._begin("edge", edge))
             self.state.edge_url = begun[-1].part.url
         if "processor" in plan.parts:
             folder = self.folder.path / "processor"
             begun.append(
-                self._begin("processor", lambda: processor_part(folder=folder, logs=logs, env=env))
+                self._begin(
+                    "processor", lambda: processor_part(folder=folder, logs=logs, env=of_processor)
+                )
             )
         self._await(begun)
 
@@ -293,9 +347,8 @@ class LocalStack:
                 shown = self.state.part(running.part.name)
                 if running.poll() and shown is not None:
                     waiting.remove(running)
-                    took = time.monotonic() - running.began
-                    shown.status, shown.detail = Status.READY, f"{took:.1f} s"
-                    self._report(shown)
+                    self._backoffs[shown.name].ready(time.monotonic())
+                    self._is_ready(running, shown)
                 if shown is not None and shown.process != running.identity:
                     shown.process = running.identity  # it was started a second time
                     write_state(self.folder.path, self.state)

@@ -36,7 +36,11 @@ class Status(StrEnum):
 
 
 class PartState(msgspec.Struct, kw_only=True):
-    """One part; `process` is None unless it runs, `stop_timeout_s` is in seconds."""
+    """One part; `process` is None unless it runs, `stop_timeout_s` is in seconds.
+
+    `restarts` counts how often it ended by itself and was started again; `cause` is how it ended
+    the last time.
+    """
 
     name: str
     status: Status
@@ -44,6 +48,8 @@ class PartState(msgspec.Struct, kw_only=True):
     url: str = ""
     ports: dict[str, int] = {}
     log: str = ""
+    restarts: int = 0
+    cause: str = ""
     process: Identity | None = None
     tier: int = 0
     stop_signal: int = 15
@@ -96,8 +102,21 @@ def read_state(folder: Path) -> StackState | None:
         return msgspec.json.decode(path.read_bytes(), type=StackState)
     except FileNotFoundError:
         return None
-    except msgspec.DecodeError as error:
-        raise StackError(f"{path} cannot be read ({error}); remove it to start over") from error
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise StackError(f"{path} cannot be read ({error}); `turnstream up` mends it") from error
+
+
+def recover_state(folder: Path) -> StackState:
+    """Return the state kept in a folder; put one that is damaged aside and return an empty one.
+
+    Call it with the folder's lock: the processes of a supervisor end with it.
+    """
+    try:
+        return read_state(folder) or StackState()
+    except StackError:
+        path = folder / _NAME
+        path.replace(path.with_name(f"{_NAME}.damaged"))
+        return StackState()
 
 
 def write_state(folder: Path, state: StackState) -> None:

@@ -1,4 +1,4 @@
-"""The life of `turnstream up`: start a stack, watch it, stop it when a signal asks."""
+"""The life of `turnstream up`: start a stack, mend it, stop it when a signal asks."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def supervise(stack: LocalStack, *, when_ready: Callable[[], None]) -> None:
             stack.start()
             when_ready()
             while True:
-                stack.check()
+                stack.mend()
                 threading.Event().wait(_CHECK_EVERY_S)
         except _Asked:
             pass

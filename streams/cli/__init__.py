@@ -35,6 +35,7 @@ app = typer.Typer(
 app.command("up")(stack.up)
 app.command("down")(stack.down)
 app.command("status")(stack.status)
+app.command("restart")(stack.restart)
 app.command("logs")(stack.logs)
 app.command("chat")(chat.chat)
 app.command("demo")(demo.demo)

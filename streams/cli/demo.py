@@ -90,12 +90,12 @@ def _scripted_server(folder: Path) -> Iterator[str]:
     """Run the scripted model server as a child; gives its base URL."""
     import subprocess
 
-    from turnstream.deploy.local.machine import Ports
+    from turnstream.deploy.local.machine import Ports, environment
 
     port = Ports().take()
     command = [sys.executable, "-m", "turnstream.connectors.models.scripted", "--port", str(port)]
     with (folder / "scripted.log").open("wb") as log:
-        child = subprocess.Popen(command, stdout=log, stderr=log)  # noqa: S603  our own module
+        child = subprocess.Popen(command, stdout=log, stderr=log, env=environment())  # noqa: S603  our own module
     try:
         yield f"http://127.0.0.1:{port}/v1"
     finally:

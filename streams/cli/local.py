@@ -10,6 +10,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -19,8 +20,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from turnstream.deploy.local.folder import SUPERVISOR_LOG, Folder, stop_parts
-from turnstream.deploy.local.process import wait_gone
+from turnstream.deploy.local.folder import SUPERVISOR_LOG, Folder, private, stop_parts
+from turnstream.deploy.local.process import kill_group, wait_gone
 from turnstream.deploy.local.stack import LocalStack
 from turnstream.deploy.local.state import PartState, StackState, Status, read_state, write_state
 from turnstream.deploy.local.supervise import supervise
@@ -32,10 +33,13 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from turnstream.deploy.local.plan import Plan
+    from turnstream.deploy.local.process import Identity
 
 EXIT_FAILED = 1
 EXIT_OTHERWISE = 3  # it runs already, or it does not run
 _DOWN_TIMEOUT_S = 90.0
+_RESTART_TIMEOUT_S = 180.0
+_POLL_S = 0.1
 
 
 class _Outcome(msgspec.Struct):
@@ -102,7 +106,7 @@ def run_apart(folder: Path, plan: Plan, events_fd: int) -> int:
 def start_apart(folder: Path) -> int:
     """Start the same command once more, without `--detach`, and show what it tells."""
     console = Console()
-    log = Folder(folder).logs / SUPERVISOR_LOG
+    log = private(Folder(folder).logs / SUPERVISOR_LOG)
     read_fd, write_fd = os.pipe()
     arguments = [argument for argument in sys.argv[1:] if argument != "--detach"]
     command = [sys.executable, "-m", "turnstream.streams.cli", *arguments]
@@ -199,6 +203,57 @@ def stop(folder: Path) -> int:
     return 0
 
 
+def restart(folder: Path, wanted: str) -> int:
+    """Stop and start a part of a stack that runs, or all workers in turn; return the exit code."""
+    state = read_state(folder)
+    if state is None or state.supervisor is None or not state.running():
+        typer.echo(f"no stack runs on {folder}; `turnstream up` starts one", err=True)
+        return EXIT_OTHERWISE
+    if state.embedded:
+        typer.echo(f"the stack on {folder} belongs to process {state.supervisor.pid}", err=True)
+        return EXIT_OTHERWISE
+    chosen = [
+        part
+        for part in state.parts
+        if part.name == wanted or (wanted == "worker" and part.name.startswith("worker-"))
+    ]
+    if not chosen:
+        names = ", ".join(part.name for part in state.parts)
+        raise typer.BadParameter(f"no such part: {wanted} (there are: {names})", param_hint="PART")
+    for part in chosen:
+        if part.status is Status.EXTERNAL:
+            typer.echo(f"{part.name} was not started here: {address(part)} is used", err=True)
+            return EXIT_FAILED
+        code = _restart(folder, state.supervisor, part)
+        if code:
+            return code
+    return 0
+
+
+def _restart(folder: Path, supervisor: Identity, part: PartState) -> int:
+    began = time.monotonic()
+    note = private(Folder(folder).restart_note(part.name))
+    try:
+        if part.process is not None and part.process.send(part.stop_signal):
+            for process in wait_gone([part.process], part.stop_timeout_s):
+                kill_group(process)
+        while time.monotonic() < began + _RESTART_TIMEOUT_S and supervisor.alive():
+            state = read_state(folder)
+            now = state.part(part.name) if state else None
+            if now is not None and now.process not in {None, part.process}:
+                if now.status is Status.READY:
+                    took = time.monotonic() - began
+                    typer.echo(f"{part.name} restarted in {took:.1f} s")
+                    return 0
+            elif now is not None and now.status is Status.ENDED and not note.exists():
+                break  # it was started again, and has ended again
+            time.sleep(_POLL_S)
+    finally:
+        note.unlink(missing_ok=True)
+    typer.echo(f"{part.name} did not become ready; its log: {part.log}", err=True)
+    return EXIT_FAILED
+
+
 @dataclass(frozen=True, slots=True)
 class Found:
     """What was found on a folder."""
@@ -226,12 +281,16 @@ class Found:
             typer.echo(f"no stack runs on {self.folder}; `turnstream up` starts one")
             return
         table = Table(box=None, pad_edge=False)
-        for heading in ("part", "status", "pid", "address"):
+        again = any(part.restarts or part.status is Status.ENDED for part in self.state.parts)
+        for heading in ("part", "status", "pid", "address", *(("restarts",) if again else ())):
             table.add_column(heading, overflow="fold")
         for part in self.state.parts:
             pid = str(part.process.pid) if part.process else ""
             ports = ", ".join(f"{use} {port}" for use, port in part.ports.items())
-            table.add_row(part.name, part.status.value, pid, address(part) or ports)
+            cause = part.detail if part.status is Status.ENDED else part.cause
+            cause = f", {cause}" if cause else ""
+            cells = [part.name, part.status.value, pid, address(part) or ports]
+            table.add_row(*cells, *((f"{part.restarts}{cause}",) if again else ()))
         console = Console()
         console.print(table)
         pid = str(self.state.supervisor.pid)

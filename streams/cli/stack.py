@@ -1,4 +1,4 @@
-"""`turnstream up`, `down`, `status` and `logs`: the local stack from the command line."""
+"""`turnstream up`, `down`, `status`, `restart` and `logs`: the local stack."""
 
 import json
 from typing import TYPE_CHECKING, Annotated
@@ -79,7 +79,9 @@ def status(
 ) -> None:
     """Show the parts, where they are reached, and whether they live.
 
-    Exit code 0: all is up; 1: a part is missing; 3: no stack runs on this folder.
+    A part that ended by itself is started again, at first after half a second, then ever more
+    rarely; how often, and how it ended last, stands beside it. Exit code 0: all is up; 1: a part is
+    missing; 3: no stack runs on this folder.
     """
     from turnstream.streams.cli import local
 
@@ -89,6 +91,23 @@ def status(
     else:
         found.show()
     raise typer.Exit(found.code)
+
+
+def restart(
+    part: Annotated[
+        str, typer.Argument(help="kafka, postgres, model, worker-1, …; worker: all in turn.")
+    ],
+    *,
+    folder: Dir = HERE,
+) -> None:
+    """Stop a part of the running stack and start it again; a worker hands its turns over first.
+
+    It gets the environment that `up` had, and reads `.env` anew. Exit code 1: it did not become
+    ready; 3: no stack runs on this folder.
+    """
+    from turnstream.streams.cli import local
+
+    raise typer.Exit(local.restart(folder, part))
 
 
 def logs(

@@ -20,6 +20,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from turnstream.deploy.local import LocalStack, Plan, postgres, read_state
 from turnstream.deploy.local.folder import stop_parts
 from turnstream.deploy.local.machine import java_version, package_folder
+from turnstream.deploy.local.mending import FIRST_S, HEALTHY_S, LONGEST_S, Backoff
 from turnstream.deploy.local.postgres import data_place
 from turnstream.deploy.local.process import identify
 from turnstream.deploy.local.state import PartState, Status, write_state
@@ -121,8 +122,22 @@ async def test_data_and_ports_survive_a_restart_and_fresh_starts_over(folder):
         assert rows(stack.database_url, "SELECT to_regclass('kept')") == [(None,)]
 
 
-def test_servers_are_private(folder):
+def test_servers_are_private(folder, monkeypatch):
+    monkeypatch.setenv("TURNSTREAM_JWT_SECRET", "not-for-servers")
+    monkeypatch.setenv("SOME_API_KEY", "not-for-servers")
     with LocalStack(folder) as stack:
+        for process in stack.processes.values():
+            environment = Path(f"/proc/{process.pid}/environ").read_bytes()
+            assert b"not-for-servers" not in environment
+            assert b"PATH=" in environment
+        data = data_place(folder)
+        inside = [path for path in folder.rglob("*") if not path.is_relative_to(data / "data")]
+        assert len(inside) > 20
+        for path in inside:
+            assert stat.S_IMODE(path.lstat().st_mode) & 0o077 == 0, path
+        # Postgres' account may pass through to its data; nobody else may
+        passes = 0o010 if ROOT and data.is_relative_to(folder) else 0
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700 | passes
         for part in stack.state.parts:
             for port in part.ports.values():
                 # 127.0.0.1, or the same mapped into IPv6 as Java binds it
@@ -134,7 +149,6 @@ def test_servers_are_private(folder):
         assert rows(stack.database_url, "SHOW password_encryption") == [("scram-sha-256",)]
         for name in ("state.json", "postgres.password"):
             assert stat.S_IMODE((folder / name).stat().st_mode) == 0o600
-        data = data_place(folder)
         assert stat.S_IMODE(data.stat().st_mode) == 0o700
         server = stack.processes["postgres"].pid
         assert Path(f"/proc/{server}").stat().st_uid == data.stat().st_uid != 0
@@ -232,15 +246,84 @@ def test_ctrl_c_during_the_start_stops_what_had_started(folder):
         supervisor.stdout.close()
 
 
-def test_a_part_that_dies_is_seen(folder):
+def test_a_part_that_dies_is_started_again(folder):
     where = ("--dir", str(folder))
     assert run("up", *where, "--only", "kafka,postgres", "--detach").returncode == 0
-    read_state(folder).part("kafka").process.send(signal.SIGKILL)
-    until(lambda: read_state(folder).part("kafka").status is Status.ENDED)
+    for times in (1, 2):
+        killed = read_state(folder).part("kafka").process
+        killed.send(signal.SIGKILL)
+        again = until(lambda times=times: ready_again(folder, "kafka", times))
+        assert again.process != killed
+        assert again.cause == "was ended by signal SIGKILL"
     shown = run("status", *where)
-    assert (shown.returncode, "ended" in shown.stdout) == (1, True)
-    assert "was ended by signal SIGKILL" in run("logs", "supervisor", *where).stdout
-    assert run("down", *where).stdout == "stopped postgres\n"
+    assert (shown.returncode, "2, was ended by" in shown.stdout) == (0, True), shown.stdout
+    logged = run("logs", "supervisor", *where).stdout
+    assert "was ended by signal SIGKILL" in logged
+    before = read_state(folder).part("postgres").process
+    restarted = run("restart", "postgres", *where)
+    assert (restarted.returncode, restarted.stdout[:19]) == (0, "postgres restarted "), restarted
+    part = read_state(folder).part("postgres")
+    assert part.process != before
+    assert (part.status, part.restarts) == (Status.READY, 0), "it did not end by itself"
+    unknown = run("restart", "redis", *where)
+    assert (unknown.returncode, "kafka, postgres" in unknown.stderr) == (2, True)
+    assert run("down", *where).stdout == "stopped kafka, postgres\n"
+    assert run("restart", "kafka", *where).returncode == 3
+
+
+def ready_again(folder: Path, name: str, times: int) -> PartState | None:
+    part = read_state(folder).part(name)
+    return part if part.status is Status.READY and part.restarts == times else None
+
+
+def test_the_pause_before_a_restart_grows_and_a_healthy_part_is_started_soon():
+    backoff = Backoff()
+    pauses = []
+    for now in range(100, 108):
+        backoff.ended(now)
+        pauses.append(backoff.due_at - now)
+    assert pauses == [FIRST_S, 1.0, 2.0, 4.0, 8.0, 16.0, LONGEST_S, LONGEST_S]
+    backoff.ready(200.0)
+    backoff.ended(201.0)
+    assert backoff.pause_s == LONGEST_S, "it was ready for a second"
+    backoff.ready(300.0)
+    backoff.ended(300.0 + HEALTHY_S)
+    assert backoff.pause_s == FIRST_S
+
+
+async def test_up_mends_what_a_crash_has_damaged(folder):
+    """A cut state, a pid file that names another process, a lost password, no identity."""
+    with LocalStack(folder) as stack:
+        await topics(stack.kafka_bootstrap, "kept")
+        rows(stack.database_url, "CREATE TABLE kept (x int)")
+    data = data_place(folder) / "data"
+    state = folder / "state.json"
+    state.write_bytes(state.read_bytes()[:200])
+    (data / "postmaster.pid").write_text(f"{os.getpid()}\n{data}\n")
+    (folder / "postgres.password").write_text("")
+    (folder / "kafka" / "data" / "meta.properties").unlink()
+    for command in ("topics list", "down"):
+        refused = run(*command.split(), "--dir", str(folder))
+        assert (refused.returncode, "Traceback" in refused.stderr) == (1, False)
+        assert "`turnstream up` mends it" in refused.stderr
+    with LocalStack(folder) as stack:
+        assert "kept" in await topics(stack.kafka_bootstrap)
+        assert rows(stack.database_url, "SELECT count(*) FROM kept") == [(0,)]
+    assert (folder / "state.json.damaged").stat().st_size == 200
+    (data / "PG_VERSION").unlink()
+    with pytest.raises(PartError, match=r"no PG_VERSION.*--fresh"):
+        LocalStack(folder, parts=("postgres",)).start()
+    kafka = folder / "kafka"
+    for identity in (kafka / "meta.properties", kafka / "data" / "meta.properties"):
+        identity.write_text("")
+    with pytest.raises(PartError, match=r"meta.properties is damaged.*--fresh"):
+        LocalStack(folder, parts=("kafka",)).start()
+
+
+def test_a_folder_that_cannot_be_one_is_refused_in_a_sentence(place):
+    (place / "stack").write_text("a file")
+    with pytest.raises(StackError, match="cannot be a stack's folder"):
+        LocalStack(place / "stack" / "inside")
 
 
 @pytest.mark.usefixtures("ctrl_c")
@@ -365,6 +448,8 @@ def test_the_whole_stack_goes_on_without_one_of_two_workers(folder):
         *("up", *where, "--workers", "2", "--detach"),
         timeout=280,
         TURNSTREAM_MODEL_URL="http://127.0.0.1:9/v1",  # used, not started; no turn is run here
+        TURNSTREAM_JWT_SECRET="of-the-edge-0123456789-0123456789",
+        SOME_API_KEY="of-graphs",
     )
     assert up.returncode == 0, up.stderr
     state = read_state(folder)
@@ -373,12 +458,18 @@ def test_the_whole_stack_goes_on_without_one_of_two_workers(folder):
     ]
     processes = {part.name: part.process for part in state.parts if part.process is not None}
     processes["worker-1"].send(signal.SIGKILL)
-    until(lambda: read_state(folder).part("worker-1").status is Status.ENDED)
-    assert run("status", *where).returncode == 1
     with urllib.request.urlopen(f"{state.edge_url}/readyz") as answer:
         assert answer.status == 200
+    until(lambda: ready_again(folder, "worker-1", 1))
+    told = {
+        name: Path(f"/proc/{process.pid}/environ").read_bytes()
+        for name, process in processes.items()
+        if process.alive()
+    }
+    assert [name for name, given in told.items() if b"of-the-edge" in given] == ["edge"]
+    assert [name for name, given in told.items() if b"of-graphs" in given] == ["worker-2", "edge"]
     down = run("down", *where)
-    assert down.stdout == "stopped kafka, postgres, worker-2, edge, processor\n"
+    assert down.stdout == "stopped kafka, postgres, worker-1, worker-2, edge, processor\n"
     assert not any(process.alive() for process in processes.values())
 
 
