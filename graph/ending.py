@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import traceback
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -54,6 +55,25 @@ def outcome_of(error: BaseException, *, input_refused: bool = False, **ids: obje
     return Outcome(
         status="failed", code=named.code, retryable=named.retryable, message=_text(named)
     )
+
+
+def drop_frames(error: BaseException | None) -> None:
+    """Clear the frames of an error that ended a run, and of what caused it.
+
+    They hold the tasks that hold the error: a circle that keeps all objects of the turn until a
+    full garbage collection. What is to be logged of them has to be logged before.
+    """
+    left, seen = [error], set[int]()
+    while left:
+        one = left.pop()
+        if one is None or id(one) in seen:
+            continue
+        seen.add(id(one))
+        traceback.clear_frames(one.__traceback__)
+        one.__traceback__ = None
+        left += [one.__cause__, one.__context__]
+        if isinstance(one, BaseExceptionGroup):
+            left += one.exceptions
 
 
 def _named(

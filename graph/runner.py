@@ -16,10 +16,10 @@ import msgspec
 from langgraph.errors import GraphDrained
 from langgraph.runtime import RunControl
 
-from turnstream.graph import nested_retries, node_exits
+from turnstream.graph import nested_retries, node_exits, wait_for
 from turnstream.graph.closing import closing_calls
 from turnstream.graph.deadlines import TurnLimits, overrun
-from turnstream.graph.ending import last_answer, outcome_of, text_in, with_words
+from turnstream.graph.ending import drop_frames, last_answer, outcome_of, text_in, with_words
 from turnstream.graph.factories import Use
 from turnstream.graph.interrupting import RUNNING
 from turnstream.graph.questions import asked_fields
@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from turnstream.schemas.events import Keep
 
 nested_retries.install()
+wait_for.install()
 
 T = TypeVar("T")
 
@@ -105,6 +106,10 @@ class TurnControl:
             self.failure = error
             if self._stop is not None:
                 self._stop()
+
+    def let_go(self) -> None:
+        """Stop nothing any more; what was to be stopped is over."""
+        self._stop = None
 
     def on_stop(self, stop: Callable[[], None]) -> None:
         """Call `stop` when the turn is cancelled or failed, at once if it is already."""
@@ -168,6 +173,7 @@ async def run_turn(
     attempt.stop()
     error = asyncio.CancelledError() if run.cancelled() else run.exception()
     ended = await attempt.close(attempt.failed(error or asyncio.CancelledError()))
+    drop_frames(error)
     return replace(ended, instead=attempt.cancelled)
 
 

@@ -156,6 +156,15 @@ class TurnAttempt:
 
     async def run(self) -> Finish | None:
         """Run the attempt; returns what is to be finished, None where the thread is not ours."""
+        try:
+            return await self._run_once()
+        finally:
+            # what refers to the attempt in a circle would stay until a full garbage collection
+            self._task = None
+            self.control.let_go()
+            self._emitter.let_go()
+
+    async def _run_once(self) -> Finish | None:
         self._task = asyncio.current_task()
         if self._halted or self._abandoned:
             await self._give_up()
@@ -268,13 +277,16 @@ class TurnAttempt:
         )
         if claim.cancel is not None:
             self.cancel(claim.cancel)
-        with session.bound():
-            if wrong and claim.answering is not None:
-                refused = Outcome(status="rejected", code="invalid_answer", message=wrong)
-                return await self._commit(
-                    session, RunOutcome(outcome=refused), reopen=claim.answering.stored
-                )
-            return await self._commit(session, await self._ran(session))
+        try:
+            with session.bound():
+                if wrong and claim.answering is not None:
+                    refused = Outcome(status="rejected", code="invalid_answer", message=wrong)
+                    return await self._commit(
+                        session, RunOutcome(outcome=refused), reopen=claim.answering.stored
+                    )
+                return await self._commit(session, await self._ran(session))
+        finally:
+            session.let_go()
 
     async def _ran(self, session: Session) -> RunOutcome:
         claim, bench = self.claim, self._bench

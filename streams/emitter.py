@@ -235,6 +235,10 @@ class TurnEmitter:
             if not waiter.done():
                 waiter.set_exception(self._error)
 
+    def let_go(self) -> None:
+        """Refer to the attempt no longer: it is over."""
+        self._on_refused = None
+
     # -- what the saver calls ------------------------------------------------------------------
 
     @property

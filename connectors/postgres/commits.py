@@ -162,6 +162,14 @@ class Session:
         finally:
             _SESSION.reset(token)
 
+    def let_go(self) -> None:
+        """Refer to the attempt no longer, which refers to this: it is over.
+
+        Else a turn would stay in memory until a full garbage collection.
+        """
+        self.on_cancel = self.on_lost = self.gate = self.resolve = self.carried = None
+        del self.tool_calls
+
     @staticmethod
     def of(thread_id: str) -> tuple[Session | None, str]:
         """Return the session bound here, if it is this thread's, and the thread's key.
