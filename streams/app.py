@@ -66,6 +66,7 @@ from turnstream.streams.intake import Intake
 from turnstream.streams.loop_watch import LoopWatch
 from turnstream.streams.metrics import WorkerMetrics, watch_worker
 from turnstream.streams.outlets import Outlets
+from turnstream.streams.pace import Pace
 from turnstream.streams.purge import Purge
 from turnstream.streams.worker import Worker
 
@@ -351,6 +352,7 @@ async def open_worker(
                 after=timedelta(days=settings.purge_after_days),
                 forgot=metrics.forgot,
             ),
+            pace=Pace(turns_max=settings.turns_max, target_s=settings.loop_lag_target_ms / 1000),
             turns_max=settings.turns_max,
             hearing=hearing,
             loop_watch=LoopWatch(

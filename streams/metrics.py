@@ -9,6 +9,7 @@ from prometheus_client.core import CounterMetricFamily
 from prometheus_client.registry import Collector
 
 from turnstream.schemas import unexpected
+from turnstream.streams.garbage import pauses
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -36,9 +37,10 @@ def unexpected_errors() -> CounterMetricFamily:
     return family
 
 
-class _UnexpectedErrors(Collector):
+class _OfProcess(Collector):
     def collect(self) -> Iterator[Metric]:
         yield unexpected_errors()
+        yield pauses.metric()
 
 
 class WorkerMetrics:
@@ -46,7 +48,7 @@ class WorkerMetrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self.registry.register(_UnexpectedErrors())
+        self.registry.register(_OfProcess())
         self.turns = Counter(
             "turnstream_turns",
             "Turns that ended on this worker, by status and code",
@@ -111,6 +113,13 @@ def watch_worker(metrics: WorkerMetrics, worker: Worker, pump: Pump, intake: Int
         ("turns_finished", "Turns closed since the start", lambda: counts.finished),
         ("turns_released", "Attempts that ended without closing", lambda: counts.released),
         ("attempts_broken", "Attempts that raised, since the start", lambda: counts.broken),
+        ("turns_limit", "Turns that may run here, by the loop's lag", lambda: worker.pace.limit),
+        ("loop_lag_seconds", "How late the event loop was lately", lambda: worker.pace.lag_s),
+        (
+            "graphs_blocked",
+            "Turns stopped that blocked the loop",
+            lambda: worker.loop_watch.stopped,
+        ),
         ("turns_suspect", "Turns that run here as suspects", lambda: worker.roster.suspects),
         (
             "records_passed",

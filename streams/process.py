@@ -1,9 +1,8 @@
-"""What every long-lived process of ours does: logs, signals, garbage collection, a new start."""
+"""What every long-lived process of ours does: logs, signals, a new start."""
 
 from __future__ import annotations
 
 import asyncio
-import gc
 import json
 import logging
 import os
@@ -19,8 +18,6 @@ from turnstream.streams.log_output import guard_output
 if TYPE_CHECKING:
     from collections.abc import Callable, MutableMapping
     from typing import Any
-
-GC_THRESHOLDS = (20_000, 20, 100)
 
 
 def log_as_json(level: str, *, exception_text: bool = False) -> None:
@@ -84,16 +81,6 @@ def _describe_exception(
     if isinstance(error, BaseException):
         event.update(described(error))
     return event
-
-
-def settle_memory() -> None:
-    """Take what the start made out of garbage collection, and collect the rest rarely.
-
-    A generation-2 pass over a process with LangGraph in it stops every stream for 65 ms and more.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(*GC_THRESHOLDS)
 
 
 def on_stop_signal(stop: Callable[[], None]) -> None:

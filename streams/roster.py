@@ -78,6 +78,7 @@ class Counts:
 class Roster:
     """The turns that run here. `turns_max` bounds them, reservations of claims under way included.
 
+    `limit` returns how many of these may run now; turns above it go on, but none is claimed.
     `spawn` starts a task that lives as long as the worker. `accepting` off: nothing is claimed.
     """
 
@@ -89,6 +90,7 @@ class Roster:
         signals: Signals,
         *,
         turns_max: int,
+        limit: Callable[[], int],
         attempt: Callable[[Claim], Attempt],
         spawn: Callable[[Coroutine[Any, Any, None]], object],
     ) -> None:
@@ -103,7 +105,7 @@ class Roster:
         self._ledger = ledger
         self._unclaimed = unclaimed
         self._signals = signals
-        self._turns_max = turns_max
+        self._limit = limit
         self._attempt = attempt
         self._spawn = spawn
         self._reserved = 0
@@ -124,7 +126,7 @@ class Roster:
         """How many more turns can be claimed now."""
         if not self._claims_now():
             return 0
-        return max(0, self._turns_max - len(self.running) - self._reserved)
+        return max(0, self._limit() - len(self.running) - self._reserved)
 
     def _claims_now(self) -> bool:
         return self.accepting and not self._closed and not self._doubt
@@ -228,7 +230,8 @@ class Roster:
             while len(batch) < FINISH_BATCH_MAX and not self._finishes.empty():
                 batch.append(self._finishes.get_nowait())
             # each of these attempts gives its own slot to the next turn of its thread
-            room = len(batch) if self._claims_now() else 0
+            over = len(self.running) + self._reserved - self._limit()
+            room = max(0, len(batch) - max(0, over)) if self._claims_now() else 0
             self._claiming += 1
             claims: list[Claim] = []
             try:
@@ -241,7 +244,8 @@ class Roster:
                 if attempt is not None and attempt.claim.epoch == item.epoch:
                     self._leave(attempt)
             self.begin(claims)
-            if not room:  # what these threads do next is for another worker
+            if room < len(batch):  # what these threads do next may be for another worker
+                self._starved = True
                 self._spawn(self._signals.wake_peer(self.worker))
 
     async def _finish(self, batch: list[Finish], room: int) -> list[Claim]:

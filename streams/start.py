@@ -25,10 +25,11 @@ from turnstream.schemas.errors import (
     RegistryUnavailableError,
     UnavailableError,
 )
+from turnstream.streams.garbage import settle_memory
 from turnstream.streams.health import waiting_port
 from turnstream.streams.hiding import hidden
 from turnstream.streams.prepare import in_daemon, prepare
-from turnstream.streams.process import on_stop_signal, settle_memory
+from turnstream.streams.process import on_stop_signal
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator

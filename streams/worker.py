@@ -25,6 +25,7 @@ import structlog
 from turnstream.connectors.postgres.signals import CANCEL_CHANNEL, READY_CHANNEL
 from turnstream.schemas.errors import DatabaseUnavailableError
 from turnstream.streams.drain import hand_over
+from turnstream.streams.garbage import IdleCollector
 from turnstream.streams.hearing import PROBE_EVERY_S
 from turnstream.streams.polls import Polls
 from turnstream.streams.roster import Roster
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from turnstream.streams.intake import Intake
     from turnstream.streams.loop_watch import LoopWatch
     from turnstream.streams.outlets import Outlets
+    from turnstream.streams.pace import Pace
     from turnstream.streams.purge import Purge
     from turnstream.streams.roster import Attempt
 
@@ -79,12 +81,15 @@ class Worker:
         attempt: Callable[[Claim, Callable[[Claim, str], Awaitable[None]]], Attempt],
         requeue: Callable[[], Awaitable[int]],
         purge: Purge,
+        pace: Pace,
         turns_max: int,
         hearing: Hearing,
         loop_watch: LoopWatch,
         drain_timeout_s: float,
     ) -> None:
         self.name = name
+        self.pace = pace
+        self.loop_watch = loop_watch
         self._unclaimed = Unclaimed(ledger, outlets)
         self.roster = Roster(
             uuid.uuid4(),
@@ -92,6 +97,7 @@ class Worker:
             self._unclaimed,
             signals,
             turns_max=turns_max,
+            limit=lambda: pace.limit,
             attempt=lambda claim: attempt(claim, self.roster.release),
             spawn=self._spawn,
         )
@@ -110,7 +116,6 @@ class Worker:
         )
         self._purge = purge
         self._hearing = hearing
-        self._loop_watch = loop_watch
         self._drain_timeout_s = drain_timeout_s
         self._intake: Intake | None = None
         self._lease: Lease | None = None
@@ -149,7 +154,7 @@ class Worker:
             raise RuntimeError("take_from() comes first")
         intake = self._intake
         try:
-            with self._loop_watch.watching():
+            with self.loop_watch.watching():
                 async with asyncio.TaskGroup() as tasks:
                     self._tasks = tasks
                     await self._work(tasks, intake)
@@ -229,13 +234,13 @@ class Worker:
 
     async def _watch(self) -> None:
         """Beat for the lease, and see whether Kafka acknowledges: while it does not, turns hold."""
-        late = False
+        late_s, garbage = 0.0, IdleCollector()
         while True:
-            self._loop_watch.beat()
+            self.loop_watch.beat()
             if self._lease is not None:
                 self._lease.beat()
             before = self._hearing.stalled
-            if not late:  # after a pause of this loop, answers may wait to be read
+            if late_s < WATCH_LATE_S:  # after a pause of this loop, answers may wait to be read
                 self._hearing.look(due_s=self._pump.stalled_s(), silent_s=self._pump.silent_s())
             stalled = self._hearing.stalled
             if stalled and not before:
@@ -244,9 +249,14 @@ class Worker:
                 log.info("acks_again")
                 self.roster.wake.set()
             self.roster.accepting = self.may_produce() and not stalled
+            if not self.roster.running:
+                garbage.idle(self.roster.counts.claimed)
             began = time.monotonic()
             await asyncio.sleep(WATCH_EVERY_S)
-            late = time.monotonic() - began > WATCH_LATE_S
+            now = time.monotonic()
+            late_s = now - began - WATCH_EVERY_S
+            if self.pace.beat(now, late_s=late_s, running=len(self.roster.running)):
+                self.roster.wake.set()
 
     async def _probe(self) -> None:
         """Learn whether Kafka answers, also while there is nothing to say.

@@ -11,6 +11,7 @@ from prometheus_client.registry import Collector
 from starlette.responses import Response
 
 from turnstream.streams.edge.context import EdgeContext, edge_of
+from turnstream.streams.garbage import pauses
 from turnstream.streams.metrics import unexpected_errors
 
 router = APIRouter(tags=["health"])
@@ -96,3 +97,4 @@ class EdgeCollector(Collector):
         for name, (text, value) in counters.items():
             yield CounterMetricFamily(f"turnstream_edge_{name}", text, value=float(value))
         yield unexpected_errors()
+        yield pauses.metric()

@@ -23,7 +23,8 @@ from turnstream.graph.state import AgentSettings
 from turnstream.graph.tools import built_in_tools
 from turnstream.graph.tools.function import FunctionTool
 from turnstream.streams import app
-from turnstream.streams.process import log_as_json, on_stop_signal, settle_memory
+from turnstream.streams.garbage import settle_memory
+from turnstream.streams.process import log_as_json, on_stop_signal
 from turnstream.streams.settings import load_settings
 
 
