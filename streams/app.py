@@ -64,6 +64,7 @@ from turnstream.streams.health import health_port
 from turnstream.streams.hearing import Hearing
 from turnstream.streams.intake import Intake
 from turnstream.streams.loop_watch import LoopWatch
+from turnstream.streams.memory import memory_limit, resident_bytes
 from turnstream.streams.metrics import WorkerMetrics, watch_worker
 from turnstream.streams.outlets import Outlets
 from turnstream.streams.pace import Pace
@@ -353,6 +354,7 @@ async def open_worker(
                 forgot=metrics.forgot,
             ),
             pace=Pace(turns_max=settings.turns_max, target_s=settings.loop_lag_target_ms / 1000),
+            memory_max_bytes=_memory_limit(settings),
             turns_max=settings.turns_max,
             hearing=hearing,
             loop_watch=LoopWatch(
@@ -401,6 +403,19 @@ async def open_worker(
                 )
             )
         yield worker
+
+
+def _memory_limit(settings: Settings) -> int:
+    """Return the worker's limit in bytes, 0 for none; raises where no worker fits into it."""
+    limit, held = memory_limit(settings.worker_memory_max_mib), resident_bytes()
+    if held < limit:
+        return limit
+    if settings.worker_memory_max_mib:
+        raise ConfigurationError(
+            f"worker_memory_max_mib is {limit >> 20}, but a worker without turns holds"
+            f" {held >> 20} MiB: set more, or 0"
+        )
+    return 0
 
 
 async def _settings_of_topics(settings: Settings) -> list[dict[str, str]]:

@@ -10,6 +10,7 @@ from prometheus_client.registry import Collector
 
 from turnstream.schemas import unexpected
 from turnstream.streams.garbage import pauses
+from turnstream.streams.memory import resident_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -113,6 +114,7 @@ def watch_worker(metrics: WorkerMetrics, worker: Worker, pump: Pump, intake: Int
         ("turns_finished", "Turns closed since the start", lambda: counts.finished),
         ("turns_released", "Attempts that ended without closing", lambda: counts.released),
         ("attempts_broken", "Attempts that raised, since the start", lambda: counts.broken),
+        ("memory_bytes", "Resident memory of this process", resident_bytes),
         ("turns_limit", "Turns that may run here, by the loop's lag", lambda: worker.pace.limit),
         ("loop_lag_seconds", "How late the event loop was lately", lambda: worker.pace.lag_s),
         (

@@ -80,6 +80,7 @@ class Roster:
 
     `limit` returns how many of these may run now; turns above it go on, but none is claimed.
     `spawn` starts a task that lives as long as the worker. `accepting` off: nothing is claimed.
+    `trouble`: why every release counts as an attempt, because one of these turns may be at fault.
     """
 
     def __init__(
@@ -98,6 +99,7 @@ class Roster:
         self.running: dict[str, Attempt] = {}
         self.counts = Counts()
         self.accepting = True
+        self.trouble = ""
         self._closed = False
         self.wake = asyncio.Event()
         self.emptied = asyncio.Event()
@@ -269,6 +271,7 @@ class Roster:
 
         With a `trouble` the attempt counts, and the thread waits for a while.
         """
+        trouble = trouble or self.trouble
         try:
             waiting = await self._ledger.release([(claim.thread_key, claim.epoch)], trouble)
         except TurnstreamError as error:

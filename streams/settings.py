@@ -111,6 +111,12 @@ class Settings(BaseSettings):
     tick_ms: float = Field(5.0, ge=0, le=1000, description="least time between produce rounds")
     ack_stall_s: float = Field(10.0, gt=0, description="without acks: claim none, look for a peer")
     lease_ttl_s: float = Field(3.0, gt=0.5, description="a frozen worker is dead after it")
+    worker_memory_max_mib: int = Field(
+        0,
+        ge=0,
+        description="resident memory of a worker; above, it hands over and starts anew. 0: nine"
+        " tenths of its container's limit, where there is one",
+    )
     graph_block_timeout_s: float = Field(
         10.0,
         gt=0,

@@ -9,7 +9,8 @@
 5. threads without an owner are claimed, those of dead peers freed, unclaimed ends published, what
    is long over forgotten
 6. the intake takes commands in
-7. told to stop, it hands over what still runs, and everything ends in reverse
+7. told to stop, or above its limit of memory, it hands over what still runs, and everything ends
+   in reverse
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from turnstream.schemas.errors import DatabaseUnavailableError
 from turnstream.streams.drain import hand_over
 from turnstream.streams.garbage import IdleCollector
 from turnstream.streams.hearing import PROBE_EVERY_S
+from turnstream.streams.memory import resident_bytes
 from turnstream.streams.polls import Polls
 from turnstream.streams.roster import Roster
 from turnstream.streams.unclaimed import Unclaimed
@@ -82,6 +84,7 @@ class Worker:
         requeue: Callable[[], Awaitable[int]],
         purge: Purge,
         pace: Pace,
+        memory_max_bytes: int,
         turns_max: int,
         hearing: Hearing,
         loop_watch: LoopWatch,
@@ -89,6 +92,8 @@ class Worker:
     ) -> None:
         self.name = name
         self.pace = pace
+        self.outgrown = False
+        self._memory_max_bytes = memory_max_bytes
         self.loop_watch = loop_watch
         self._unclaimed = Unclaimed(ledger, outlets)
         self.roster = Roster(
@@ -142,6 +147,8 @@ class Worker:
 
     def stop(self) -> None:
         """Hand over and end; `run` returns when that is done."""
+        self.outgrown = False  # it is not to start anew
+        self._memory_max_bytes = 0
         self._stop.set()
 
     def take_from(self, intake: Intake) -> None:
@@ -251,12 +258,26 @@ class Worker:
             self.roster.accepting = self.may_produce() and not stalled
             if not self.roster.running:
                 garbage.idle(self.roster.counts.claimed)
+            self._look_at_memory()
             began = time.monotonic()
             await asyncio.sleep(WATCH_EVERY_S)
             now = time.monotonic()
             late_s = now - began - WATCH_EVERY_S
             if self.pace.beat(now, late_s=late_s, running=len(self.roster.running)):
                 self.roster.wake.set()
+
+    def _look_at_memory(self) -> None:
+        """Hand over above the limit of memory; then `outgrown` says that a new process is due."""
+        if not self._memory_max_bytes or self.outgrown:
+            return
+        held = resident_bytes()
+        if held <= self._memory_max_bytes:
+            return
+        limit = self._memory_max_bytes
+        log.error("memory_exceeded", bytes=held, limit=limit, turns=len(self.roster.running))
+        self.roster.trouble = f"its worker held {held >> 20} MiB, {limit >> 20} are allowed"
+        self.outgrown = True
+        self._stop.set()
 
     async def _probe(self) -> None:
         """Learn whether Kafka answers, also while there is nothing to say.

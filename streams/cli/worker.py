@@ -1,5 +1,6 @@
 """`turnstream worker`: the process that runs turns. Needs Kafka, Postgres and a model server."""
 
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -7,7 +8,10 @@ import typer
 from turnstream.streams.cli.options import HERE, Dir
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from turnstream.streams.settings import Settings
+    from turnstream.streams.worker import Worker
 
 
 def worker(
@@ -23,8 +27,9 @@ def worker(
     """Take turns from the input topics, run them, publish what they say.
 
     Any number may run; they divide the turns. SIGTERM hands over what still runs: turns get half
-    of TURNSTREAM_DRAIN_TIMEOUT_S to end, then stop at a step's end, at last at a token. At its
-    start it waits for Kafka and Postgres, TURNSTREAM_START_TIMEOUT_S at most. Exit code 1:
+    of TURNSTREAM_DRAIN_TIMEOUT_S to end, then stop at a step's end, at last at a token. Above
+    TURNSTREAM_WORKER_MEMORY_MAX_MIB it does the same and starts anew under the same process id.
+    At its start it waits for Kafka and Postgres, TURNSTREAM_START_TIMEOUT_S at most. Exit code 1:
     something makes going on impossible, and standard error names it.
     """
     import uvloop
@@ -42,10 +47,21 @@ async def _run(settings: "Settings", name: str, *, create: bool) -> None:
     from turnstream.streams.process import begin_anew
     from turnstream.streams.start import run_until_signal
 
+    outgrown = False
+
+    @asynccontextmanager
+    async def opened() -> "AsyncIterator[Worker]":
+        nonlocal outgrown
+        async with open_worker(settings, name=name, replace=begin_anew) as worker:
+            yield worker
+            outgrown = worker.outgrown
+
     await run_until_signal(
         settings,
-        lambda: open_worker(settings, name=name, replace=begin_anew),
+        opened,
         create=create,
         host=settings.worker_health_host,
         port=settings.worker_health_port,
     )
+    if outgrown:  # here, because the loop's end would wait for code that is left in threads
+        begin_anew()

@@ -1,4 +1,4 @@
-"""Graphs that block the event loop of their worker: they fail, and their neighbours only pause."""
+"""Graphs that take the loop or the memory of their worker: their neighbours only pause."""
 
 from __future__ import annotations
 
@@ -66,3 +66,24 @@ async def test_code_that_cannot_be_stopped_costs_its_worker(scene: Any, tmp_path
     assert (await scene.closed(turn))["attempts"] == 2
     assert worker.process.poll() is None
     assert worker.log.read_text().count('"worker_replaced"') == 1
+
+
+async def test_a_worker_above_its_memory_limit_hands_over_and_starts_anew(
+    scene: Any, tmp_path: Path
+) -> None:
+    """The turns that it still had count an attempt: one that does it again and again is parked."""
+    worker = scene.process(
+        "w", LANGGRAPH_JSON=GRAPHS, WORKER_MEMORY_MAX_MIB="550", DRAIN_TIMEOUT_S="4"
+    )
+    await worker.ready()
+    streams = {f"n{i}": await scene.start(f"n{i}", "tokens=20 rate=20") for i in range(3)}
+    await scene.until(lambda: all(scene.view(*turn) for turn in streams.items()))
+    turn = await scene.start("hoard", f"hoard {tmp_path / 'seen'}", graph="blocking")
+    for thread, stream in streams.items():
+        assert isinstance((await scene.done(thread, stream)).terminal, TurnCompleted)
+    assert isinstance((await scene.done("hoard", turn)).terminal, TurnCompleted)
+    assert (await scene.closed(turn))["attempts"] == 2
+    assert worker.process.poll() is None, "the same process goes on as a new one"
+    log = worker.log.read_text()
+    assert log.count('"memory_exceeded"') == 1
+    assert log.count('"worker_ready"') == 2

@@ -1,7 +1,8 @@
-"""Graphs whose nodes and reducers block the event loop, each in another way."""
+"""A graph whose node or reducer blocks the event loop, each in another way, or hoards memory."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import operator
 import threading
@@ -25,6 +26,15 @@ class State(MessagesState):
     count: Annotated[int, slow]
 
 
+def hoard(marker: Path) -> None:
+    """Hold much memory, in a thread that nothing stops; the second time, little."""
+    if not marker.exists():
+        marker.touch()
+        held = b"x" * (600 << 20)
+        time.sleep(LONG_S)
+        assert held
+
+
 async def run(state: State) -> dict[str, object]:
     what, _, argument = state["messages"][-1].text.partition(" ")
     match what:
@@ -44,6 +54,8 @@ async def run(state: State) -> dict[str, object]:
                     time.sleep(LONG_S)
         case "reducer":
             return {"messages": [AIMessage("x")], "count": 2}
+        case "hoard":
+            await asyncio.to_thread(hoard, Path(argument))
         case "unstoppable":
             seen = Path(argument).exists()
             Path(argument).touch()
