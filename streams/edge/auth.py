@@ -23,8 +23,8 @@ from turnstream.schemas.errors import (
     UnauthorizedError,
 )
 from turnstream.schemas.ids import check_tenant
+from turnstream.schemas.limits import LABEL_CHARS_MAX
 from turnstream.schemas.transcript import clean_text
-from turnstream.streams.admission import LABEL_CHARS_MAX
 from turnstream.streams.edge.keys import KeyServer
 
 if TYPE_CHECKING:

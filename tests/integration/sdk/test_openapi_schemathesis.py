@@ -1,4 +1,4 @@
-"""Whatever a client sends, no answer is a 5xx other than 501, and every answer is one that the document names."""
+"""No answer is a 5xx other than 501, whatever a client sends; the document names each status."""
 
 from __future__ import annotations
 
