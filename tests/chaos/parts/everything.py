@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tests.chaos.parts import (  # noqa: F401  they register what they define
+    hostile_faults,
     link_faults,
     model_faults,
     server_faults,
@@ -38,6 +39,9 @@ WEIGHTS = {
     "stall-client-edge": 0.3,
     "delay-client-edge": 0.2,
     "model-errors": 0.4,
+    "hostile-answers": 0.5,
+    "hostile-graphs": 0.5,
+    "hostile-records": 0.6,
     "refuse-records": 0.6,
     "stop-kafka": 0.15,
     "kill-kafka": 0.15,
