@@ -25,6 +25,7 @@ from turnstream.graph.ports import ToolCallContext
 from turnstream.graph.tool_calls import Effects
 from turnstream.graph.tools.function import FunctionTool
 
+TENANT = "default"
 EFFECTS = """
 CREATE TABLE IF NOT EXISTS chaos_effects (
   thread_key text NOT NULL,

@@ -24,9 +24,8 @@ from turnstream.graph.recorded import get_idempotency_key, recorded
 def _tool(name: str) -> BaseTool:
     async def call(what: str, config: RunnableConfig) -> str:
         key, given = get_idempotency_key(), config["metadata"]
-        return await counting.act(
-            name, what, key, config["configurable"]["thread_id"], given["turn_id"]
-        )
+        thread_key = f"{counting.TENANT}/{config['configurable']['thread_id']}"
+        return await counting.act(name, what, key, thread_key, given["turn_id"])
 
     def plain(what: str, config: RunnableConfig) -> str:
         return asyncio.run(call(what, config))

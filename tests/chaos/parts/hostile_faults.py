@@ -40,7 +40,7 @@ def hostile_record(random: Random) -> tuple[bytes | None, Headers]:
     text = random.choice(
         (
             f'{{"thread_id":"p","text":"x","expires_at":{huge}}}',
-            f'{{"thread_id":"p","text":"x","priority":{huge}}}',
+            f'{{"thread_id":"p","text":"x","priority":{abs(huge)}}}',
             f'{{"thread_id":"p","input":{_nested(600)}}}',
             f'{{"thread_id":"p","text":"x","metadata":{{"a":{_nested(100_000)}}}}}',
             '{"thread_id":"p","text":"x","typo":1}',
@@ -94,7 +94,7 @@ class HostileRecords:
         for _ in range(self.count):
             value, headers = hostile_record(stage.random)
             try:
-                done = await stage.producer.send_and_wait(topic, value, headers=headers)
+                done = await stage.producer.send_and_wait(topic, value, key=b"p", headers=headers)
             except KafkaError as error:
                 raise NothingToStrikeError(f"Kafka is away: {error!r}") from error
             self._sent.add((done.partition, done.offset))
