@@ -22,10 +22,18 @@ from turnstream.schemas.errors import (
     TooManyRequestsError,
     UndecodableError,
 )
+from turnstream.schemas.limits import check_label
 from turnstream.schemas.results import DeadLetter
 from turnstream.schemas.topics import COMMAND_BYTES_MAX
 from turnstream.streams.letter_reading import Reading, read_letter
-from turnstream.streams.letter_scan import Letter, LetterPage, LetterScan, Place, Wanted
+from turnstream.streams.letter_scan import (
+    Letter,
+    LetterPage,
+    LetterScan,
+    Place,
+    Wanted,
+    is_letter,
+)
 from turnstream.streams.outlets import LETTER_VALUE_BYTES_MAX
 from turnstream.streams.replay_log import no_progress
 
@@ -45,6 +53,11 @@ BUDGET_S = 20.0
 
 READERS_MAX = 4
 """Looks into the topic at the same time; each is a Kafka consumer of its own."""
+
+HOPELESS = frozenset(
+    {"too_deep", "number_out_of_range", "invalid_at", "invalid_expires_at", "invalid_priority"}
+)
+"""Codes of records that are never sent again: they are beyond what Postgres or a parser can do."""
 
 SENT_POLL_S = 0.1
 _RECORD_ROOM = 1024  # what a record has beside its value and key, headers included
@@ -134,7 +147,7 @@ class DeadLetters:
             record = self._rules.wire.decode(raw.value)
         except UndecodableError:
             return None
-        return record if isinstance(record, DeadLetter) and record.letter_id else None
+        return record if isinstance(record, DeadLetter) and is_letter(record) else None
 
     async def decided(self, letters: Sequence[Letter]) -> list[Letter]:
         """Return the letters with what was decided of them."""
@@ -167,8 +180,8 @@ class DeadLetters:
         """Decide that the record goes to its topic once more, with these bytes where there are any.
 
         Raises `ConflictError` (`letter_decided`) where somebody has decided, and
-        `InvalidRequestError` (`letter_refused`) for bytes that would be refused again, unless
-        `force`.
+        `InvalidRequestError` (`letter_refused`) for bytes that would be refused again; with `force`
+        only for those that are refused whatever the settings and the version of the workers.
         """
         record = letter.record
         if record.topic not in self._inputs:
@@ -184,8 +197,7 @@ class DeadLetters:
         data = record.value if value is None else value
         if len(record_key) + len(data) > COMMAND_BYTES_MAX - _RECORD_ROOM:
             raise RecordTooLargeError("the record is larger than its topic allows")
-        if not force:
-            self._check(record, record_key, data, edited=edited)
+        self._check(record, record_key, data, edited=edited, force=force)
         decision = _decision(letter, "requeue", actor, note, edited=edited)
         return await self._decide(letter, decision, (record_key, data))
 
@@ -202,12 +214,14 @@ class DeadLetters:
                 return letter
             await asyncio.sleep(SENT_POLL_S)
 
-    def _check(self, record: DeadLetter, key: bytes, value: bytes, *, edited: bool) -> None:
+    def _check(
+        self, record: DeadLetter, key: bytes, value: bytes, *, edited: bool, force: bool
+    ) -> None:
         code, message = record.code, record.message
         if edited or code != "turn_id_reused":  # which the ledger says, not the record
             reading = read_letter(record, key, value, self._rules, self._tenant_of(record.topic))
             code, message = reading.code, reading.message
-        if code:
+        if code and (not force or code in HOPELESS):
             raise InvalidRequestError(
                 f"it would be refused again: {code}: {message}", code="letter_refused"
             )
@@ -215,6 +229,7 @@ class DeadLetters:
     async def _decide(
         self, letter: Letter, decision: Decision, record: tuple[bytes, bytes] | None
     ) -> Letter:
+        check_label("actor", decision.actor)
         first = letter.decision is None and await self._letters.decide(decision, record)
         (letter,) = await self.decided([letter])
         if not first and letter.decision is not None:

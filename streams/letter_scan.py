@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from uuid import UUID
 
 from turnstream.connectors.postgres.letters import Decision, LetterKey
-from turnstream.schemas.errors import InvalidRequestError
+from turnstream.schemas.errors import InvalidRequestError, NotFoundError
+from turnstream.schemas.limits import MICROS_MAX
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -16,6 +17,10 @@ if TYPE_CHECKING:
     from turnstream.connectors.kafka.scan import RawRecord, Span
     from turnstream.schemas.results import DeadLetter
     from turnstream.streams.replay_log import Log, OnProgress
+
+
+_INT4_MAX = (1 << 31) - 1
+_INT8_MAX = (1 << 63) - 1
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -39,7 +44,19 @@ def parse_place(text: str) -> Place:
             code="invalid_letter",
             field="letter",
         )
-    return Place(int(partition), int(offset))
+    place = Place(int(partition), int(offset))
+    if place.partition > _INT4_MAX or place.offset > _INT8_MAX:
+        raise NotFoundError(f"there is no letter {place}", code="letter_not_found")
+    return place
+
+
+def is_letter(record: DeadLetter) -> bool:
+    """Tell whether a worker of ours may have written it: anything can lie on a topic."""
+    try:
+        UUID(record.letter_id)
+    except ValueError:
+        return False
+    return 0 <= record.at <= MICROS_MAX and 0 <= record.requeues <= _INT4_MAX
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ import asyncpg
 import msgspec
 
 from turnstream.connectors.postgres.pools import FAILURES
-from turnstream.schemas.errors import DatabaseUnavailableError, InvalidRequestError
+from turnstream.schemas.errors import DatabaseUnavailableError, InvalidRequestError, TooLargeError
 from turnstream.schemas.ids import split_thread_key
 
 if TYPE_CHECKING:
@@ -51,6 +51,15 @@ SELECT * FROM ({_THREADS}) x
  WHERE ($3::jsonb IS NULL OR metadata @> $3) AND ($4::text IS NULL OR status = $4)
    AND ($5::text[] IS NULL OR thread_key = ANY($5))
 """
+# $8: bytes of metadata that one answer may hold; what is beyond has null there
+_PAGE = """
+SELECT thread_key, created_at, updated_at, status, graph, interrupt,
+       CASE WHEN total <= $8::bigint THEN metadata END AS metadata
+  FROM (SELECT f.*, sum(octet_length(metadata::text))
+                    OVER (ORDER BY {order} ROWS UNBOUNDED PRECEDING) AS total
+          FROM ({found} ORDER BY {order} LIMIT $6 OFFSET $7) f) g
+ ORDER BY {order}
+"""
 _GET = _THREADS  # with a range that holds one key
 _CREATE = """
 INSERT INTO thread_info (thread_key, metadata) VALUES ($1, $2)
@@ -59,7 +68,9 @@ ON CONFLICT (thread_key) DO UPDATE
  WHERE thread_info.deleted_at IS NOT NULL
 RETURNING thread_key
 """
+# $3: bytes of metadata that the thread may have then; null: any
 _ENSURE = """
+WITH changed AS (
 INSERT INTO thread_info (thread_key, metadata) VALUES ($1, $2)
 ON CONFLICT (thread_key) DO UPDATE
    SET metadata = CASE WHEN thread_info.deleted_at IS NULL THEN thread_info.metadata || $2
@@ -67,8 +78,15 @@ ON CONFLICT (thread_key) DO UPDATE
        created_at = CASE WHEN thread_info.deleted_at IS NULL THEN thread_info.created_at
                          ELSE now() END,
        updated_at = now(), deleted_at = NULL
- WHERE thread_info.deleted_at IS NOT NULL OR NOT thread_info.metadata @> $2
+ WHERE thread_info.deleted_at IS NOT NULL
+    OR NOT thread_info.metadata @> $2
+       AND ($3::bigint IS NULL OR octet_length((thread_info.metadata || $2)::text) <= $3)
+RETURNING 1)
+SELECT EXISTS (SELECT FROM changed)
+    OR EXISTS (SELECT FROM thread_info
+                WHERE thread_key = $1 AND deleted_at IS NULL AND metadata @> $2) AS kept
 """
+_ENSURE_TRIES = 2
 _DELETE = """
 WITH calls AS (DELETE FROM tool_calls WHERE thread_key = $1)
 INSERT INTO thread_info (thread_key, deleted_at) VALUES ($1, now())
@@ -117,9 +135,24 @@ class Threads:
             return False
         return bool(await self._rows(_CREATE, key, _json(metadata)))
 
-    async def ensure(self, key: str, metadata: Mapping[str, Any]) -> None:
-        """Make a thread if there is none, and merge metadata into it."""
-        await self._rows(_ENSURE, key, _json(metadata))
+    async def ensure(
+        self, key: str, metadata: Mapping[str, Any], *, bytes_max: int | None = None
+    ) -> None:
+        """Make a thread if there is none, and merge metadata into it.
+
+        Raises `TooLargeError` (`metadata_too_large`), and changes nothing, where the thread's
+        metadata would have more than `bytes_max` bytes as Postgres writes it.
+        """
+        for _ in range(_ENSURE_TRIES):  # the first may miss a row that came at the same time
+            rows = await self._rows(_ENSURE, key, _json(metadata), bytes_max)
+            if rows[0]["kept"]:
+                return
+        if bytes_max is not None:
+            raise TooLargeError(
+                f"the thread's metadata would have more than {bytes_max} bytes",
+                code="metadata_too_large",
+                field="metadata",
+            )
 
     async def delete(self, key: str) -> None:
         """Mark a thread as deleted; a second time changes nothing."""
@@ -136,13 +169,20 @@ class Threads:
         offset: int = 0,
         sort_by: SortBy = "created_at",
         descending: bool = True,
-    ) -> list[ThreadInfo]:
-        """Return a tenant's threads for which all conditions hold; `metadata` is contained."""
+        bytes_max: int = 1 << 24,
+    ) -> list[ThreadInfo] | None:
+        """Return a tenant's threads for which all conditions hold; `metadata` is contained.
+
+        None where the metadata of those found has more than `bytes_max` bytes.
+        """
         column = {"thread_id": "thread_key", "state_updated_at": "updated_at"}.get(sort_by, sort_by)
         way = "DESC" if descending else "ASC"
-        order = f" ORDER BY {column} {way}, thread_key LIMIT $6 OFFSET $7"
+        sql = _PAGE.format(found=_FOUND, order=f"{column} {way}, thread_key")
         where = _conditions(tenant, metadata, status, ids)
-        return [_thread(row) for row in await self._rows(_FOUND + order, *where, limit, offset)]
+        rows = await self._rows(sql, *where, limit, offset, bytes_max)
+        if rows and rows[-1]["metadata"] is None:
+            return None
+        return [_thread(row) for row in rows]
 
     async def count(
         self,

@@ -17,6 +17,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from turnstream.schemas import unexpected
 from turnstream.schemas.errors import CommandError, TurnstreamError
 from turnstream.schemas.ids import check_thread_id, thread_key
+from turnstream.schemas.limits import check_depth
 from turnstream.streams.edge.auth import TOKEN_SUBPROTOCOL, Principal
 from turnstream.streams.edge.commands import Commands, encode, parse_command
 from turnstream.streams.edge.connections import connection_of
@@ -196,7 +197,8 @@ async def _accept(websocket: WebSocket) -> None:
 
 
 def _object(body: bytes) -> dict[str, Any]:
+    check_depth(body, "body", envelope=True)
     try:
         return _objects.decode(body)
-    except (msgspec.DecodeError, msgspec.ValidationError, UnicodeError, RecursionError) as error:
+    except (ValueError, msgspec.DecodeError) as error:
         raise CommandError(f"not a JSON object: {error}", code="invalid_json") from error

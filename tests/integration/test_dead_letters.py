@@ -136,6 +136,35 @@ async def test_an_edited_letter_becomes_a_turn_and_keeps_its_history(
         assert not (await letters.page(Wanted(state="open"))).letters
 
 
+HOPELESS = [
+    b'{"thread_id": "t1", "text": "x", "expires_at": 18446744073709551615}',
+    b'{"thread_id": "t1", "text": "x", "at": -1}',
+    b'{"thread_id": "t1", "text": "x", "priority": 1e30}',
+    b'{"thread_id": "t1", "input": [1' + b"0" * 30 + b"]}",
+    b'{"thread_id": "t1", "input": ' + b"[" * 600 + b"]" * 600 + b"}",
+    b"[" * 100_000,
+]
+
+
+async def test_an_edit_that_no_worker_ever_takes_is_not_sent_by_force_either(
+    scene: Any, letters: DeadLetters
+) -> None:
+    async with scene.worker():
+        await refused(scene, CUT_JSON)
+        letter = await only(letters, state="open")
+        for value in HOPELESS:
+            for force in (False, True):
+                with pytest.raises(InvalidRequestError) as error:
+                    await letters.requeue(letter, actor="kim", value=value, force=force)
+                assert (error.value.code, error.value.status) == ("letter_refused", 422)
+        with pytest.raises(InvalidRequestError) as error:
+            await letters.drop(letter, actor="k\x00")
+        assert error.value.code == "invalid_actor"
+        assert (await letters.get(letter.place)).state == "open"
+        await letters.requeue(letter, actor="kim", value=GOOD_JSON)
+        await scene.until(lambda: starts_of(scene, "t1"))
+
+
 async def test_of_many_who_decide_at_once_one_has_decided(scene: Any, letters: DeadLetters) -> None:
     async with scene.worker(), open_dead_letters(scene.settings) as others:
         await refused(scene, CUT_JSON)

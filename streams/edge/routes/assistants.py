@@ -6,6 +6,7 @@ An assistant's id is derived from the name as LangGraph's server does it; both n
 from __future__ import annotations
 
 from contextlib import asynccontextmanager
+from operator import itemgetter
 from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import APIRouter, Query
@@ -14,9 +15,10 @@ from turnstream.graph.factories import Use
 from turnstream.graph.reading import cannot_be_made
 from turnstream.schemas.errors import NotFoundError, TurnstreamError
 from turnstream.schemas.ids import assistant_id_of
-from turnstream.streams.edge.routes.bodies import AssistantSearch, Id
+from turnstream.streams.edge.routes.bodies import AssistantFilter, AssistantSearch, Id
 from turnstream.streams.edge.routes.deps import Caller, JsonAnswer, Rest, answers
 from turnstream.streams.edge.routes.present import assistant_json, selected
+from turnstream.streams.edge.routes.reading import JsonRoute
 from turnstream.streams.edge.routes.shapes import Assistant, GraphDrawing, GraphSchemas
 
 if TYPE_CHECKING:
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
     from turnstream.graph.catalog import GraphEntry
     from turnstream.graph.factories import AnyPregel
 
-router = APIRouter(tags=["assistants"])
+router = APIRouter(tags=["assistants"], route_class=JsonRoute)
 
 
 @router.post(
@@ -35,15 +37,17 @@ async def search(rest: Caller, body: AssistantSearch | None = None) -> JsonAnswe
     """Return the assistants for which all conditions hold."""
     body = body or AssistantSearch()
     found = [assistant for assistant in _all(rest) if _matches(assistant, body)]
+    if body.sort_by:
+        found.sort(key=itemgetter(body.sort_by), reverse=body.sort_order == "desc")
     start = body.offset or 0
     page = found[start : start + (body.limit or 10)]
     return JsonAnswer([selected(assistant, body.select) for assistant in page])
 
 
 @router.post("/assistants/count", responses=answers(int, "how many"), summary="Count")
-async def count(rest: Caller, body: AssistantSearch | None = None) -> JsonAnswer:
+async def count(rest: Caller, body: AssistantFilter | None = None) -> JsonAnswer:
     """Return how many assistants there are for which all conditions hold."""
-    conditions = body or AssistantSearch()
+    conditions = body or AssistantFilter()
     return JsonAnswer(sum(_matches(assistant, conditions) for assistant in _all(rest)))
 
 
@@ -116,7 +120,7 @@ def _all(rest: Rest) -> list[dict[str, Any]]:
     return [assistant_json(entry.name, entry.description) for entry in rest.edge.catalog]
 
 
-def _matches(assistant: dict[str, Any], body: AssistantSearch) -> bool:
+def _matches(assistant: dict[str, Any], body: AssistantFilter) -> bool:
     if body.graph_id and assistant["graph_id"] != body.graph_id:
         return False
     if body.name and body.name.lower() not in assistant["name"].lower():

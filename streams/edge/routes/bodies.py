@@ -49,6 +49,12 @@ class Body(BaseModel):
     model_config = ConfigDict(extra="allow")
 
 
+class Search(BaseModel):
+    """Which items to find: a condition that is not known is refused, not left out in silence."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
 class CheckpointBody(Body):
     """Names a checkpoint; `checkpoint_ns` "" is the root graph's."""
 
@@ -138,7 +144,7 @@ class ThreadPatch(Body):
     ttl: Json = Field(default=None, description="not supported yet: 422")
 
 
-class ThreadFilter(Body):
+class ThreadFilter(Search):
     """Which threads: all conditions hold."""
 
     metadata: JsonObject | None = Field(
@@ -162,7 +168,7 @@ class ThreadSearch(ThreadFilter):
     extract: Json = Field(default=None, description="not supported yet: 422")
 
 
-class HistoryBody(Body):
+class HistoryBody(Search):
     """Which of a thread's past states, newest first."""
 
     limit: int | None = Field(default=10, ge=1, le=SEARCH_LIMIT_MAX)
@@ -184,12 +190,19 @@ class StateBody(Body):
     select: list[Text] | None = None
 
 
-class AssistantSearch(Body):
-    """Search assistants."""
+class AssistantFilter(Search):
+    """Which assistants: all conditions hold."""
 
     graph_id: Id | None = None
     name: Text | None = None
     metadata: JsonObject | None = None
+
+
+class AssistantSearch(AssistantFilter):
+    """Search assistants; in the order of the configuration unless sorted otherwise."""
+
+    sort_by: Literal["assistant_id", "graph_id", "name", "created_at", "updated_at"] | None = None
+    sort_order: Literal["asc", "desc"] | None = None
     limit: int | None = Field(default=10, ge=1, le=SEARCH_LIMIT_MAX)
     offset: int | None = Field(default=0, ge=0, le=OFFSET_MAX)
     select: list[Text] | None = None

@@ -28,8 +28,9 @@ from turnstream.streams.edge.routes.assistants import entry_of
 from turnstream.streams.edge.routes.bodies import SEARCH_LIMIT_MAX, ChatBody, Id, Text
 from turnstream.streams.edge.routes.deps import Caller, JsonAnswer, Rest, answers, streams
 from turnstream.streams.edge.routes.following import LastEventId, place_of
+from turnstream.streams.edge.routes.reading import JsonRoute
 from turnstream.streams.edge.routes.shapes import ChatAnswer, ThreadState
-from turnstream.streams.edge.routes.threads import make_if_needed
+from turnstream.streams.edge.routes.threads import make_if_needed, past_states
 from turnstream.streams.edge.run_endings import run_status, shown
 from turnstream.streams.edge.simple import SimpleProjection, end_of
 from turnstream.streams.edge.states import encode
@@ -37,10 +38,11 @@ from turnstream.streams.edge.states import encode
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
+    from turnstream.schemas.commands import StartTurn
     from turnstream.schemas.results import Outcome
     from turnstream.streams.edge.submit import Submitted
 
-router = APIRouter(tags=["plain"])
+router = APIRouter(tags=["plain"], route_class=JsonRoute)
 _ACCEPTED: dict[int | str, dict[str, Any]] = {
     202: {"model": ChatAnswer, "description": "accepted, and not begun yet"}
 }
@@ -155,30 +157,35 @@ async def history(
     thread_id: Annotated[Text, Query()],
     limit: Annotated[int, Query(ge=1, le=SEARCH_LIMIT_MAX)] = 10,
     before: Annotated[Id | None, Query(description="a checkpoint's id")] = None,
-) -> JsonAnswer:
+) -> Response:
     """Return a thread's past states, newest first."""
-    key = await rest.key(thread_id)
-    return JsonAnswer(await rest.states.history(key, limit=limit, before=before or ""))
+    return await past_states(rest, thread_id, limit=limit, before=before or "")
 
 
 async def say(rest: Rest, body: ChatBody, turn_id: str = "") -> tuple[str, Submitted]:
     """Start a turn with a text; returns the thread's id and what became of the command."""
+    command = said(rest, body)
+    await make_if_needed(rest, command.thread_id, create=True, graph=command.graph)
+    return command.thread_id, await rest.edge.submit.send(command)
+
+
+def said(rest: Rest, body: ChatBody) -> StartTurn:
+    """Return the command for a text, on a new thread where none is named.
+
+    Raises `NotFoundError` (404), `InvalidRequestError` (422, 413).
+    """
     if not body.text.strip():
         raise InvalidRequestError("text is empty", code="input_missing", field="text")
-    graph = entry_of(rest, body.graph).name
-    thread_id = body.thread_id or str(uuid.uuid4())
-    command = rest.edge.submit.start_of(
+    return rest.edge.submit.start_of(
         rest.caller,
-        thread_id,
-        graph=graph,
+        body.thread_id or str(uuid.uuid4()),
+        graph=entry_of(rest, body.graph).name,
         text=body.text,
         turn_id=turn_id,
         idempotency_key=body.idempotency_key or "",
         on_busy=body.on_busy,
         expires_at=body.expires_at or 0,
     )
-    await make_if_needed(rest, thread_id, create=True, graph=graph)
-    return thread_id, await rest.edge.submit.send(command)
 
 
 async def plain_events(

@@ -12,7 +12,7 @@ import binascii
 from typing import Annotated, Any, Literal, cast
 
 from fastapi import APIRouter, Query
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from turnstream.schemas.errors import (
     ForbiddenError,
@@ -21,13 +21,14 @@ from turnstream.schemas.errors import (
     UnavailableError,
 )
 from turnstream.streams.dead_letters import PAGE_MAX, DeadLetters
-from turnstream.streams.edge.routes.bodies import Text  # noqa: TC001  FastAPI reads it
+from turnstream.streams.edge.routes.bodies import Text
 from turnstream.streams.edge.routes.deps import Caller, JsonAnswer, Rest, answers
+from turnstream.streams.edge.routes.reading import JsonRoute
 from turnstream.streams.edge.routes.shapes import Shape
 from turnstream.streams.letter_reading import letter_json, shown_json
 from turnstream.streams.letter_scan import Letter, Wanted, parse_place
 
-router = APIRouter(prefix="/dead-letters", tags=["dead letters"])
+router = APIRouter(prefix="/dead-letters", tags=["dead letters"], route_class=JsonRoute)
 
 OPERATOR = "operator"
 EDITORS = frozenset({OPERATOR, "tenant-operator"})
@@ -36,6 +37,8 @@ OFFSET_MAX = (1 << 63) - 1
 
 class LetterQuery(BaseModel):
     """Which letters, from where on, and for how long to look."""
+
+    model_config = ConfigDict(extra="forbid")
 
     state: Literal["open", "requeue_due", "requeued", "dropped", "all"] = "open"
     tenant: str = Field(default="", max_length=100, description="an operator's choice")
@@ -97,14 +100,17 @@ class RequeueBody(BaseModel):
     key: str | None = Field(default=None, max_length=1000)
     value: str | None = None
     value_base64: str | None = None
-    note: str = Field(default="", max_length=500)
-    force: bool = Field(default=False, description="also what would be refused again")
+    note: Text = Field(default="", max_length=500)
+    force: bool = Field(
+        default=False,
+        description="also what would be refused again, unless no worker ever takes it",
+    )
 
 
 class DropBody(BaseModel):
     """Why nothing is to be done."""
 
-    note: str = Field(default="", max_length=500)
+    note: Text = Field(default="", max_length=500)
 
 
 @router.get("", responses=answers(PageShape, "the letters"), summary="List")

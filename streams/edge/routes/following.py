@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import quote, urlencode
@@ -16,6 +15,7 @@ from turnstream.streams.edge.event_stream import EventStream, LaterAnswer
 from turnstream.streams.edge.routes.bodies import RunBody, Text
 from turnstream.streams.edge.routes.deps import JsonAnswer, Rest, thread_id_of
 from turnstream.streams.edge.routes.present import new_run_json, run_json
+from turnstream.streams.edge.routes.reading import json_list
 from turnstream.streams.edge.routes.starting import Started, modes_of, start
 from turnstream.streams.edge.run_projection import RunProjection
 from turnstream.streams.edge.states import encode
@@ -214,11 +214,7 @@ def names(values: list[str] | None) -> list[str] | None:
     """
     values = [value for value in values or () if value]
     if len(values) == 1 and values[0].startswith(("[", '"')):
-        try:
-            named = json.loads(values[0])
-        except ValueError:
-            return values
-        return [str(name) for name in named] if isinstance(named, list) else [str(named)]
+        return json_list(values[0]) or values
     return values
 
 

@@ -31,7 +31,9 @@ from turnstream.streams.edge.routes.following import (
     streamed,
     waited,
 )
+from turnstream.streams.edge.routes.listing import RUNS_PAGE, Listing
 from turnstream.streams.edge.routes.present import run_json, selected
+from turnstream.streams.edge.routes.reading import JsonRoute
 from turnstream.streams.edge.routes.shapes import Run, RunStatus
 
 if TYPE_CHECKING:
@@ -39,10 +41,9 @@ if TYPE_CHECKING:
 
     from turnstream.connectors.postgres.ledger import TurnRow
 
-router = APIRouter(tags=["runs"])
+router = APIRouter(tags=["runs"], route_class=JsonRoute)
 # in a thread, how many of its newest runs a status filter looks through
 LOOK_THROUGH_MAX = 10_000
-PAGE = 500
 
 
 @router.post("/threads/{thread_id}/runs", responses=answers(Run, "the run"), summary="Start")
@@ -76,11 +77,11 @@ async def list_runs(
     offset: Annotated[int, Query(ge=0, le=OFFSET_MAX)] = 0,
     status: Annotated[RunStatus | None, Query()] = None,
     select: Annotated[list[Text] | None, Query()] = None,
-) -> JsonAnswer:
+) -> Response:
     """Return the thread's runs, newest first."""
-    found: list[dict[str, Any]] = []
+    found = Listing()
     seen = skipped = 0
-    async for row in _newest(rest, await rest.key(thread_id)):
+    async for row in newest(rest, await rest.key(thread_id)):
         seen += 1
         if row.rolled_back:
             continue
@@ -88,10 +89,10 @@ async def list_runs(
         if status is None or run["status"] == status:
             skipped += 1
             if skipped > offset:
-                found.append(selected(run, select))
+                found.add(selected(run, select))
         if len(found) >= limit or seen >= LOOK_THROUGH_MAX + offset:
             break
-    return JsonAnswer(found)
+    return found.answer()
 
 
 @router.get("/threads/{thread_id}/runs/{run_id}", responses=answers(Run, "the run"), summary="Get")
@@ -159,9 +160,14 @@ async def cancel(
     return Response(status_code=204)
 
 
-async def _newest(rest: Rest, key: str) -> AsyncIterator[TurnRow]:
+async def newest(rest: Rest, key: str, limit: int | None = None) -> AsyncIterator[TurnRow]:
+    """Yield a thread's turns, the newest first, read in pages: their bodies may be large."""
     before: int | None = None
-    while rows := await rest.ledger.turns_of(key, PAGE, before=before):
+    seen = 0
+    while rows := await rest.ledger.turns_of(key, RUNS_PAGE, before=before):
         for row in rows:
+            if limit is not None and seen >= limit:
+                return
+            seen += 1
             yield row
         before = rows[-1].seq

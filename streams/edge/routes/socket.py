@@ -19,10 +19,9 @@ The server sends the plain events of `simple.py` as
 from __future__ import annotations
 
 import asyncio
-import uuid
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 import structlog
@@ -37,6 +36,7 @@ from turnstream.schemas.errors import (
     TooManyRequestsError,
     TurnstreamError,
 )
+from turnstream.schemas.limits import INT_MAX, INT_MIN, check_depth
 from turnstream.schemas.transcript import clean_text
 from turnstream.streams.edge.auth import TOKEN_SUBPROTOCOL
 from turnstream.streams.edge.connections import INTERNAL_CLOSE_CODE, connection_of
@@ -47,9 +47,8 @@ from turnstream.streams.edge.entrance import check_origin
 from turnstream.streams.edge.event_stream import room
 from turnstream.streams.edge.frames import websocket_frame
 from turnstream.streams.edge.problems import unexpected_text
-from turnstream.streams.edge.routes.assistants import entry_of
 from turnstream.streams.edge.routes.bodies import ChatBody, CommandBody, RunBody, check_json
-from turnstream.streams.edge.routes.chat import plain_events, say
+from turnstream.streams.edge.routes.chat import plain_events, said
 from turnstream.streams.edge.routes.deps import Rest
 from turnstream.streams.edge.routes.starting import start
 from turnstream.streams.edge.routes.threads import make_if_needed
@@ -68,7 +67,7 @@ class Frame(msgspec.Struct):
     """What a client sends; each type needs its own fields."""
 
     type: Literal["chat", "resume", "cancel", "subscribe", "unsubscribe", "ping"]
-    id: int | str | None = None
+    id: Annotated[int, msgspec.Meta(ge=INT_MIN, le=INT_MAX)] | str | None = None
     thread_id: str = ""
     run_id: str = ""
     text: str = ""
@@ -152,7 +151,7 @@ class PlainSocket:
             self.rest.edge.count(self.rest.caller)
             answer = await self._answer(frame)
         except TurnstreamError as error:
-            self._bad += error.code == "invalid_frame"
+            self._bad += error.code in {"invalid_frame", "too_deep"}
             answer = _error(error)
         except Exception as error:  # noqa: BLE001  one frame ends, the socket goes on
             error_id = unexpected.note("edge_frame", error)
@@ -193,12 +192,12 @@ class PlainSocket:
             )
         except ValidationError as error:
             raise _invalid(error) from error
-        thread_id = body.thread_id = body.thread_id or str(uuid.uuid4())
-        entry_of(self.rest, body.graph)  # nothing is made for a graph that there is not
+        command = said(self.rest, body)  # nothing is made for what is refused
+        thread_id = command.thread_id
+        await make_if_needed(self.rest, thread_id, create=True, graph=command.graph)
         if thread_id not in self._subscriptions:
-            await make_if_needed(self.rest, thread_id, create=True, graph=body.graph)
             await self._join(thread_id, None)
-        _, submitted = await say(self.rest, body)
+        submitted = await self.rest.edge.submit.send(command)
         return {
             "type": "accepted",
             "thread_id": thread_id,
@@ -278,9 +277,13 @@ def _error(error: TurnstreamError) -> dict[str, Any]:
 
 def _frame(message: Any) -> Frame:
     """Return a client's frame; raises `InvalidRequestError` (`invalid_frame`)."""
+    data = message.get("text") or message.get("bytes") or b""
+    if data.lstrip()[:1] not in ("{", b"{"):
+        raise InvalidRequestError("a frame is a JSON object", code="invalid_frame")
+    check_depth(data, envelope=True)
     try:
-        frame = _frames.decode(message.get("text") or message.get("bytes") or b"")
-    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
+        frame = _frames.decode(data)
+    except (ValueError, msgspec.MsgspecError) as error:
         raise InvalidRequestError(
             f"this is no frame of ours: {error}", code="invalid_frame"
         ) from error

@@ -19,10 +19,12 @@ from turnstream.streams.edge.routes.following import (
     streamed,
     waited,
 )
+from turnstream.streams.edge.routes.reading import JsonRoute
+from turnstream.streams.edge.routes.runs import newest
 from turnstream.streams.edge.routes.shapes import Run
 from turnstream.streams.edge.routes.starting import start
 
-router = APIRouter(tags=["stateless runs"])
+router = APIRouter(tags=["stateless runs"], route_class=JsonRoute)
 BATCH_MAX = 50
 
 
@@ -76,8 +78,11 @@ async def cancel_many(
         runs = [str((await rest.run(key, run_id)).turn_id) for run_id in body.run_ids]
     else:
         wanted = ("pending", "running") if body.status in (None, "all") else (body.status,)
-        rows = await rest.ledger.turns_of(key, SEARCH_LIMIT_MAX)
-        runs = [str(row.turn_id) for row in rows if row.status in wanted]
+        runs = [
+            str(row.turn_id)
+            async for row in newest(rest, key, SEARCH_LIMIT_MAX)
+            if row.status in wanted
+        ]
     for run_id in runs:
         await rest.edge.submit.cancel(
             rest.caller, body.thread_id, run_id, rollback=action == "rollback"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from fastapi import APIRouter, Header, Query
 from starlette.responses import Response
 
+from turnstream.schemas.command_rules import check_metadata
 from turnstream.schemas.errors import ConflictError, InvalidRequestError, NotFoundError
 from turnstream.schemas.ids import assistant_id_of, check_thread_id, thread_key
 from turnstream.streams.edge.routes.bodies import (
@@ -24,16 +25,22 @@ from turnstream.streams.edge.routes.bodies import (
     ThreadSearch,
 )
 from turnstream.streams.edge.routes.deps import Caller, JsonAnswer, Rest, answers
+from turnstream.streams.edge.routes.listing import (
+    ANSWER_BYTES_MAX,
+    STATES_AT_ONCE,
+    STATES_PAGE,
+    Listing,
+    too_large,
+)
 from turnstream.streams.edge.routes.present import selected, thread_json
+from turnstream.streams.edge.routes.reading import JsonRoute
 from turnstream.streams.edge.routes.shapes import Thread, ThreadState
 from turnstream.streams.edge.run_request import refuse
 
 if TYPE_CHECKING:
     from turnstream.connectors.postgres.threads import ThreadInfo
 
-router = APIRouter(tags=["threads"])
-# states that one search reads at the same time
-STATES_AT_ONCE = 4
+router = APIRouter(tags=["threads"], route_class=JsonRoute)
 
 
 @router.post("/threads", responses=answers(Thread, "the thread"), summary="Create")
@@ -42,6 +49,7 @@ async def create(rest: Caller, body: ThreadBody | None = None) -> JsonAnswer:
     body = body or ThreadBody()
     refuse(supersteps=body.supersteps, ttl=body.ttl)
     key = thread_key(rest.caller.tenant, check_thread_id(body.thread_id or str(uuid.uuid4())))
+    check_metadata(body.metadata or {}, rest.edge.settings.metadata_bytes_max)
     made = await rest.threads.create(key, body.metadata or {})
     if not made and body.if_exists != "do_nothing":
         raise ConflictError("there is a thread of this id already", code="thread_exists")
@@ -49,7 +57,7 @@ async def create(rest: Caller, body: ThreadBody | None = None) -> JsonAnswer:
 
 
 @router.post("/threads/search", responses=answers(list[Thread], "the threads"), summary="Search")
-async def search(rest: Caller, body: ThreadSearch | None = None) -> JsonAnswer:
+async def search(rest: Caller, body: ThreadSearch | None = None) -> Response:
     """Return the caller's threads for which all conditions hold, the newest first."""
     body = body or ThreadSearch()
     refuse(values=body.values, extract=body.extract)
@@ -62,16 +70,21 @@ async def search(rest: Caller, body: ThreadSearch | None = None) -> JsonAnswer:
         offset=body.offset or 0,
         sort_by=body.sort_by or "created_at",
         descending=body.sort_order != "asc",
+        bytes_max=ANSWER_BYTES_MAX,
     )
+    if found is None:
+        raise too_large()
     with_state = body.select is None or not {"values", "interrupts"}.isdisjoint(body.select)
-    at_once = asyncio.Semaphore(STATES_AT_ONCE)
 
     async def one(info: ThreadInfo) -> dict[str, Any]:
-        async with at_once:
-            state = await _state_of(rest, info) if with_state else None
+        state = await _state_of(rest, info) if with_state else None
         return selected(thread_json(info, state), body.select)
 
-    return JsonAnswer(await asyncio.gather(*(one(info) for info in found)))
+    listing = Listing()
+    for start in range(0, len(found), STATES_AT_ONCE):
+        for thread in await asyncio.gather(*map(one, found[start : start + STATES_AT_ONCE])):
+            listing.add(thread)
+    return listing.answer()
 
 
 @router.post("/threads/count", responses=answers(int, "how many"), summary="Count")
@@ -101,7 +114,9 @@ async def update(
     body = body or ThreadPatch()
     refuse(ttl=body.ttl)
     key = await rest.key(thread_id)
-    await rest.threads.ensure(key, body.metadata or {})
+    metadata, bytes_max = body.metadata or {}, rest.edge.settings.metadata_bytes_max
+    check_metadata(metadata, bytes_max)
+    await rest.threads.ensure(key, metadata, bytes_max=bytes_max)
     if prefer is not None and "return=minimal" in prefer:
         return Response(status_code=204)
     return await _answer(rest, await rest.info(key))
@@ -188,10 +203,9 @@ async def get_history(
     thread_id: Text,
     limit: Annotated[int, Query(ge=1, le=SEARCH_LIMIT_MAX)] = 10,
     before: Annotated[Id | None, Query()] = None,
-) -> JsonAnswer:
+) -> Response:
     """Return the thread's past states, newest first."""
-    key = await rest.key(thread_id)
-    return JsonAnswer(await rest.states.history(key, limit=limit, before=before or ""))
+    return await past_states(rest, thread_id, limit=limit, before=before or "")
 
 
 @router.post(
@@ -199,20 +213,42 @@ async def get_history(
     responses=answers(list[ThreadState], "the states"),
     summary="History, filtered",
 )
-async def post_history(
-    rest: Caller, thread_id: Text, body: HistoryBody | None = None
-) -> JsonAnswer:
+async def post_history(rest: Caller, thread_id: Text, body: HistoryBody | None = None) -> Response:
     """Return the thread's past states for which all conditions hold, newest first."""
     body = body or HistoryBody()
     before = body.before
-    states = await rest.states.history(
-        await rest.key(thread_id),
+    return await past_states(
+        rest,
+        thread_id,
         limit=body.limit or 10,
         before=(before.checkpoint_id or "") if isinstance(before, CheckpointBody) else before or "",
         ns=(body.checkpoint.checkpoint_ns or "") if body.checkpoint else "",
         metadata=body.metadata,
+        select=body.select,
     )
-    return JsonAnswer([selected(state, body.select) for state in states])
+
+
+async def past_states(
+    rest: Rest,
+    thread_id: str,
+    *,
+    limit: int,
+    before: str,
+    ns: str = "",
+    metadata: dict[str, Any] | None = None,
+    select: list[str] | None = None,
+) -> Response:
+    """Answer with a thread's past states, read in pages so that few are in memory at once."""
+    key = await rest.key(thread_id)
+    listing = Listing()
+    while True:
+        page = min(STATES_PAGE, limit - len(listing))
+        states = await rest.states.history(key, limit=page, before=before, ns=ns, metadata=metadata)
+        for state in states:
+            listing.add(selected(state, select))
+        if len(states) < page or len(listing) >= limit:
+            return listing.answer()
+        before = states[-1]["checkpoint_id"]
 
 
 async def make_if_needed(rest: Rest, thread_id: str, *, create: bool, graph: str) -> str:

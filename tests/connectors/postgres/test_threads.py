@@ -9,7 +9,7 @@ import pytest
 from turnstream.connectors.postgres.ledger import Admission, Ledger
 from turnstream.connectors.postgres.pools import ledger_pool
 from turnstream.connectors.postgres.threads import Threads
-from turnstream.schemas.errors import DatabaseUnavailableError, InvalidRequestError
+from turnstream.schemas.errors import DatabaseUnavailableError, InvalidRequestError, TooLargeError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -117,3 +117,33 @@ async def test_a_database_that_is_gone_is_said_so(pool: asyncpg.Pool) -> None:
     pool.terminate()
     with pytest.raises(DatabaseUnavailableError):
         await threads.get("acme/t")
+
+
+async def test_metadata_of_a_thread_is_bounded_however_it_came(pool: asyncpg.Pool) -> None:
+    threads = Threads(pool)
+    await threads.create("acme/t", {"a": "x" * 500})
+    await threads.ensure("acme/t", {"b": "x" * 400}, bytes_max=1000)
+    for _ in range(2):
+        with pytest.raises(TooLargeError) as refused:
+            await threads.ensure("acme/t", {"c": "x" * 100}, bytes_max=1000)
+        assert refused.value.code == "metadata_too_large"
+    found = await threads.get("acme/t")
+    assert found is not None
+    assert set(found.metadata) == {"a", "b"}
+    # what it has already is no more, smaller values fit, and a run's own keys always do
+    await threads.ensure("acme/t", {"b": "x" * 400}, bytes_max=1000)
+    await threads.ensure("acme/t", {"b": "", "c": "x" * 100}, bytes_max=1000)
+    await threads.ensure("acme/t", {"graph_id": "agent" * 200})
+    await threads.ensure("acme/new", {"a": 1}, bytes_max=1000)
+    assert await threads.exists("acme/new")
+
+
+async def test_a_search_does_not_hold_more_metadata_than_it_is_told(pool: asyncpg.Pool) -> None:
+    threads = Threads(pool)
+    for number in range(5):
+        await threads.create(f"acme/{number}", {"a": "x" * 1000})
+    assert await threads.search("acme", bytes_max=4000) is None
+    found = await threads.search("acme", bytes_max=6000, sort_by="thread_id")
+    assert found is not None
+    assert [one.thread_id for one in found] == ["4", "3", "2", "1", "0"]
+    assert len(await threads.search("acme", bytes_max=2500, limit=2, offset=3) or []) == 2
