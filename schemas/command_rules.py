@@ -42,8 +42,8 @@ class CommandLimits:
     """What a deployment allows; its workers and edges have to agree.
 
     `text_chars_max` holds for `text`, and as compact JSON for `input`, `answers` and `config`.
-    `metadata_bytes_max`: of `metadata` as compact JSON. `locked`: names of `config.configurable`
-    that only the operator sets.
+    `metadata_bytes_max`: of `metadata` as compact JSON. `locked`: names in `config.configurable`
+    and `config.context` that only the operator sets.
     """
 
     text_chars_max: int = 200_000
@@ -80,22 +80,23 @@ def check_idempotency_key(key: str) -> None:
 
 
 def check_configurable(config: dict[str, Any], locked: frozenset[str]) -> None:
-    """Raise `InvalidRequestError` for a `configurable` that is no object, or sets a locked name."""
-    configurable = config.get("configurable")
-    if configurable is None:
-        return
-    if not isinstance(configurable, dict):
-        raise InvalidRequestError(
-            "config.configurable must be an object",
-            code="invalid_config",
-            field="config.configurable",
-        )
-    for name in configurable:
-        if name in locked:
+    """Raise `InvalidRequestError` for what is no object, or sets a locked name.
+
+    A graph's context is filled from `context`, then from `configurable`: both are checked.
+    """
+    for part in ("configurable", "context"):
+        given = config.get(part)
+        if given is None:
+            continue
+        if not isinstance(given, dict):
             raise InvalidRequestError(
-                f"config.configurable.{name} is set by the operator: leave it out",
+                f"config.{part} must be an object", code="invalid_config", field=f"config.{part}"
+            )
+        for name in locked.intersection(given):
+            raise InvalidRequestError(
+                f"config.{part}.{name} is set by the operator: leave it out",
                 code="configurable_locked",
-                field=f"config.configurable.{name}",
+                field=f"config.{part}.{name}",
             )
 
 

@@ -142,8 +142,8 @@ class Settings(BaseSettings):
     )
     configurable_locked: tuple[str, ...] = Field(
         (),
-        description='names of `config.configurable` that turns may not set, as in ["model", '
-        '"system_prompt"]; a turn that sets one is refused: 422, dead letter',
+        description="names in a run's `configurable` and `context` that only the operator sets, as "
+        "in model,system_prompt; a turn that sets one is refused: 422, dead letter",
     )
     worker_health_host: str = Field("127.0.0.1", description="address of the worker's health port")
     worker_health_port: int = Field(0, ge=0, le=65535, description="0: none")

@@ -38,7 +38,6 @@ _UNSUPPORTED = {
     "interrupt_after": "interruptAfter",
     "webhook": "webhook",
     "after_seconds": "afterSeconds",
-    "context": "context",
     "on_completion": "onCompletion",
 }
 
@@ -237,7 +236,7 @@ def _json(value: Any) -> str:
 
 def _config(params: dict[str, Any]) -> str:
     value = _object(params, "config")
-    own = own_config(value)
+    own = own_config(value, _object(params, "context"))
     return "" if own is None else _json(own)
 
 

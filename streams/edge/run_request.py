@@ -28,7 +28,6 @@ def refuse_unsupported(
     interrupt_after: Any = None,
     webhook: Any = None,
     after_seconds: Any = None,
-    context: Any = None,
     on_completion: Any = None,
 ) -> None:
     """Refuse by name what no run does yet."""
@@ -37,7 +36,6 @@ def refuse_unsupported(
         interrupt_after=interrupt_after,
         webhook=webhook,
         after_seconds=after_seconds,
-        context=context,
         on_completion=None if on_completion == "keep" else on_completion,
     )
 
@@ -55,8 +53,14 @@ def check_input(value: Any) -> None:
         )
 
 
-def own_config(config: dict[str, Any] | None) -> dict[str, Any] | None:
-    """Return the config without what is ours; raises `InvalidRequestError` for a fork."""
+def own_config(
+    config: dict[str, Any] | None, context: dict[str, Any] | None = None
+) -> dict[str, Any] | None:
+    """Return the config with the run's context in it, and without what is ours.
+
+    Raises `InvalidRequestError` for a fork.
+    """
+    config = {**(config or {}), "context": context} if context else config
     if not config:
         return None
     configurable = config.get("configurable")

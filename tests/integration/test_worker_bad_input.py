@@ -216,6 +216,37 @@ async def test_nul_and_lone_surrogates_in_text_become_visible(scene) -> None:
         assert view.terminal.text == "a\ufffdb \ufffd c \U0001f600"
 
 
+UNREADABLE = [
+    [{"content": "SECRET"}],
+    [{"role": "SECRET", "content": "SECRET"}],
+    [{"role": "user", "SECRET": 1}],
+    [{"role": "user", "content": {"SECRET": 1}}],
+    [{"role": "tool", "content": "SECRET"}],
+    [{"type": "human", "content": 7, "name": "SECRET"}],
+    [["SECRET", "a", "b"]],
+    [7, "SECRET"],
+    {"SECRET": "SECRET"},
+    7,
+]
+
+
+async def test_messages_that_cannot_be_read_are_a_failed_turn_without_their_text(
+    scene, capfd
+) -> None:
+    async with scene.worker():
+        for number, messages in enumerate(UNREADABLE):
+            await scene.start(f"t{number}", "", input={"messages": messages})
+        await scene.start("t", "", input='"SECRET"')
+        await scene.start("calm", "tokens=1")
+        await scene.until(lambda: len(scene.results) >= len(UNREADABLE) + 2)
+    by_thread = {result.thread_id: result for result in scene.results}
+    assert by_thread.pop("calm").status == "completed"
+    wrong = {t: (r.status, r.code) for t, r in by_thread.items() if r.code != "invalid_input"}
+    assert not wrong
+    assert not any("SECRET" in result.message for result in scene.results)
+    assert "SECRET" not in "".join(capfd.readouterr())
+
+
 STRANGE = [
     "한국어 스레드",
     "a/b/c",

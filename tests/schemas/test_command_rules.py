@@ -68,6 +68,8 @@ def test_a_priority_has_64_bits(priority: int) -> None:
         (start(config="[]"), "invalid_config"),
         (start(config='{"configurable": []}'), "invalid_config"),
         (start(config='{"configurable": {"model": "big"}}'), "configurable_locked"),
+        (start(config='{"context": {"model": "big"}}'), "configurable_locked"),
+        (start(config='{"context": 7}'), "invalid_config"),
         (start(metadata="7"), "invalid_metadata"),
         (resume(""), "invalid_answers"),
         (resume("null"), "invalid_answers"),

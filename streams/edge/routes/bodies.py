@@ -88,7 +88,9 @@ class RunBody(Body):
     config: JsonObject | None = Field(
         default=None, description="`configurable`, `recursion_limit`, `tags`"
     )
-    context: JsonObject | None = None
+    context: JsonObject | None = Field(
+        default=None, description="what the graph's nodes find in `runtime.context`"
+    )
     metadata: JsonObject | None = None
     stream_mode: Text | list[Text] | None = Field(
         default=None,

@@ -48,7 +48,7 @@ async def start(
     """
     graph = entry_of(rest, body.assistant_id).name
     _check(body)
-    config = json_text(own_config(body.config))
+    config = json_text(own_config(body.config, body.context))
     metadata = json_text(body.metadata or None)
     create = new_thread or body.if_not_exists == "create"
     command: StartTurn | ResumeTurn
@@ -111,7 +111,6 @@ def _check(body: RunBody) -> None:
         interrupt_after=body.interrupt_after,
         webhook=body.webhook,
         after_seconds=body.after_seconds,
-        context=body.context,
         on_completion=body.on_completion,
     )
     command = body.command

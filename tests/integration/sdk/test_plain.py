@@ -210,7 +210,6 @@ async def test_bad_requests(
         ("webhook", "http://example.com"),
         ("after_seconds", 5),
         ("on_completion", "delete"),
-        ("context", {"a": 1}),
         ("command", {"goto": "plan"}),
         ("stream_mode", "events"),
         ("checkpoint_id", "1ef4a9b8-e6fb-67b1-8001-abd5184439d1"),
