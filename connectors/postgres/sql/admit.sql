@@ -43,8 +43,14 @@ BEGIN
     IF c.kind = 'cancel' THEN  -- A3
       SELECT * INTO u FROM turns WHERE tenant = c.tenant AND turn_id = c.turn_id;
       IF NOT FOUND THEN
-        INSERT INTO early_cancels (tenant, turn_id, thread_key)
-          VALUES (c.tenant, c.turn_id, c.key) ON CONFLICT DO NOTHING;
+        INSERT INTO early_cancels (tenant, turn_id, thread_key, created_at)
+          VALUES (c.tenant, c.turn_id, c.key, clock_timestamp()) ON CONFLICT DO NOTHING;
+        IF FOUND THEN
+          -- anybody can cancel turns that never come: a thread keeps the latest 100
+          DELETE FROM early_cancels WHERE (tenant, turn_id, thread_key) IN (
+            SELECT e.tenant, e.turn_id, e.thread_key FROM early_cancels e
+             WHERE e.thread_key = c.key ORDER BY e.created_at DESC OFFSET 100);
+        END IF;
         CONTINUE;
       END IF;
       CONTINUE WHEN u.thread_key <> c.key OR u.outcome IS NOT NULL;

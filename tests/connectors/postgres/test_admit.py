@@ -164,6 +164,22 @@ async def test_a_cancel_that_comes_first_is_kept(scene):
     assert given.claims == ()
 
 
+async def test_cancels_of_turns_that_never_come_are_bounded(scene):
+    worker = await scene.worker()
+    await scene.admit(worker, *(scene.cancel(f"b{i}", "b") for i in range(3)))
+    await scene.admit(worker, scene.cancel("old"))
+    for batch in range(3):
+        await scene.admit(worker, *(scene.cancel(f"{batch}-{i}") for i in range(70)))
+    await scene.admit(worker, scene.cancel("early"), scene.cancel("early"))
+    kept = "SELECT count(*) FROM early_cancels WHERE thread_key = $1"
+    assert await scene.pool.fetchval(kept, "acme/a") == 100
+    assert await scene.pool.fetchval(kept, "acme/b") == 3
+    # the latest count, the oldest are gone
+    given = await scene.admit(worker, scene.start("early"), scene.start("2-0"), scene.start("old"))
+    assert [e.turn_id for e in given.ended] == [scene.turn_id("early"), scene.turn_id("2-0")]
+    assert [c.turn_id for c in given.claims] == [scene.turn_id("old")]
+
+
 async def test_a_cancel_under_another_thread_does_nothing(scene):
     worker = await scene.worker()
     await scene.admit(worker, scene.start("1"))
