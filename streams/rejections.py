@@ -7,6 +7,7 @@ requeue the turn's own result follows under the same id and replaces this one.
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -55,7 +56,8 @@ def named_in(value: bytes, wire: Codec) -> Named:
     try:
         value = value.removeprefix(_BOM)
         if value[:1] == b"{":
-            return msgspec.json.decode(value, type=Named)
+            given = json.loads(value)  # it reads lone surrogates, as commands do
+            return Named(**{name: given[name] for name in Named.__struct_fields__ if name in given})
         record = wire.decode(value)
     except Exception:  # noqa: BLE001  it was refused, so anything may be wrong with it
         return NOTHING

@@ -9,8 +9,9 @@ import subprocess
 import sys
 import time
 import uuid
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pytest
 from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient
@@ -85,12 +86,14 @@ def processor(
     sys.stdout.write(log.read_text(errors="replace")[-4000:])
 
 
-async def publish(kafka: str, topic: str, values: list[bytes]) -> None:
-    producer = AIOKafkaProducer(bootstrap_servers=kafka, acks="all")
+async def publish(
+    kafka: str, topic: str, values: list[bytes], *, headers: Any = (), compression: Any = None
+) -> None:
+    producer = AIOKafkaProducer(bootstrap_servers=kafka, acks="all", compression_type=compression)
     await producer.start()
     try:
         for number, value in enumerate(values):
-            await producer.send(topic, value, key=b"default/t%d" % (number % 7))
+            await producer.send(topic, value, key=b"default/t%d" % (number % 7), headers=headers)
         await producer.flush()
     finally:
         await producer.stop()
@@ -167,9 +170,19 @@ async def test_what_cannot_be_counted_is_parked_and_stops_nobody(
         CODEC.encode(result(2))[:-3]: "corrupt",
         b"": "empty",
     }
-    good = CODEC.encode(result(4))
+    # a record that was refused, and then requeued: its turn counts once, with the turn's usage
+    refused = msgspec.structs.replace(result(4), status="rejected", code="dead_letter")
+    good = [CODEC.encode(one) for one in (refused, result(4))]
     process = processor()
-    await publish(kafka, topics.results_of("default"), [good, *bad, CODEC.encode(result(6))])
+    await publish(kafka, topics.results_of("default"), [*good, *bad])
+    # compressed, and with header values that are null
+    await publish(
+        kafka,
+        topics.results_of("default"),
+        [CODEC.encode(result(6))],
+        headers=[("type", None)],
+        compression="snappy",
+    )
 
     async def parked() -> bool:
         return len(await letters(kafka, topics.dead_letters)) == len(bad)
