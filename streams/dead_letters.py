@@ -8,6 +8,7 @@ have decided once.
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -51,8 +52,11 @@ PAGE_MAX = 500
 BUDGET_S = 20.0
 """Of one look into the topic, when nothing else is asked for; a scan that is cut goes on later."""
 
-READERS_MAX = 4
-"""Looks into the topic at the same time; each is a Kafka consumer of its own."""
+READERS_PER_TENANT_MAX = 4
+"""Looks into the topic by callers of one tenant at the same time; one more gets 429."""
+
+READERS_MAX = 16
+"""Looks of all tenants; each is a Kafka consumer of its own. One more waits within its budget."""
 
 HOPELESS = frozenset(
     {"too_deep", "number_out_of_range", "invalid_at", "invalid_expires_at", "invalid_priority"}
@@ -86,7 +90,8 @@ class DeadLetters:
         self._rules = rules
         self._tenant_of = tenant_of
         self._inputs = inputs
-        self._readers = 0
+        self._readers: Counter[str] = Counter()
+        self._room = asyncio.Semaphore(READERS_MAX)
 
     # -- look ------------------------------------------------------------------------------------
 
@@ -94,6 +99,7 @@ class DeadLetters:
         self,
         wanted: Wanted,
         *,
+        caller: str = "",
         start: Place | None = None,
         limit: int = 50,
         budget_s: float = BUDGET_S,
@@ -101,7 +107,8 @@ class DeadLetters:
     ) -> LetterPage:
         """Return letters from `start` on, at most `limit`; what is cut by time says where to go on.
 
-        Raises `KafkaUnavailableError`, `TooManyRequestsError`.
+        `caller`: the tenant that looks; its looks at the same time are bounded. Raises
+        `KafkaUnavailableError`, `TooManyRequestsError`.
         """
         scan = LetterScan(
             wanted,
@@ -112,16 +119,16 @@ class DeadLetters:
             on_progress=on_progress,
         )
         try:
-            async with asyncio.timeout(budget_s), self._reader() as log:
+            async with asyncio.timeout(budget_s), self._reader(caller) as log:
                 await scan.run(log, self._topic)
         except TimeoutError:
             return scan.page(cut=True)
         return scan.page()
 
-    async def get(self, place: Place, *, budget_s: float = BUDGET_S) -> Letter:
+    async def get(self, place: Place, *, caller: str = "", budget_s: float = BUDGET_S) -> Letter:
         """Return one letter; raises `NotFoundError` (`letter_not_found`)."""
         try:
-            async with asyncio.timeout(budget_s), self._reader() as log:
+            async with asyncio.timeout(budget_s), self._reader(caller) as log:
                 raw = await log.record(self._topic, place.partition, place.offset)
         except TimeoutError:
             raise KafkaUnavailableError(f"no answer in {budget_s:g} s") from None
@@ -155,15 +162,20 @@ class DeadLetters:
         return [replace(letter, decision=known.get(letter.key)) for letter in letters]
 
     @asynccontextmanager
-    async def _reader(self) -> AsyncIterator[Log]:
-        if self._readers >= READERS_MAX:
-            raise TooManyRequestsError("too many looks at the dead letters", code="letters_busy")
-        self._readers += 1
+    async def _reader(self, caller: str) -> AsyncIterator[Log]:
+        if self._readers[caller] >= READERS_PER_TENANT_MAX:
+            raise TooManyRequestsError(
+                f"your tenant looks at the dead letters {READERS_PER_TENANT_MAX} times already",
+                code="letters_busy",
+            )
+        self._readers[caller] += 1
         try:
-            async with self._open_log() as log:
+            async with self._room, self._open_log() as log:
                 yield log
         finally:
-            self._readers -= 1
+            self._readers[caller] -= 1
+            if not self._readers[caller]:
+                del self._readers[caller]
 
     # -- decide ----------------------------------------------------------------------------------
 

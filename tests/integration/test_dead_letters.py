@@ -25,10 +25,12 @@ from turnstream.schemas.errors import (
     KafkaUnavailableError,
     NotFoundError,
     RecordTooLargeError,
+    TooManyRequestsError,
 )
 from turnstream.schemas.events import AttemptStarted, TurnCompleted
 from turnstream.streams.admission import LETTER_HEADER
 from turnstream.streams.app import open_dead_letters, open_edge
+from turnstream.streams.dead_letters import READERS_PER_TENANT_MAX
 from turnstream.streams.letter_scan import Place, Wanted, parse_place
 
 if TYPE_CHECKING:
@@ -133,6 +135,11 @@ async def test_an_edited_letter_becomes_a_turn_and_keeps_its_history(
         ]
         row = await scene.closed(turn)
         assert (row["src_part"], row["src_off"]) == (history[1].sent_part, history[1].sent_off)
+        # its backend heard of the letter, twice, and then of the turn, all under one turn id
+        await scene.until(lambda: len(scene.results) >= 3)
+        told = sorted((r.code, r.status, r.turn_id, r.letter_id) for r in scene.results)
+        refusal = ("dead_letter", "rejected", turn, turn)
+        assert told == [("", "completed", turn, ""), refusal, refusal]
         assert not (await letters.page(Wanted(state="open"))).letters
 
 
@@ -333,9 +340,11 @@ class SlowLog:
 
     def __init__(self, values: list[bytes], pause_s: float, quick: int = 0) -> None:
         self.values, self.pause_s, self.quick = values, pause_s, quick
+        self.opened = 0
 
     @contextlib.asynccontextmanager
     async def open(self) -> AsyncIterator[SlowLog]:
+        self.opened += 1
         yield self
 
     async def spans(self, topic: str) -> list[Span]:
@@ -379,6 +388,28 @@ async def test_a_scan_that_takes_too_long_says_where_to_go_on(scene: Any) -> Non
 def token(user: str, tenant: str, *roles: str) -> dict[str, str]:
     claims = {"sub": user, "tenant": tenant, "roles": list(roles), "exp": time.time() + 600}
     return {"Authorization": f"Bearer {jwt.encode(claims, SECRET, algorithm='HS256')}"}
+
+
+async def test_one_tenants_looks_leave_room_for_anothers(scene: Any, letters: DeadLetters) -> None:
+    values = [b"no letter"] * 3
+    held = SlowLog(values, 600.0)
+    letters._open_log = held.open
+    looks = [
+        asyncio.create_task(letters.page(Wanted(), caller=f"t{n % 3}"))
+        for n in range(3 * READERS_PER_TENANT_MAX)
+    ]
+    try:
+        await scene.until(lambda: held.opened == len(looks))
+        with pytest.raises(TooManyRequestsError) as error:
+            await letters.page(Wanted(), caller="t0")
+        assert (error.value.code, error.value.status) == ("letters_busy", 429)
+        letters._open_log = SlowLog(values, 0.0).open
+        assert (await letters.page(Wanted(), caller="calm")).unreadable == len(values)
+    finally:
+        for look in looks:
+            look.cancel()
+        await asyncio.gather(*looks, return_exceptions=True)
+    assert (await letters.page(Wanted(), caller="t0")).unreadable == len(values)
 
 
 async def test_the_api_shows_a_tenant_its_own_and_an_operator_all(scene: Any) -> None:

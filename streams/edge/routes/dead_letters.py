@@ -128,6 +128,7 @@ async def list_letters(rest: Caller, asked: Annotated[LetterQuery, Query()]) -> 
     )
     page = await _letters(rest).page(
         wanted,
+        caller=rest.caller.tenant,
         start=parse_place(asked.after) if asked.after else None,
         limit=asked.limit,
         budget_s=asked.timeout_s,
@@ -188,7 +189,7 @@ async def drop(rest: Caller, letter: Text, body: DropBody | None = None) -> Json
 async def _find(rest: Rest, text: str) -> Letter:
     """Return a letter that the caller may see; another's is one that does not exist."""
     place = parse_place(text)
-    letter = await _letters(rest).get(place)
+    letter = await _letters(rest).get(place, caller=rest.caller.tenant)
     if OPERATOR in rest.caller.roles or letter.record.tenant == rest.caller.tenant:
         return letter
     raise NotFoundError(f"there is no letter {place}", code="letter_not_found")
