@@ -193,3 +193,50 @@ async def test_a_topic_made_anew_ends_it(kafka, topic, producer):
         with pytest.raises((TopicChangedError, NotFoundError, ExceptionGroup)):
             await running
     assert not tail.ready.is_set()
+
+
+@pytest.mark.parametrize("codec", ["gzip", "snappy", "lz4", "zstd"])
+async def test_what_the_broker_compresses_is_read_live_from_the_ring_and_from_the_log(
+    kafka, prefix, codec
+):
+    made = Topic(f"{prefix}log", 1, {"compression.type": codec})
+    async with TopicAdmin(kafka) as admin:
+        await admin.create([made])
+    value = b"token " * 50_000
+    # the ring has room for the last records only
+    options = TailOptions(fetch_max_wait_ms=50, ring_bytes_max=1 << 20, warm_s=0.0)
+    async with (
+        AIOKafkaProducer(bootstrap_servers=kafka, acks="all") as producer,
+        tailing(kafka, made.name, options) as tail,
+    ):
+        told = []
+        tail.follow(b"a", lambda *record: told.append(record))
+        for number in range(12):
+            await put(producer, made.name, b"ab"[number % 2 :][:1], b"%d " % number + value)
+        await reach(tail, 0, 12)
+        wanted = [(0, number, b"%d " % number + value) for number in range(0, 12, 2)]
+        assert told == wanted
+        begins = tail._ring.begins(0)
+        assert 0 < begins < 12
+        held = tail.held(0, b"a", begins)
+        past = [entry async for _, entries in tail.read(0, b"a", 0) for entry in entries]
+        both = sorted({**dict(past), **dict(held)}.items())
+        assert [(0, *entry) for entry in both] == wanted
+
+
+async def test_a_batch_over_the_bound_is_left_out_and_the_rest_is_read(kafka, topic):
+    options = TailOptions(fetch_max_wait_ms=50, batch_bytes_max=1 << 20)
+    async with (
+        AIOKafkaProducer(
+            bootstrap_servers=kafka, compression_type="gzip", max_request_size=8 << 20
+        ) as producer,
+        tailing(kafka, topic, options) as tail,
+    ):
+        told = []
+        tail.follow(b"a", lambda *record: told.append(record))
+        await put(producer, topic, b"a", b"before")
+        await put(producer, topic, b"a", b"x" * (2 << 20))
+        await put(producer, topic, b"a", b"after")
+        await reach(tail, 0, 3)
+        assert told == [(0, 0, b"before"), (0, 2, b"after")]
+        assert [offset for offset, _ in tail.held(0, b"a", 0)] == [0, 2]
