@@ -15,7 +15,7 @@ from turnstream.connectors.kafka.inbox import UnreadableRecord
 from turnstream.connectors.kafka.pump import RECORD_OVERHEAD
 from turnstream.connectors.kafka.scan import partition_of
 from turnstream.connectors.postgres.rows import Closed, Resolved
-from turnstream.schemas.commands import Command
+from turnstream.schemas.commands import Command, StartTurn
 from turnstream.schemas.errors import ProduceRefusedError, TurnstreamError
 from turnstream.schemas.ids import thread_key, turn_id_of_record
 from turnstream.schemas.result_json import json_of_result
@@ -105,30 +105,42 @@ class Outlets:
         await self._pump.deliver(to, key, value, headers=[("type", b"TurnResult")])
 
     async def ended(self, turns: Sequence[Ended], ledger: Ledger) -> None:
-        """Publish turns that ended unclaimed, with their results, and close them (A5)."""
+        """Publish turns that ended unclaimed, with their results, and close them (A5).
+
+        One that cannot be published is left to the next sweep.
+        """
         for timeline in {turn.timeline for turn in turns}:
             mine = [turn for turn in turns if turn.timeline == timeline]
-            offsets = await asyncio.gather(*map(self._end, mine))
-            closed = [
-                Closed(turn.thread_key, turn.turn_id, offset if offset >= 0 else None)
-                for turn, offset in zip(mine, offsets, strict=True)
-            ]
-            await ledger.close_ended(closed, timeline)
+            closed = await asyncio.gather(*map(self._end_one, mine))
+            await ledger.close_ended([one for one in closed if one is not None], timeline)
+
+    async def _end_one(self, turn: Ended) -> Closed | None:
+        try:
+            offset = await self._end(turn)
+        except TurnstreamError as error:
+            log.warning("ended_left_to_sweep", turn=str(turn.turn_id), error=str(error))
+        except Exception as error:  # noqa: BLE001  one turn must not keep the others from their end
+            note("unclaimed_end", error, turn=str(turn.turn_id))
+        else:
+            return Closed(turn.thread_key, turn.turn_id, offset if offset >= 0 else None)
+        return None
 
     async def expired(self, interrupts: Sequence[ExpiredInterrupt], ledger: Ledger) -> None:
         """Tell readers of interrupts that nobody answered in time; then the ledger that we did."""
-        await asyncio.gather(
-            *(
-                self.resolved(
-                    one.thread_key,
-                    one.partition,
-                    one.turn_id,
-                    Resolved(one.interrupt_id, one.rev, "expired"),
-                )
-                for one in interrupts
-            )
-        )
-        await ledger.interrupts_told(interrupts)
+        told = await asyncio.gather(*map(self._tell_expired, interrupts))
+        await ledger.interrupts_told([one for one in told if one is not None])
+
+    async def _tell_expired(self, one: ExpiredInterrupt) -> ExpiredInterrupt | None:
+        closed = Resolved(one.interrupt_id, one.rev, "expired")
+        try:
+            await self.resolved(one.thread_key, one.partition, one.turn_id, closed)
+        except TurnstreamError as error:
+            log.warning("expired_left_to_sweep", interrupt=one.interrupt_id, error=str(error))
+        except Exception as error:  # noqa: BLE001  one question must not keep the others open
+            note("expired_interrupt", error, interrupt=one.interrupt_id)
+        else:
+            return one
+        return None
 
     async def resolved(
         self, thread_key: str, partition: int, turn_id: UUID, closed: Resolved
@@ -149,7 +161,11 @@ class Outlets:
         )
 
     async def _end(self, turn: Ended) -> int:
-        command = self.command_of(turn.body)
+        try:
+            command = self.command_of(turn.body)
+        except Exception as error:  # noqa: BLE001  its end can be told without it
+            note("unclaimed_body", error, turn=str(turn.turn_id))
+            command = StartTurn(thread_id=turn.thread_id, tenant=turn.tenant)
         record = ended_of(turn, command.actor, command.traceparent, time.time_ns() // 1000)
         key = turn.thread_key.encode()
         offset, _ = await asyncio.gather(
@@ -273,6 +289,8 @@ class Outlets:
             await letters.sent(due.key, to.partition, offset)
         except TurnstreamError as error:
             log.warning("requeue_later", letter=str(letter), topic=topic, error=str(error))
+        except Exception as error:  # noqa: BLE001  one letter must not keep the others waiting
+            note("requeue", error, letter=str(letter), topic=topic)
         else:
             log.info("letter_requeued", letter=str(letter), topic=topic, partition=to.partition)
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import random
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import structlog
 
 from turnstream.connectors.postgres.rows import Admitted
 from turnstream.schemas.errors import DatabaseUnavailableError
+from turnstream.schemas.unexpected import note
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -87,52 +87,63 @@ class Polls:
             except TimeoutError:
                 pass
             self._roster.wake.clear()
-            try:
-                await self._roster.reclaim()
-            except DatabaseUnavailableError as error:
-                log.warning("reclaim_waits", error=str(error))
+            await _look("reclaim", self._roster.reclaim)
 
     async def _reap(self) -> None:
         while True:
             await asyncio.sleep(jitter(REAP_EVERY_S))
             if self._steady_s() < JUDGE_AFTER_S:
                 continue
-            try:
-                freed = await self._ledger.reap()
-            except DatabaseUnavailableError:
-                continue
-            if freed:
-                log.warning("peer_dead", threads=freed)
-                self._roster.wake.set()
-                await self._signals.wake_peer(self._roster.worker)
+            await _look("reap", self._reap_once)
+
+    async def _reap_once(self) -> None:
+        if freed := await self._ledger.reap():
+            log.warning("peer_dead", threads=freed)
+            self._roster.wake.set()
+            await self._signals.wake_peer(self._roster.worker)
 
     async def _sweep(self) -> None:
         while True:
             await asyncio.sleep(jitter(SWEEP_EVERY_S))
-            if not self._works():
-                continue
-            try:
-                expired = await self._ledger.expire(SWEEP_MAX)
-                await self._roster.take(Admitted(ended=expired.ended, cancelled=expired.cancelled))
-                ended = await self._ledger.sweep(SWEEP_MAX)
-                closed = await self._ledger.expired_interrupts(SWEEP_MAX)
-            except DatabaseUnavailableError:
-                continue
-            if ended:
-                await self._unclaimed.publish(ended)
-            if closed:
-                await self._unclaimed.tell_expired(closed)
+            if self._works():  # three looks: what one of them finds must not stop the others
+                await _look("expire", self._expire)
+                await _look("sweep", self._sweep_ended)
+                await _look("expired_interrupts", self._sweep_interrupts)
+
+    async def _expire(self) -> None:
+        expired = await self._ledger.expire(SWEEP_MAX)
+        await self._roster.take(Admitted(ended=expired.ended, cancelled=expired.cancelled))
+
+    async def _sweep_ended(self) -> None:
+        if ended := await self._ledger.sweep(SWEEP_MAX):
+            await self._unclaimed.publish(ended)
+
+    async def _sweep_interrupts(self) -> None:
+        if closed := await self._ledger.expired_interrupts(SWEEP_MAX):
+            await self._unclaimed.tell_expired(closed)
 
     async def _requeue_letters(self) -> None:
         """Send dead letters to their topics once more, as people decided."""
         while True:
             await asyncio.sleep(jitter(REQUEUE_EVERY_S))
             if self._works():
-                with suppress(DatabaseUnavailableError):
-                    await self._requeue()
+                await _look("requeue", self._requeue)
 
     async def _look_for_cancels(self) -> None:
         """Find cancels whose wake-up was lost: a turn that streams for minutes commits nothing."""
         while True:
             await asyncio.sleep(jitter(CANCEL_EVERY_S))
-            await self._roster.look_for_cancels(list(self._roster.running))
+            await _look("cancels", self._look_for_cancels_once)
+
+    async def _look_for_cancels_once(self) -> None:
+        await self._roster.look_for_cancels(list(self._roster.running))
+
+
+async def _look(what: str, look: Callable[[], Awaitable[object]]) -> None:
+    """Look once. An outage of Postgres puts it off; so does any other error, which is counted."""
+    try:
+        await look()
+    except DatabaseUnavailableError as error:
+        log.debug("poll_waits", poll=what, error=str(error))
+    except Exception as error:  # noqa: BLE001  a poll that ends would end the worker
+        note(f"poll_{what}", error)

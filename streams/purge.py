@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from turnstream.schemas.errors import DatabaseUnavailableError, KafkaUnavailableError
+from turnstream.schemas.unexpected import note
 from turnstream.streams.polls import jitter
 
 if TYPE_CHECKING:
@@ -70,6 +71,8 @@ class Purge:
                 await self.look()
             except (DatabaseUnavailableError, KafkaUnavailableError) as error:
                 log.warning("purge_waits", error=str(error))
+            except Exception as error:  # noqa: BLE001  nothing that is too old is worth a worker
+                note("purge", error)
             await asyncio.sleep(jitter(EVERY_S))
 
     async def look(self) -> dict[str, int]:

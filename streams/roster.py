@@ -16,6 +16,7 @@ import structlog
 from turnstream.connectors.postgres.rows import SUSPECT_ATTEMPT
 from turnstream.connectors.postgres.signals import CANCEL_CHANNEL
 from turnstream.schemas.errors import DatabaseUnavailableError, TurnstreamError
+from turnstream.schemas.unexpected import note
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable, Sequence
@@ -164,6 +165,10 @@ class Roster:
                 log.error("claim_not_understood", turn=str(claim.turn_id), error=str(error))  # noqa: TRY400
                 self._spawn(self._give_back(claim))
                 continue
+            except Exception as error:  # noqa: BLE001  one claim must not cost the others theirs
+                error_id = note("claim", error, turn=str(claim.turn_id))
+                self._spawn(self.release(claim, f"{type(error).__name__} (error {error_id})"))
+                continue
             stale = self.running.get(claim.thread_key)
             if stale is not None:
                 stale.abandon()  # the ledger gave the thread anew, so that hold is over
@@ -261,6 +266,13 @@ class Roster:
                     self.doubt()
                 room = 0
                 await asyncio.sleep(RETRY_S)
+            except Exception as error:  # noqa: BLE001  one turn must not keep others from their end
+                note("finish", error, turns=len(batch), thread=batch[0].thread_key)
+                self.doubt()  # what was claimed is given back, and what is not closed comes again
+                if len(batch) > 1:
+                    for item in batch:
+                        await self._finish([item], 0)
+                return []
 
     async def _give_back(self, claim: Claim) -> None:
         await asyncio.sleep(GIVE_BACK_S)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from turnstream.schemas.errors import TurnstreamError
+from turnstream.schemas.unexpected import note
 
 if TYPE_CHECKING:
     from turnstream.connectors.postgres.ledger import Ledger
@@ -39,6 +40,8 @@ class Unclaimed:
             await self._outlets.ended(turns, self._ledger)
         except TurnstreamError as error:
             log.warning("ended_left_to_sweep", turns=len(turns), error=str(error))
+        except Exception as error:  # noqa: BLE001  the turns of one call must not end the worker
+            note("unclaimed_ends", error, turns=len(turns))
         finally:
             self._publishing -= 1
 
@@ -48,3 +51,5 @@ class Unclaimed:
             await self._outlets.expired(interrupts, self._ledger)
         except TurnstreamError as error:
             log.warning("expired_left_to_sweep", interrupts=len(interrupts), error=str(error))
+        except Exception as error:  # noqa: BLE001  the questions of one call must not end the worker
+            note("expired_interrupts", error, interrupts=len(interrupts))

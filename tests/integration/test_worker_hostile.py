@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import time
 import uuid
 import zlib
 from pathlib import Path
@@ -286,3 +287,28 @@ async def test_each_hostile_record_has_one_result(scene: Any) -> None:
     rejected = {r.letter_id for r in scene.results if r.code == "dead_letter"}
     assert rejected == {letter.letter_id for letter in scene.letters}
     assert len(scene.results) >= len(sent) + 1
+
+
+async def test_an_end_whose_command_is_damaged_keeps_no_other_from_being_told(scene: Any) -> None:
+    """Turns expire in the queue; the ledger's copy of one's command cannot be read any more."""
+    async with scene.worker():
+        busy = await scene.start("t1", "tokens=400 rate=50")
+        soon = (time.time_ns() + 3_000_000_000) // 1000
+        turns = [await scene.start("t1", "x", expires_at=soon) for _ in range(3)]
+        damaged = uuid.UUID(turns[1])
+        async with asyncio.timeout(60):
+            while (
+                await scene.db.execute(
+                    "UPDATE turns SET body = $1 WHERE turn_id = $2", b"\xff", damaged
+                )
+                != "UPDATE 1"
+            ):
+                await asyncio.sleep(0.01)
+        for turn in turns:
+            view = await scene.done("t1", turn)
+            assert (view.terminal.outcome, view.terminal.code) == ("failed", "expired")
+            await scene.closed(turn)
+        await scene.cancel("t1", busy)
+        await scene.done("t1", busy)
+    told = {result.turn_id: result.code for result in scene.results}
+    assert {turn: told[turn] for turn in turns} == dict.fromkeys(turns, "expired")

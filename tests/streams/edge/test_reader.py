@@ -11,7 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from turnstream.schemas import events as ev
+from turnstream.schemas import unexpected
 from turnstream.schemas.fold import TIMELINE_BITS, Verdict
+from turnstream.streams.edge.feed import Thread as Watched
 from turnstream.streams.edge.reader import RUN_TURNS_KEPT, TURNS_KEPT, Reader
 
 
@@ -186,3 +188,39 @@ def test_no_turn_is_shown_twice_and_every_end_is_seen(data):
         (turn, 4) for turn in thread.turns[since:] if turn not in thread.unclaimed
     } <= client.ends
     assert set(thread.turns[since:]) <= {turn for turn, _ in client.ends}
+
+
+def test_a_record_that_cannot_be_shown_is_left_out_and_what_follows_is_read():
+    """Anybody who may write to the topic can write an event whose fields hold anything."""
+    before = unexpected.counts().get("edge_reader", 0)
+    thread = Watched("t/a", Plain())
+    reader, steps = Reader(1, Plain()), []
+    thread.attach(steps.append, reader, 0)
+    first = Said(ev.AttemptStarted, "x", 1).record()
+    said = [
+        Said(kind, "x", 1, n).record()
+        for n, kind in enumerate((ev.TokensEmitted, ev.TurnCompleted), start=6)
+    ]
+    hostile = [
+        ev.MessageStarted(
+            event_id="e",
+            tenant="t",
+            thread_id="a",
+            turn_id="x",
+            epoch=1,
+            n=number,
+            message_id=f"m{number}",
+            metadata=metadata,
+        )
+        for number, metadata in enumerate(("{", "\x00", "[" * 100_000, "1e999", "[1]"), 1)
+    ]
+    hostile.append(object())
+    thread.sink(0, 0, first)
+    for offset, record in enumerate(hostile, start=1):
+        thread.sink(0, offset, record)
+    counted = unexpected.counts().get("edge_reader", 0) - before
+    assert counted == reader.undecodable >= 5
+    for offset, record in enumerate(said, start=100):
+        thread.sink(0, offset, record)
+    assert steps[-1].offset == 101
+    assert isinstance(steps[-1].record, ev.TurnCompleted)
