@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 import math
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import msgspec
 
@@ -54,28 +55,46 @@ class ChunkDelta(msgspec.Struct, gc=False):
 
 
 class Choice(msgspec.Struct, gc=False):
-    """One of the answers of a request; only one is read.
-
-    `completes` (set by the patient reader alone): `delta` is all of the answer.
-    """
+    """One of the answers of a request; only one is read. `completes`: its delta is all of it."""
 
     index: int | None = None
     delta: ChunkDelta | None = None
     finish_reason: str | None = None
     usage: Any = None
-    completes: bool = msgspec.field(default=False, name="")
+    error: Any = None
+    completes: bool = False
 
 
 class Chunk(msgspec.Struct, gc=False):
     """One event of an answer."""
 
-    choices: list[Choice] | None = None
+    choices: Sequence[Choice] | None = None
     usage: Any = None
     model: str | None = None
     error: Any = None
 
 
-decode_chunk = msgspec.json.Decoder(Chunk).decode
+# The usual form: where a field that is None here holds anything, the fast reader refuses the event.
+
+
+class _UsualDelta(ChunkDelta, gc=False):
+    refusal: Literal[""] | None = None
+    function_call: None = None
+
+
+class _UsualChoice(Choice, gc=False):
+    delta: _UsualDelta | None = None
+    usage: None = None
+    error: None = None
+    completes: None = None  # type: ignore[assignment]
+
+
+class _UsualChunk(Chunk, gc=False):
+    choices: list[_UsualChoice] | None = None
+    error: None = None
+
+
+decode_chunk = msgspec.json.Decoder(_UsualChunk).decode
 """Reads the usual form; raises `msgspec.DecodeError` or `RecursionError` for any other."""
 
 
@@ -139,14 +158,16 @@ def _chunk(value: Any) -> Chunk:
     error = error_in(value)
     if error is not None:
         return Chunk(error=error)
-    choices = value.get("choices")
-    if choices is not None and not isinstance(choices, list):
+    choices = value.get("choices") or []
+    if not isinstance(choices, list):
         raise _unreadable("choices", choices)
     model = value.get("model")
+    read = [_choice(choice) for choice in choices if choice is not None]
     return Chunk(
-        choices=[_choice(choice) for choice in choices or () if choice is not None],
+        choices=read,
         usage=value.get("usage"),
         model=model if isinstance(model, str) else None,
+        error=next((choice.error for choice in read if choice.error is not None), None),
     )
 
 
@@ -165,6 +186,7 @@ def _choice(value: Any) -> Choice:
         delta=_delta(delta),
         finish_reason=reason if isinstance(reason, str) else None,
         usage=value.get("usage"),
+        error=error_in({"error": value.get("error")}) if value.get("error") else None,
         completes=bool(completion),
     )
 

@@ -103,7 +103,7 @@ class EventLines:
 
     def _line(self, line: bytes, events: list[bytes]) -> None:
         if line.startswith(b"data:"):
-            if len(self._data) == 1 and not self._body and _is_whole(self._data[0]):
+            if len(self._data) == 1 and not self._body and is_whole(self._data[0]):
                 self._dispatch(events)  # a proxy left out the blank line
             self._data.append(line[5:])
             self._held_bytes += len(line)
@@ -124,7 +124,7 @@ class EventLines:
         bare = line.lstrip()
         if bare[:1] in (b"{", b"["):  # JSON without `data:`, on one line or on all that follow
             self._dispatch(events)
-            if _is_whole(bare):
+            if is_whole(bare):
                 events.append(bare)
             else:
                 self._add_to_body(bare)
@@ -156,7 +156,7 @@ class EventLines:
         events.append(data)
 
 
-def _is_whole(data: bytes) -> bool:
+def is_whole(data: bytes) -> bool:
     """Tell whether the bytes are one JSON document, or the mark of the end."""
     try:
         _RAW(data)
@@ -168,6 +168,6 @@ def _is_whole(data: bytes) -> bool:
 def _as_error(data: bytes) -> bytes:
     if data == b"[DONE]":
         return data
-    if not data or not _is_whole(data):
+    if not data or not is_whole(data):
         data = msgspec.json.encode(data.decode("utf-8", "replace"))
     return b'{"error":%b}' % data

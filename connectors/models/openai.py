@@ -242,7 +242,8 @@ class _Call:
             )
         if parser.whole:
             return
-        if not parser.seen and "event-stream" not in headers.get("content-type", ""):
+        kind = headers.get("content-type", "").lower()
+        if not parser.began and not ("event-stream" in kind or ("json" in kind and parser.cut)):
             raise ModelBadResponseError("the model server's answer is no event stream")
         why = f": finish_reason {parser.finish_reason!r}" if ending is Ending.CUT else ""
         raise ModelStreamCutError(f"the model server's answer ended in the middle{why}")
@@ -336,6 +337,8 @@ def request_body(request: ChatRequest, model: str) -> bytes:
             for tool in request.tools
         ]
     body |= request.params
+    if not body["stream"]:
+        del body["stream_options"]  # servers refuse one without the other
     try:
         return msgspec.json.encode(body)
     except UnicodeEncodeError:

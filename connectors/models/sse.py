@@ -18,16 +18,15 @@ from turnstream.connectors.models.chunks import (
     read_usage,
 )
 from turnstream.connectors.models.endings import REASON_CHARS_MAX, Ending, ending_of
-from turnstream.connectors.models.event_lines import EVENT_BYTES_MAX, EventLines
+from turnstream.connectors.models.event_lines import EVENT_BYTES_MAX, EventLines, is_whole
 from turnstream.connectors.models.surrogates import split_half
 from turnstream.connectors.models.thinking import Thinking
 from turnstream.connectors.models.tool_pieces import Piece, ToolPieces
 from turnstream.schemas.chat import Delta
-from turnstream.schemas.errors import ModelBadResponseError
 from turnstream.schemas.transcript import clean_text
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
+    from collections.abc import Collection, Sequence
 
     from turnstream.connectors.models.chunks import Choice, Chunk, ChunkDelta, Function
     from turnstream.schemas.chat import DeltaKind
@@ -47,8 +46,9 @@ class DeltaParser:
     """
 
     __slots__ = ("_choice", "_counted", "_half", "_half_kind", "_late", "_lines", "_model",
-                 "_plain", "_quick", "_said", "_thinking", "_tools", "_usual", "_watched", "done",
-                 "error", "finish_reason", "over", "refusal", "seen")  # fmt: skip
+                 "_plain", "_quick", "_said", "_thinking", "_tools", "_usual", "_watched",
+                 "began", "cut", "done", "error", "finish_reason", "over", "refusal",
+                 "seen")  # fmt: skip
 
     def __init__(self, tool_names: Collection[str] = ()) -> None:
         self.finish_reason = ""
@@ -57,6 +57,8 @@ class DeltaParser:
         self.done = False  # [DONE] was read
         self.over = False  # done, or an error: what follows is not read
         self.seen = 0  # events read; comments and empty ones do not count
+        self.began = False  # there was a chunk of an answer
+        self.cut = False  # the last event was not whole
         self._lines = EventLines()
         self._thinking = Thinking()
         self._tools = ToolPieces(tool_names)
@@ -107,12 +109,7 @@ class DeltaParser:
                 self._event(chunk, event, deltas)
                 continue
             delta = choice.delta
-            if (
-                delta is None
-                or choice.index != self._usual
-                or choice.finish_reason
-                or chunk.error is not None
-            ):
+            if delta is None or choice.index != self._usual or choice.finish_reason:
                 self._event(chunk, event, deltas)
                 continue
             usual += 1
@@ -121,9 +118,8 @@ class DeltaParser:
                 self._collect(delta, deltas)
             else:
                 deltas.append(Delta("text", text))
-                if delta.tool_calls or delta.refusal or delta.function_call:
-                    delta.content = None
-                    self._collect(delta, deltas)
+                if delta.tool_calls:
+                    self._call(delta, deltas)
             if chunk.usage:
                 self._counted = chunk.usage
         self.seen += usual
@@ -138,12 +134,11 @@ class DeltaParser:
         answer is not whole.
         """
         deltas: list[Delta] = []
-        try:
-            for event in self._lines.end():
+        for event in self._lines.end():
+            if is_whole(event):
                 self._event(None, event, deltas)
-        except ModelBadResponseError:
-            if not self.seen:
-                raise
+            elif event.strip():
+                self.cut = True
         self._flush(deltas)
         return deltas
 
@@ -153,10 +148,10 @@ class DeltaParser:
         """Read an event; `chunk` is None where the fast reader cannot."""
         if self.over:
             return
-        if chunk is not None and chunk.choices and chunk.error is None:
-            choice = self._picked(chunk.choices)
-            if choice is None or choice.delta is not None:
-                self._take(chunk, choice, choice.delta if choice else None, deltas)
+        if chunk is not None and chunk.choices:
+            picked = self._picked(chunk.choices)
+            if all(choice.delta is not None for choice in picked):
+                self._take(chunk, picked, deltas)
                 return
         if data.strip().strip(b'"').upper() == b"[DONE]":
             self.done = True
@@ -169,32 +164,35 @@ class DeltaParser:
                 self.error = odd.error
                 self._stop(deltas)
                 return
-            choice = self._picked(odd.choices or ())
-            delta = choice.delta if choice else None
-            if choice is not None and choice.completes and (self._said or deltas):
-                delta = None  # it repeats the answer
-            self._take(odd, choice, delta, deltas)
+            self._take(odd, self._picked(odd.choices or ()), deltas)
 
-    def _picked(self, choices: Iterable[Choice]) -> Choice | None:
-        """Return the choice that is read: that of the first index that the server sent."""
-        for choice in choices:
+    def _picked(self, choices: Sequence[Choice]) -> list[Choice]:
+        """Return the parts of the one answer that is read: of the first index that came.
+
+        A choice without an index has that of its place, where there are several.
+        """
+        picked = []
+        for place, choice in enumerate(choices):
+            index = place if choice.index is None and len(choices) > 1 else choice.index
             if self._choice is None:
-                self._choice = choice.index
-            if choice.index is None or choice.index == self._choice:
-                return choice
-        return None
+                self._choice = index
+            if index is None or index == self._choice:
+                picked.append(choice)
+        return picked
 
-    def _take(
-        self, chunk: Chunk, choice: Choice | None, delta: ChunkDelta | None, deltas: list[Delta]
-    ) -> None:
+    def _take(self, chunk: Chunk, picked: list[Choice], deltas: list[Delta]) -> None:
         self.seen += 1
+        self.began = self.began or bool(chunk.choices)
         before = len(deltas)
-        if delta is not None:
-            self._collect(delta, deltas)
+        for choice in picked:
+            repeats = choice.completes and (self._said or deltas)
+            if choice.delta is not None and not repeats:
+                self._collect(choice.delta, deltas)
         if self.finish_reason and len(deltas) > before:
             self._late = True
-        if choice is not None and choice.finish_reason:
-            self._finish(choice, choice.finish_reason)
+        for choice in picked:
+            if choice.finish_reason:
+                self._finish(choice, choice.finish_reason)
         if chunk.usage:
             self._counted = chunk.usage
         if chunk.model and not self._model:
