@@ -14,6 +14,7 @@ from langchain_core.messages.tool import invalid_tool_call, tool_call
 
 from turnstream.graph.values import clean
 from turnstream.schemas.events import MessageFinished, MessageStarted, Usage
+from turnstream.schemas.limits import DEPTH_MAX, depth_of
 from turnstream.schemas.transcript import clean_text, text_sha256
 
 if TYPE_CHECKING:
@@ -185,10 +186,10 @@ def _arguments(raw: str, *, missing: bool) -> dict[str, Any]:
         if missing:
             raise ValueError("the answer's limit came before the arguments")
         return {}
+    if depth_of(raw) > DEPTH_MAX:
+        raise ValueError(f"nested more than {DEPTH_MAX} levels deep")
     try:
         return msgspec.json.decode(raw, type=dict[str, Any])
-    except RecursionError as error:
-        raise ValueError("nested too deeply") from error
     except ValueError:
         if "\\u" not in raw:
             raise

@@ -17,6 +17,7 @@ import msgspec
 from turnstream.connectors.models.refusals import error_in
 from turnstream.schemas.errors import ModelBadResponseError
 from turnstream.schemas.events import Usage
+from turnstream.schemas.limits import DEPTH_MAX, ENVELOPE_LEVELS, depth_of
 from turnstream.schemas.transcript import clean_text
 
 MODEL_CHARS_MAX = 256
@@ -106,10 +107,10 @@ def read_patiently(data: bytes) -> list[Chunk]:
     """
     if not data.strip() or data.strip().lower() in _LIVE:
         return []
+    if depth_of(data) > DEPTH_MAX + ENVELOPE_LEVELS:
+        raise _no_chunk("is nested too deeply")
     try:
         value = json.loads(data.decode("utf-8", "replace").lstrip("\ufeff"))
-    except RecursionError as error:
-        raise _no_chunk("is nested too deeply") from error
     except ValueError as error:
         lines = [line for line in data.split(b"\n") if line.strip()]
         if len(lines) > 1 and all(line.lstrip()[:1] == b"{" for line in lines):
@@ -227,7 +228,9 @@ def _content(value: Any) -> tuple[str, str]:
         return "".join(text for text, _ in parts), "".join(thought for _, thought in parts)
     if not isinstance(value, dict):
         raise _unreadable("content", value)
-    kind = value.get("type", "text")
+    kind = value.get("type")
+    if not isinstance(kind, str):
+        kind = "text"
     if kind in _REASONING_PARTS:
         inner = next((value[k] for k in ("thinking", "reasoning", "text") if value.get(k)), None)
         return "", "".join(_content(inner))

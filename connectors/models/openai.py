@@ -22,6 +22,7 @@ from turnstream.connectors.models.sse import DeltaParser
 from turnstream.connectors.models.transport import HttpTransport
 from turnstream.schemas.chat import ChatAnswer
 from turnstream.schemas.errors import (
+    InvalidRequestError,
     ModelBadResponseError,
     ModelDeclinedError,
     ModelError,
@@ -31,7 +32,9 @@ from turnstream.schemas.errors import (
     ModelTokenGapTimeoutError,
     ModelUnreachableError,
 )
+from turnstream.schemas.limits import check_depth
 from turnstream.schemas.transcript import clean_text
+from turnstream.schemas.unexpected import note
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -215,7 +218,12 @@ class _Call:
     def _conclude(self, headers: dict[str, str]) -> ChatAnswer:
         """Hand over the last deltas, and return the answer if it is whole."""
         parser = self.parser
-        deltas = parser.end()
+        try:
+            deltas = parser.end()
+        except ModelError:
+            raise
+        except Exception as error:
+            raise _unreadable(error) from error
         if deltas:
             self.push(deltas)
         self._check(headers)
@@ -268,7 +276,12 @@ class _Reading:
     def feed(self, data: bytes) -> None:
         """Take the bytes of one read; deltas are said before it returns."""
         call, parser = self._call, self._parser
-        deltas = parser.feed(data)
+        try:
+            deltas = parser.feed(data)
+        except ModelError:
+            raise
+        except Exception as error:
+            raise _unreadable(error) from error
         if parser.seen != self._seen:  # comments are no sign of life
             self._seen = parser.seen
             call.last = asyncio.get_running_loop().time()
@@ -285,6 +298,12 @@ class _Reading:
             if parser.error is not None:
                 raise _EndedError
             call.expect_end(self._deadline)
+
+
+def _unreadable(error: Exception) -> ModelError:
+    """Count an error of the reader itself, and return what ends the call."""
+    error_id = note("model_answer", error)
+    return ModelBadResponseError(f"the model server's answer cannot be read: error {error_id}")
 
 
 async def _body(response: Connection, bytes_max: int) -> bytes:
@@ -304,8 +323,9 @@ async def _body(response: Connection, bytes_max: int) -> bytes:
 def _names(body: bytes) -> list[str]:
     """Return the models in a list of them, OpenAI's or Ollama's; those without a name are none."""
     try:
+        check_depth(body)
         listed = msgspec.json.decode(body)
-    except (ValueError, RecursionError) as error:
+    except (ValueError, InvalidRequestError) as error:
         raise ModelBadResponseError("the model server sent no list of models") from error
     if isinstance(listed, dict):
         listed = listed.get("data", listed.get("models", _MISSING))

@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from turnstream.schemas.errors import (
+    InvalidRequestError,
     ModelContextError,
     ModelError,
     ModelOverloadedError,
     ModelRefusedError,
 )
+from turnstream.schemas.limits import check_depth
 from turnstream.schemas.transcript import clean_text
 
 if TYPE_CHECKING:
@@ -84,8 +86,9 @@ def error_of_response(
 ) -> ModelError:
     """Return the error of an answer whose status is not 2xx; `key` is not shown."""
     try:
+        check_depth(body)
         value = msgspec.json.decode(body)
-    except (ValueError, RecursionError):
+    except (ValueError, InvalidRequestError):
         text = body[:_READ_CHARS_MAX].decode("utf-8", "replace")  # read, but not shown
         return _error(status, "", text, retry_after_s(headers))
     return _error(status, message_of(value, key), _texts(value), retry_after_s(headers))

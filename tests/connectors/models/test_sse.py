@@ -361,6 +361,8 @@ def test_an_error_object_ends_the_reading():
         b'data: {"choices":[5]}\n\n',
         b'data: {"choices":[{"delta":"a"}]}\n\n',
         b'data: {"choices":[{"delta":{"content":[5]}}]}\n\n',
+        b'data: {"choices":[{"delta":{"content":[{"type":{},"text":5}]}}]}\n\n',
+        b'data: {"choices":[{"delta":{"content":' + b"[" * 80 + b"]" * 80 + b"}}]}\n\n",
         b'data: {"choices":[{"delta":{"tool_calls":"a"}}]}\n\n',
         b'data: {"choices":[{"delta":{"tool_calls":[5]}}]}\n\n',
         b'data: {"choices":[{"delta":{"tool_calls":[{"function":{"name":5}}]}}]}\n\n',
