@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 FRAMES_MAX = 30
 _OURS = "turnstream."
 _RUNNER = "turnstream.graph.runner"
+_BETWEEN = ("turnstream.graph.node_exits", "turnstream.graph.factories", "turnstream.graph.catalog")
+"""Modules of ours that stand between a run and the code that it calls; they keep nothing."""
 _LOOP = {("asyncio.events", "_run"), ("asyncio.runners", "run"), ("uvloop", "run")}
 """Modules and functions whose frames are below those of the task that runs."""
 
@@ -50,12 +52,12 @@ def blocking_run(frame: FrameType | None) -> Failable | None:
 
     To be called in the loop's thread, with the frame that runs there.
     """
-    control = RUNNING.get()
+    control, innermost = RUNNING.get(), frame
     while frame is not None:
         name = str(frame.f_globals.get("__name__", ""))
         if (name, frame.f_code.co_name) in _LOOP:
             break
-        if name.startswith(_OURS):
+        if name.startswith(_OURS) and (frame is innermost or name not in _BETWEEN):
             # the runner itself only calls LangGraph, which calls reducers and edges
             return control if name == _RUNNER else None
         frame = frame.f_back

@@ -71,11 +71,15 @@ def check(
     folder: Dir = HERE,
     as_json: AsJson = False,
 ) -> None:
-    """Check the settings against each other and against the servers; exit with 3 if one fails."""
+    """Check the settings, the graphs and the servers; exit with 3 if one fails.
+
+    Graphs are loaded as a worker loads them; those that are functions are called once, without a
+    run's config.
+    """
     from turnstream.streams.cli.configured import configured_with_sources
 
     settings, _ = configured_with_sources(folder)
-    findings = list(_consistent(settings))
+    findings = [*_consistent(settings), *asyncio.run(_graphs(settings))]
     if not offline:
         findings += asyncio.run(_reachable(settings))
     if as_json:
@@ -121,10 +125,27 @@ def _consistent(settings: "Settings") -> list[Finding]:
         local = settings.edge_host in {"127.0.0.1", "::1", "localhost"}
         where = "on loopback only" if local else f"on {settings.edge_host}"
         found.append(Finding("auth", ok=local, detail=f"nobody has to prove who they are, {where}"))
-    if settings.langgraph_json is not None and not settings.langgraph_json.is_file():
-        detail = f"{settings.langgraph_json} is not there"
-        found.append(Finding("langgraph_json", ok=False, detail=detail))
     return found or [Finding("values", ok=True, detail="consistent")]
+
+
+async def _graphs(settings: "Settings") -> list[Finding]:
+    """Load the graphs as a worker does, and call those that are functions once."""
+    from turnstream.graph.catalog import Catalog
+    from turnstream.schemas.errors import CatalogError
+
+    if settings.langgraph_json is None:
+        return []
+    catalog = Catalog()
+    try:
+        catalog.load(settings.langgraph_json)
+        async with asyncio.timeout(_CHECK_TIMEOUT_S):
+            lacking = await catalog.probe()
+    except CatalogError as error:
+        return [Finding("graphs", ok=False, detail=str(error))]
+    except TimeoutError:
+        detail = f"a function that makes a graph takes longer than {_CHECK_TIMEOUT_S:g} s"
+        return [Finding("graphs", ok=False, detail=detail)]
+    return [Finding("graphs", ok=True, detail="; ".join((", ".join(catalog.names), *lacking)))]
 
 
 async def _reachable(settings: "Settings") -> list[Finding]:

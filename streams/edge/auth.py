@@ -43,12 +43,16 @@ TOKEN_SUBPROTOCOL = "turnstream.bearer"  # noqa: S105  a protocol's name, no sec
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """An authenticated caller. `expires_at` is unix seconds (`inf`: never)."""
+    """A caller. `expires_at` is unix seconds (`inf`: never).
+
+    `verified`: a token says so; not in dev mode, where everybody is the same caller.
+    """
 
     tenant: str
     user: str
     roles: frozenset[str] = frozenset()
     expires_at: float = NEVER
+    verified: bool = True
 
     @property
     def expired(self) -> bool:
@@ -79,7 +83,9 @@ class DevAuthenticator:
     async def authenticate(self, token: str | None) -> Principal:
         """Return the one principal, whatever the token."""
         del token
-        return Principal(tenant=self.tenant, user="dev", roles=frozenset({"operator"}))
+        return Principal(
+            tenant=self.tenant, user="dev", roles=frozenset({"operator"}), verified=False
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -25,6 +25,7 @@ from turnstream.schemas.ids import (
 )
 from turnstream.schemas.topics import COMMAND_BYTES_MAX
 from turnstream.streams.edge.cursor import first_seq
+from turnstream.streams.edge.identity import config_for
 
 if TYPE_CHECKING:
     from turnstream.streams.edge.auth import Principal
@@ -122,7 +123,7 @@ class Submit:
             graph=graph,
             text=text,
             input=input,
-            config=config,
+            config=config_for(principal, config),
             metadata=metadata,
             expires_at=expires_at,
             on_busy=on_busy,
@@ -153,7 +154,7 @@ class Submit:
             correlation_id=correlation_id,
             answers=answers,
             graph=graph,
-            config=config,
+            config=config_for(principal, config),
             metadata=metadata,
             expires_at=expires_at,
         )

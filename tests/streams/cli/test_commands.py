@@ -7,11 +7,15 @@ import json
 import os
 import subprocess
 import sys
+from typing import TYPE_CHECKING
 
 import psycopg
 import pytest
 
 from turnstream.streams.cli import main
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 SECRET = "a-secret-that-nobody-may-see-0123456789"
 
@@ -237,6 +241,33 @@ def test_config_check_finds_what_does_not_fit_together():
     assert failed == {"jwt_secret", "tenants"}
     assert run("config", "check", "--offline", EDGE_HOST="0.0.0.0").returncode == 3
     assert run("config", "check", "--offline").returncode == 0
+
+
+def test_config_check_loads_the_graphs_and_names_file_and_line(tmp_path: Path):
+    def checked(source: str, reference: str = "./mine.py:graph", **more: object) -> str:
+        (tmp_path / "mine.py").write_text(source)
+        path = tmp_path / "langgraph.json"
+        path.write_text(json.dumps({"graphs": {"mine": reference}, **more}))
+        given = run("config", "check", "--offline", "--json", LANGGRAPH_JSON=str(path))
+        (row,) = [row for row in json.loads(given.stdout) if row["check"] == "graphs"]
+        assert given.returncode == (0 if row["ok"] else 3)
+        return row["detail"]
+
+    good = """
+from langgraph.graph import START, MessagesState, StateGraph
+builder = StateGraph(MessagesState)
+builder.add_node("node", lambda state: {})
+builder.add_edge(START, "node")
+graph = builder.compile()
+def make(config):
+    raise RuntimeError("no key")
+"""
+    assert checked(good) == "mine"
+    assert f"{tmp_path}/mine.py:8" in checked(good, "./mine.py:make")
+    assert f"{tmp_path}/mine.py:2" in checked("\nimport no_such_module")
+    assert f"{tmp_path}/mine.py:3" in checked("\n\n  x = 1")
+    assert "'store' is not supported" in checked(good, store={"index": {}})
+    assert "there is no folder" in checked(good, dependencies=["./gone"])
 
 
 def test_config_check_wants_a_database_that_keeps_what_it_says(database: str):

@@ -1,0 +1,42 @@
+"""Who asks, in the config of a command: from the token, whatever a client says."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from turnstream.graph.turn_input import IDENTITY_KEYS, TurnInput
+from turnstream.streams.edge.auth import DevAuthenticator, Principal
+from turnstream.streams.edge.identity import config_for
+
+ANN = Principal("acme", "ann", frozenset({"writer", "reader"}))
+FORGED = dict.fromkeys(IDENTITY_KEYS, "root")
+
+
+@pytest.mark.parametrize("config", ["", '{"tags":["a"]}', '{"configurable":null}'])
+def test_a_verified_caller_is_in_the_config(config: str) -> None:
+    found = json.loads(config_for(ANN, config))["configurable"]
+    assert found.keys() == {*IDENTITY_KEYS}
+    assert (found["user_id"], found["tenant_id"]) == ("ann", "acme")
+    assert found["roles"] == found["langgraph_auth_permissions"] == ["reader", "writer"]
+
+
+def test_a_clients_own_values_are_replaced_and_the_rest_stays() -> None:
+    config = json.dumps({"configurable": {**FORGED, "model": "m"}, "context": {"a": 1}})
+    found = json.loads(config_for(ANN, config))
+    assert "root" not in str(found)
+    assert found["configurable"]["model"] == "m"
+    assert found["context"] == {"a": 1}
+    turn = TurnInput(turn_id="t", thread_key="acme/x", config=found)
+    user = turn.configurable["langgraph_auth_user"]
+    assert (user.identity, user["tenant_id"], user.permissions) == (
+        "ann",
+        "acme",
+        ["reader", "writer"],
+    )
+
+
+async def test_without_auth_a_clients_values_pass() -> None:
+    config = json.dumps({"configurable": FORGED})
+    assert config_for(await DevAuthenticator().authenticate(None), config) == config
