@@ -164,12 +164,12 @@ async def history(
 
 async def say(rest: Rest, body: ChatBody, turn_id: str = "") -> tuple[str, Submitted]:
     """Start a turn with a text; returns the thread's id and what became of the command."""
-    command = said(rest, body)
+    command = said(rest, body, turn_id)
     await make_if_needed(rest, command.thread_id, create=True, graph=command.graph)
     return command.thread_id, await rest.edge.submit.send(command)
 
 
-def said(rest: Rest, body: ChatBody) -> StartTurn:
+def said(rest: Rest, body: ChatBody, turn_id: str = "") -> StartTurn:
     """Return the command for a text, on a new thread where none is named.
 
     Raises `NotFoundError` (404), `InvalidRequestError` (422, 413).
