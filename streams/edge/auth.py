@@ -23,8 +23,7 @@ from turnstream.schemas.errors import (
     UnauthorizedError,
 )
 from turnstream.schemas.ids import check_tenant
-from turnstream.schemas.limits import LABEL_CHARS_MAX
-from turnstream.schemas.transcript import clean_text
+from turnstream.schemas.limits import check_label
 from turnstream.streams.edge.keys import KeyServer
 
 if TYPE_CHECKING:
@@ -173,11 +172,13 @@ class JwtAuthenticator:
             raise ForbiddenError(
                 "the token's tenant is not a tenant's name", code="invalid_tenant"
             ) from error
-        if not _is_user(user):
+        try:
+            check_label(self.claims.user, user)
+        except InvalidRequestError as error:
+            raise UnauthorizedError(f"the token's {error}", code="token_invalid") from error
+        if not user:
             raise UnauthorizedError(
-                f"the token's {self.claims.user}: 1 to {LABEL_CHARS_MAX} characters, no NUL and no"
-                " lone surrogates",
-                code="token_invalid",
+                f"the token's {self.claims.user} is empty", code="token_invalid"
             )
         return Principal(
             tenant=tenant,
@@ -185,11 +186,6 @@ class JwtAuthenticator:
             roles=frozenset(role for role in roles if isinstance(role, str)),
             expires_at=float(payload["exp"]) + self.claims.leeway_s,
         )
-
-
-def _is_user(name: str) -> bool:
-    """Return whether the workers take a command of this actor."""
-    return 0 < len(name) <= LABEL_CHARS_MAX and "\x00" not in name and clean_text(name) == name
 
 
 def check_secret(secret: str) -> None:

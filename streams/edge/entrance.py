@@ -124,8 +124,10 @@ class Entrance:
             error_id = unexpected.note("edge_socket", error, path=scope["path"])
             await _close(send, INTERNAL_CLOSE_CODE, f"internal {error_id}", accepted=accepted)
 
-    def _check(self, headers: Mapping[str, str]) -> None:
+    def _check(self, headers: Headers) -> None:
         if self._dev:
+            if len(headers.getlist("host")) > 1:
+                raise ForbiddenError("a request has one host", code="host")
             check_host(headers, self._hosts)
             check_origin(headers, self._origins)
 
