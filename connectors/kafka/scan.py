@@ -6,8 +6,9 @@ For replay and checks: no group, nothing committed, no waiting for more. Reads K
 from __future__ import annotations
 
 import asyncio
+import sys
 from contextlib import aclosing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Self
 
 from aiokafka import TopicPartition
@@ -143,6 +144,45 @@ class LogScan:
             # not unsubscribed: aiokafka 0.14 may then swallow the cancel of its fetcher, and a
             # stop right after waits for ever
             self._consumer.pause(*left)
+
+    async def spans_since(self, topic: str, since_s: float | None) -> list[Span]:
+        """Return what each partition holds since a Unix time; None: nothing, from its end on."""
+        spans = await self.spans(topic)
+        if since_s is None:
+            return [replace(span, first=span.end) for span in spans]
+        asked = {TopicPartition(topic, span.partition): round(since_s * 1000) for span in spans}
+        try:
+            found = await self._consumer.offsets_for_times(asked)
+        except KafkaError as error:
+            raise KafkaUnavailableError(f"offsets of {topic}: {error!r}") from error
+        begins = {target.partition: at.offset for target, at in found.items() if at is not None}
+        return [replace(span, first=begins.get(span.partition, span.end)) for span in spans]
+
+    async def follow(
+        self, topic: str, spans: Iterable[Span]
+    ) -> AsyncGenerator[list[RawRecord], None]:
+        """Yield the records from each span's first on, without end, each partition's in order.
+
+        A batch is empty where nothing came for half a second. It holds 2,000 records at most.
+        """
+        targets = {
+            TopicPartition(topic, span.partition): replace(span, end=sys.maxsize) for span in spans
+        }
+        self._consumer.assign(list(targets))
+        for target, span in targets.items():
+            self._consumer.seek(target, span.first)
+        try:
+            while True:
+                batches = await self._fetch(list(targets), targets)
+                yield [
+                    RawRecord(r.partition, r.offset, r.timestamp, r.key or b"", r.value or b"")
+                    for records in batches.values()
+                    for r in records
+                ]
+        except KafkaError as error:
+            raise KafkaUnavailableError(f"read of {topic}: {error!r}") from error
+        finally:
+            self._consumer.pause(*targets)
 
     async def record(self, topic: str, partition: int, offset: int) -> RawRecord | None:
         """Return one record, or None where the log does not hold it (any more)."""

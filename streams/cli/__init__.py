@@ -19,6 +19,7 @@ from turnstream.streams.cli import (
     processor,
     replay,
     stack,
+    tail,
     topics,
     worker,
 )
@@ -37,6 +38,7 @@ app.command("down")(stack.down)
 app.command("status")(stack.status)
 app.command("restart")(stack.restart)
 app.command("logs")(stack.logs)
+app.command("tail")(tail.tail)
 app.command("chat")(chat.chat)
 app.command("demo")(demo.demo)
 app.command("worker")(worker.worker)
