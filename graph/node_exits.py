@@ -51,6 +51,8 @@ class _Contained(Coroutine[Any, Any, Any]):
             raise
         except BaseException as raised:
             raise contained(raised) from raised
+        finally:
+            error = ()  # what comes back holds this frame: a circle
 
     def close(self) -> None:
         self._inner.close()

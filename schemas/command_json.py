@@ -19,6 +19,10 @@ from turnstream.schemas.limits import compact, read_json
 
 _BY_NAME = {command.__name__: command for command in COMMANDS}
 _FIELDS = {command: frozenset(command.__struct_fields__) for command in COMMANDS}
+_REQUIRED = {
+    command: frozenset(one.name for one in msgspec.structs.fields(command) if one.required)
+    for command in COMMANDS
+}
 _ALL_FIELDS = frozenset[str]().union(*_FIELDS.values())
 _INTEGERS = ("at", "expires_at", "priority")
 _WHITE_SPACE = b" \t\r\n"
@@ -51,7 +55,7 @@ def _command_of(given: dict[str, Any]) -> Command:
         raise UndecodableError(
             f"type {str(name)[:60]!r} is none of {', '.join(_BY_NAME)}", code="unknown_type"
         )
-    required = {field.name for field in msgspec.structs.fields(command) if field.required}
+    required = _REQUIRED[command]
     fields = {
         field: _whole(value) if field in _INTEGERS else value
         for field, value in given.items()

@@ -167,7 +167,8 @@ class Session:
 
         Else a turn would stay in memory until a full garbage collection.
         """
-        self.on_cancel = self.on_lost = self.gate = self.resolve = self.carried = None
+        self.on_cancel = self.on_lost = self.gate = self.resolve = None
+        self.carried = self.is_last = None
         del self.tool_calls
 
     @staticmethod
