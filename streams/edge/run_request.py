@@ -53,14 +53,22 @@ def check_input(value: Any) -> None:
         )
 
 
+SUBGRAPHS = "stream_subgraphs"
+"""In a run's config: it was started to show nested graphs, so streams that join it do as well."""
+
+
 def own_config(
-    config: dict[str, Any] | None, context: dict[str, Any] | None = None
+    config: dict[str, Any] | None,
+    context: dict[str, Any] | None = None,
+    *,
+    subgraphs: bool = False,
 ) -> dict[str, Any] | None:
     """Return the config with the run's context in it, and without what is ours.
 
     Raises `InvalidRequestError` for a fork.
     """
-    config = {**(config or {}), "context": context} if context else config
+    given = {"context": context} if context else {}
+    config = {**(config or {}), **given, **({SUBGRAPHS: True} if subgraphs else {})}
     if not config:
         return None
     configurable = config.get("configurable")

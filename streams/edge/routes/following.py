@@ -14,7 +14,7 @@ from turnstream.streams.edge.cursor import Cursor
 from turnstream.streams.edge.event_stream import EventStream, LaterAnswer
 from turnstream.streams.edge.routes.bodies import RunBody, Text
 from turnstream.streams.edge.routes.deps import JsonAnswer, Rest, thread_id_of
-from turnstream.streams.edge.routes.present import new_run_json, run_json
+from turnstream.streams.edge.routes.present import new_run_json, run_json, shows_subgraphs
 from turnstream.streams.edge.routes.reading import json_list
 from turnstream.streams.edge.routes.starting import Started, modes_of, start
 from turnstream.streams.edge.run_projection import RunProjection
@@ -95,7 +95,7 @@ class JoinQuery:
     """What is asked of a stream that is joined."""
 
     modes: frozenset[str]
-    subgraphs: bool
+    subgraphs: bool | None
     cancel: bool
     after: Cursor | None
 
@@ -104,7 +104,9 @@ class JoinQuery:
 async def _join_query(
     *,
     stream_mode: Modes = None,
-    stream_subgraphs: Flag = False,
+    stream_subgraphs: Annotated[
+        bool | None, Query(description="default: as the run was started")
+    ] = None,
     cancel_on_disconnect: Flag = False,
     last_event_id: LastEventId = None,
 ) -> JoinQuery:
@@ -127,7 +129,7 @@ def joined(rest: Rest, row: TurnRow, asked: JoinQuery) -> EventStream:
         str(row.turn_id),
         row.graph,
         asked.modes,
-        subgraphs=asked.subgraphs,
+        subgraphs=shows_subgraphs(row) if asked.subgraphs is None else asked.subgraphs,
         resumed=row.kind == "resume",
         cancel=asked.cancel,
         after=asked.after,

@@ -13,6 +13,7 @@ from turnstream.schemas.errors import InvalidRequestError, UndecodableError
 from turnstream.schemas.ids import assistant_id_of
 from turnstream.streams.edge.routes.deps import thread_id_of
 from turnstream.streams.edge.run_endings import run_status
+from turnstream.streams.edge.run_request import SUBGRAPHS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -43,6 +44,12 @@ def run_json(row: TurnRow) -> dict[str, Any]:
     if outcome is not None and outcome.status == "cancelled":
         run["cancel_reason"] = outcome.code or None
     return run
+
+
+def shows_subgraphs(row: TurnRow) -> bool:
+    """Tell whether a run was started to show what nested graphs say."""
+    about = _command(row.body)
+    return about is not None and _object(about.config).get(SUBGRAPHS) is True
 
 
 def new_run_json(

@@ -48,7 +48,7 @@ async def start(
     """
     graph = entry_of(rest, body.assistant_id).name
     _check(body)
-    config = json_text(own_config(body.config, body.context))
+    config = json_text(own_config(body.config, body.context, subgraphs=bool(body.stream_subgraphs)))
     metadata = json_text(body.metadata or None)
     create = new_thread or body.if_not_exists == "create"
     command: StartTurn | ResumeTurn
