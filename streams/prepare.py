@@ -16,6 +16,7 @@ from turnstream.schemas.errors import ConfigurationError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from turnstream.connectors.kafka.admin import TopicDrift
     from turnstream.streams.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -31,7 +32,20 @@ async def prepare(settings: Settings) -> None:
     wanted = settings.topics.all(settings.tenants, settings.partitions)
     async with TopicAdmin(settings.kafka_bootstrap, replication=settings.replication) as admin:
         await admin.create(wanted)
-        drifts = await admin.check(wanted)
+        _judge(await admin.check(wanted))
+
+
+async def check_topics(settings: Settings) -> None:
+    """Log topics that differ; raises `ConfigurationError` for settings that cannot work.
+
+    Topics that do not exist are left to the reader that needs them.
+    """
+    wanted = settings.topics.all(settings.tenants, settings.partitions)
+    async with TopicAdmin(settings.kafka_bootstrap, replication=settings.replication) as admin:
+        _judge([drift for drift in await admin.check(wanted) if drift.key != "exists"])
+
+
+def _judge(drifts: list[TopicDrift]) -> None:
     for drift in drifts:
         log.warning("topic_differs", drift=str(drift))
     if breaking := [str(drift) for drift in drifts if drift.breaks]:

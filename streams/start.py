@@ -28,7 +28,7 @@ from turnstream.schemas.errors import (
 from turnstream.streams.garbage import settle_memory
 from turnstream.streams.health import waiting_port
 from turnstream.streams.hiding import hidden
-from turnstream.streams.prepare import in_daemon, prepare
+from turnstream.streams.prepare import check_topics, in_daemon, prepare
 from turnstream.streams.process import on_stop_signal
 
 if TYPE_CHECKING:
@@ -172,6 +172,7 @@ async def _all_answer(settings: Settings, *, create: bool) -> None:
         await prepare(settings)
     else:
         await in_daemon(check_schema, settings.direct_url)
+        await check_topics(settings)
 
 
 def _part(settings: Settings, error: UnavailableError) -> str:

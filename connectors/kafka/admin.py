@@ -24,13 +24,16 @@ from turnstream.connectors.kafka.metadata import DescribeTopics
 from turnstream.schemas.errors import ConfigurationError, KafkaUnavailableError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from types import TracebackType
     from uuid import UUID
 
     from turnstream.schemas.topics import Topic
 
 REPLICATION_MAX = 3
+RETENTION_MS_MIN = 3_600_000
+"""A worker that is away for longer than a topic keeps its commands never goes on."""
+
 _RETRY_S = 0.1
 _NO_ERROR = 0
 
@@ -233,7 +236,11 @@ class TopicAdmin:
 def drifts_of(
     topic: Topic, state: TopicState, replication: int, durability: dict[str, str]
 ) -> list[TopicDrift]:
-    """Return where one topic differs from what is wanted; pure. Other settings do not count."""
+    """Return where one topic differs from what is wanted; pure.
+
+    Other settings do not count, unless they cannot work: see `_unworkable`. Any `compression.type`
+    can be read.
+    """
     pairs: list[tuple[str, str, str]] = [
         ("partitions", str(topic.partitions), str(state.partitions)),
         ("replication.factor", str(replication), str(state.replication)),
@@ -242,11 +249,37 @@ def drifts_of(
             for key, value in {**durability, **topic.config}.items()
         ),
     ]
-    return [
+    unworkable = {drift.key: drift for drift in _unworkable(topic, state)}
+    drifts = [
         TopicDrift(topic.name, key, wanted, found, breaks=_breaks(key, wanted, found))
         for key, wanted, found in pairs
-        if wanted != found
+        if wanted != found and key not in unworkable
     ]
+    return [*drifts, *unworkable.values()]
+
+
+def _unworkable(topic: Topic, state: TopicState) -> Iterator[TopicDrift]:
+    """Yield settings with which records are refused, or deleted before they can be read."""
+
+    def drift(key: str, wanted: str, *, breaks: bool = True) -> TopicDrift:
+        return TopicDrift(topic.name, key, wanted, state.config[key], breaks=breaks)
+
+    def found(key: str, otherwise: int) -> int:
+        text = state.config.get(key, "")
+        return int(text) if text.lstrip("-").isdecimal() else otherwise
+
+    if found("min.insync.replicas", 1) > state.replication:
+        yield drift("min.insync.replicas", f"at most {state.replication}, its number of replicas")
+    record_bytes = int(topic.config.get("max.message.bytes", "0"))
+    if found("segment.bytes", record_bytes) < record_bytes:
+        yield drift("segment.bytes", f"at least {record_bytes}, the largest record")
+    if topic.config.get("cleanup.policy") != "delete":
+        return
+    if 0 <= found("retention.ms", -1) < RETENTION_MS_MIN:
+        yield drift("retention.ms", f"{topic.config['retention.ms']}, at least {RETENTION_MS_MIN}")
+    if found("retention.bytes", -1) >= 0:
+        # what is deleted by size is kept for less time than is promised
+        yield drift("retention.bytes", "-1", breaks=False)
 
 
 def _breaks(key: str, wanted: str, found: str) -> bool:

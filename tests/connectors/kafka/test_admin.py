@@ -125,3 +125,52 @@ def test_several_brokers_want_three_replicas_and_two_in_sync():
         ("min.insync.replicas", "2", "1", False),
         ("unclean.leader.election.enable", "false", "true", True),
     ]
+
+
+def state_of(topic: Topic, replication: int = 3, **config: str) -> TopicState:
+    given = {key.replace("_", "."): value for key, value in config.items()}
+    found = {**DURABILITY, **topic.config, **given}
+    return TopicState(topic.name, UUID(int=1), topic.partitions, replication, True, found)
+
+
+@pytest.mark.parametrize(
+    ("config", "key", "breaks"),
+    [
+        ({"cleanup_policy": "compact"}, "cleanup.policy", True),
+        ({"cleanup_policy": "compact,delete"}, "cleanup.policy", True),
+        ({"max_message_bytes": "1000"}, "max.message.bytes", True),
+        ({"min_insync_replicas": "4"}, "min.insync.replicas", True),
+        ({"min_insync_replicas": "1"}, "min.insync.replicas", False),
+        ({"segment_bytes": "1048576"}, "segment.bytes", True),
+        ({"retention_ms": "60000"}, "retention.ms", True),
+        ({"retention_ms": "0"}, "retention.ms", True),
+        ({"retention_ms": "7200000"}, "retention.ms", False),
+        ({"retention_bytes": "1048576"}, "retention.bytes", False),
+        ({"unclean_leader_election_enable": "true"}, "unclean.leader.election.enable", True),
+    ],
+)
+def test_settings_that_cannot_work_are_named(config: dict[str, str], key: str, breaks: bool):
+    (events,) = (t for t in Topics("").all(("default",), 4) if t.name == "turn-events")
+    (drift,) = drifts_of(events, state_of(events, **config), 3, DURABILITY)
+    assert (drift.name, drift.key, drift.breaks) == ("turn-events", key, breaks)
+    assert drift.found in str(drift)
+
+
+@pytest.mark.parametrize("codec", ["producer", "uncompressed", "gzip", "snappy", "lz4", "zstd"])
+def test_any_compression_works(codec: str):
+    for topic in Topics("").all(("default",), 4):
+        assert drifts_of(topic, state_of(topic, compression_type=codec), 3, DURABILITY) == []
+
+
+async def test_settings_that_cannot_work_are_found_on_a_broker(
+    kafka: str, admin: TopicAdmin, prefix: str
+):
+    wanted = Topics(prefix).all(("default",), partitions=1)
+    flaws = {"turn-events": {"segment.bytes": str(1 << 20)}, "turns": {"retention.ms": "1000"}}
+    made = [
+        replace(topic, config={**topic.config, **flaws.get(topic.name.removeprefix(prefix), {})})
+        for topic in wanted
+    ]
+    await admin.create(made)
+    found = {(d.name.removeprefix(prefix), d.key): d.breaks for d in await admin.check(wanted)}
+    assert found == {("turn-events", "segment.bytes"): True, ("turns", "retention.ms"): True}
