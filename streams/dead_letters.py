@@ -35,7 +35,7 @@ from turnstream.streams.letter_scan import (
     Wanted,
     is_letter,
 )
-from turnstream.streams.outlets import LETTER_VALUE_BYTES_MAX
+from turnstream.streams.outlets import is_cut
 from turnstream.streams.replay_log import no_progress
 
 if TYPE_CHECKING:
@@ -59,7 +59,14 @@ READERS_MAX = 16
 """Looks of all tenants; each is a Kafka consumer of its own. One more waits within its budget."""
 
 HOPELESS = frozenset(
-    {"too_deep", "number_out_of_range", "invalid_at", "invalid_expires_at", "invalid_priority"}
+    {
+        "too_deep",
+        "number_out_of_range",
+        "invalid_at",
+        "invalid_expires_at",
+        "invalid_priority",
+        "unprocessable",
+    }
 )
 """Codes of records that are never sent again: they are beyond what Postgres or a parser can do."""
 
@@ -200,7 +207,7 @@ class DeadLetters:
             raise ConflictError(
                 f"{record.topic} is no input topic here", code="letter_topic_unknown"
             )
-        if value is None and len(record.value) >= LETTER_VALUE_BYTES_MAX:
+        if value is None and is_cut(record):
             raise InvalidRequestError(
                 "the letter holds only the beginning of the record", code="letter_cut"
             )

@@ -12,6 +12,7 @@ import msgspec
 from turnstream.connectors.avro import SINGLE_OBJECT
 from turnstream.schemas.command_json import command_of_json, is_json
 from turnstream.schemas.errors import InvalidRequestError, UndecodableError
+from turnstream.schemas.unexpected import note
 from turnstream.streams.admission import admission_of
 
 if TYPE_CHECKING:
@@ -21,6 +22,11 @@ if TYPE_CHECKING:
     from turnstream.schemas.results import DeadLetter
     from turnstream.streams.admission import Rules
     from turnstream.streams.letter_scan import Letter
+
+BATCH_CODES = frozenset(
+    {"corrupt_batch", "bad_crc", "unknown_codec", "unsupported_format", "batch_too_large"}
+)
+"""Codes of letters whose value is a batch as it lies in the log, or one damaged record of it."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -56,11 +62,8 @@ def read_letter(
 ) -> Reading:
     """Judge these bytes in the letter's place, as an intake of its topic would now."""
     name, fields = "", {}
-    try:
-        record = command_of_json(value) if is_json(value) else rules.wire.decode(value)
-    except (UndecodableError, InvalidRequestError):
-        pass
-    else:
+    record = _decoded(value, rules)
+    if record is not None:
         name = getattr(record, "type", "") or type(record).__name__
         fields = {
             field_: _plain(item)
@@ -73,7 +76,21 @@ def read_letter(
         admission_of(again, tenant, letter.topic, rules)
     except (UndecodableError, InvalidRequestError) as error:
         code, message = error.code, str(error)
-    return Reading(form=form_of(value), type=name, fields=fields, code=code, message=message)
+    except Exception as error:  # noqa: BLE001  as the intake, which makes a letter of it
+        error_id = note("letter_reading", error, topic=letter.topic, offset=letter.offset)
+        code, message = "unprocessable", f"{type(error).__name__} (error {error_id})"
+    form = form_of(value)
+    if letter.code in BATCH_CODES and value == letter.value:
+        form = "Kafka's bytes of a batch, or of one record"
+    return Reading(form=form, type=name, fields=fields, code=code, message=message)
+
+
+def _decoded(value: bytes, rules: Rules) -> msgspec.Struct | None:
+    """Return the record, None for one that cannot be read; its admission tells why."""
+    try:
+        return command_of_json(value) if is_json(value) else rules.wire.decode(value)
+    except Exception:  # noqa: BLE001  the bytes are anybody's
+        return None
 
 
 def form_of(value: bytes) -> str:

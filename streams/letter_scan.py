@@ -56,7 +56,14 @@ def is_letter(record: DeadLetter) -> bool:
         UUID(record.letter_id)
     except ValueError:
         return False
-    return 0 <= record.at <= MICROS_MAX and 0 <= record.requeues <= _INT4_MAX
+    texts = (record.topic, record.tenant, record.code, record.message)
+    return (
+        0 <= record.at <= MICROS_MAX
+        and 0 <= record.requeues <= _INT4_MAX
+        and 0 <= record.partition <= _INT4_MAX
+        and 0 <= record.offset <= _INT8_MAX
+        and not any("\x00" in text for text in texts)  # Postgres holds none
+    )
 
 
 @dataclass(frozen=True, slots=True)

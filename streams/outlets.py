@@ -52,6 +52,8 @@ MESSAGE_CHARS_MAX = 2000
 KEY_BYTES_MAX = 16 << 10
 """Of a record's key in its letter, and of a key by which letters and results are written."""
 
+CUT_NOTE = "of which the letter holds the first"
+
 REFUSED_PAUSE_S = 1.0
 REFUSED_TRIES = 3
 
@@ -298,6 +300,11 @@ class Outlets:
         return TopicPartition(topic, partition_of(key, self._partitions[topic]))
 
 
+def is_cut(letter: DeadLetter) -> bool:
+    """Tell whether a letter holds only the beginning of its record's value or key."""
+    return len(letter.value) >= LETTER_VALUE_BYTES_MAX or CUT_NOTE in letter.message
+
+
 def _letter(
     record: Record,
     tenant: str,
@@ -319,7 +326,7 @@ def _letter(
     for name, data, kept in (("value", value, value_bytes_max), ("key", key, KEY_BYTES_MAX)):
         if len(data) > kept:
             digest = hashlib.sha256(data).hexdigest()
-            message += f"; {name}: {len(data)} bytes, sha256 {digest}, the first {kept} are here"
+            message += f"; {name}: {len(data)} bytes, sha256 {digest}, {CUT_NOTE} {kept}"
     return DeadLetter(
         code=code,
         message=message,

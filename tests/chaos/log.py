@@ -11,6 +11,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from turnstream.connectors.avro import Codec
 from turnstream.schemas.fold import Change, ThreadFold
+from turnstream.schemas.results import DEAD_LETTER
 
 if TYPE_CHECKING:
     from turnstream.schemas.results import DeadLetter, TurnResult
@@ -73,7 +74,8 @@ class LogReader:
             if message.topic == self._topics.dead_letters:
                 self.letters.append(record)
             elif message.topic != self._topics.events:
-                self.results[record.turn_id].append(record)
+                if record.code != DEAD_LETTER:  # else the turn's own result may follow
+                    self.results[record.turn_id].append(record)
             else:
                 thread = self.threads[record.thread_id]
                 change = thread.fold.apply(record, message.offset)

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import jwt
+import msgspec
 import pytest
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from pydantic import SecretStr
 
 from turnstream.connectors.kafka.scan import RawRecord, Span
@@ -31,6 +32,7 @@ from turnstream.schemas.events import AttemptStarted, TurnCompleted
 from turnstream.streams.admission import LETTER_HEADER
 from turnstream.streams.app import open_dead_letters, open_edge
 from turnstream.streams.dead_letters import READERS_PER_TENANT_MAX
+from turnstream.streams.letter_reading import letter_json
 from turnstream.streams.letter_scan import Place, Wanted, parse_place
 
 if TYPE_CHECKING:
@@ -538,3 +540,35 @@ async def refused_and_nobody_sends(scene: Any, run: Any, letters: DeadLetters) -
     waits = await run("requeue", str(letter.place), "--force", "--wait", "0.3")
     assert (waits.returncode, "a worker" in waits.stderr) == (3, True)
     assert (await letters.get(letter.place)).state == "requeue_due"
+
+
+FOREIGN = {
+    "an id that is none": {"letter_id": "x"},
+    "a time beyond any calendar": {"at": 2**62},
+    "a time before any": {"at": -(2**62)},
+    "requeues beyond Postgres": {"requeues": 2**40},
+    "a partition beyond Kafka": {"partition": 2**40},
+    "an offset that is none": {"offset": -1},
+    "a topic with NUL": {"topic": "turns\x00default"},
+    "a message with NUL": {"message": "\x00"},
+}
+
+
+async def test_letters_that_no_worker_wrote_hide_no_other(scene: Any, letters: DeadLetters) -> None:
+    """Whoever may write to the topic may write letters, snappy and damaged records."""
+    async with scene.worker():
+        await refused(scene, CUT_JSON)
+    ours = scene.letters[0]
+    topic, sent = scene.topics.dead_letters, [b"no letter", b""]
+    sent += [scene.codec.encode(msgspec.structs.replace(ours, **odd)) for odd in FOREIGN.values()]
+    async with AIOKafkaProducer(
+        bootstrap_servers=scene.settings.kafka_bootstrap, compression_type="snappy"
+    ) as producer:
+        for value in sent:
+            await producer.send_and_wait(topic, value, headers=[("code", None)])
+    page = await letters.page(Wanted())
+    assert [letter.record for letter in page.letters] == [ours]
+    assert page.unreadable == len(sent)
+    assert letter_json(page.letters[0])["code"] == "not_json"
+    for letter in page.letters:
+        await letters.drop(letter, actor="kim")
