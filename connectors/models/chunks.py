@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 import msgspec
@@ -21,6 +22,8 @@ from turnstream.schemas.limits import DEPTH_MAX, ENVELOPE_LEVELS, depth_of
 from turnstream.schemas.transcript import clean_text
 
 MODEL_CHARS_MAX = 256
+_JSON = json.JSONDecoder()
+_BEGIN = re.compile(r"[^\s\ufeff]")
 _TOKENS_MAX = 1 << 53
 """Of a count; a larger one, or one below 0, is none."""
 _INDEX_MAX = 1 << 31
@@ -109,15 +112,23 @@ def read_patiently(data: bytes) -> list[Chunk]:
         return []
     if depth_of(data) > DEPTH_MAX + ENVELOPE_LEVELS:
         raise _no_chunk("is nested too deeply")
-    try:
-        value = json.loads(data.decode("utf-8", "replace").lstrip("\ufeff"))
-    except ValueError as error:
-        lines = [line for line in data.split(b"\n") if line.strip()]
-        if len(lines) > 1 and all(line.lstrip()[:1] == b"{" for line in lines):
-            return [chunk for line in lines for chunk in read_patiently(line)]
-        raise _no_chunk("is no JSON") from error
-    return [_chunk(item) for item in (value if isinstance(value, list) else [value])
-            if item is not None and not isinstance(item, (bool, int, float))]  # fmt: skip
+    return [
+        _chunk(item)
+        for value in _documents(data.decode("utf-8", "replace"))
+        for item in (value if isinstance(value, list) else [value])
+        if item is not None and not isinstance(item, (bool, int, float))
+    ]
+
+
+def _documents(text: str) -> Iterator[Any]:
+    """Give the JSON documents of a text: one, or several where something joined events."""
+    at = 0
+    while match := _BEGIN.search(text, at):
+        try:
+            value, at = _JSON.raw_decode(text, match.start())
+        except ValueError as error:
+            raise _no_chunk("is no JSON") from error
+        yield value
 
 
 def read_usage(value: Any, model: str) -> Usage | None:

@@ -16,6 +16,7 @@ import msgspec
 from turnstream.schemas.errors import (
     InvalidRequestError,
     ModelContextError,
+    ModelDeclinedError,
     ModelError,
     ModelOverloadedError,
     ModelRefusedError,
@@ -53,6 +54,8 @@ _CONTEXT = re.compile(
     r"|reached (?:the )?context length|input is too long",
     re.IGNORECASE | re.DOTALL,
 )
+_DECLINED = re.compile(r"content_?(?:filter|policy)|responsible_?ai|moderation", re.IGNORECASE)
+"""In the code or type of an error: a filter does not let the request, or the answer, pass."""
 # the words of OpenAI, Anthropic, gRPC, TGI and LiteLLM where a status should stand
 _STATUS_OF_WORDS = (
     (re.compile(r"rate.?limit|quota|too_many|resource_?exhausted|throttl", re.IGNORECASE), 429),
@@ -91,13 +94,12 @@ def error_of_response(
     except (ValueError, InvalidRequestError):
         text = body[:_READ_CHARS_MAX].decode("utf-8", "replace")  # read, but not shown
         return _error(status, "", text, retry_after_s(headers))
-    return _error(status, message_of(value, key), _texts(value), retry_after_s(headers))
+    return _judged(status, value, headers, key)
 
 
 def error_of_event(error: Any, headers: Mapping[str, str], *, key: str = "") -> ModelError:
     """Return the error of an error object in an answer; without a status it counts as a 500."""
-    status = _status(error) or _UNKNOWN
-    return _error(status, message_of(error, key), _texts(error), retry_after_s(headers))
+    return _judged(_status(error) or _UNKNOWN, error, headers, key)
 
 
 def error_in(value: Mapping[str, Any]) -> Mapping[str, Any] | None:
@@ -147,6 +149,13 @@ def retry_after_s(headers: Mapping[str, str]) -> float:
         return max(0.0, (at - datetime.now(at.tzinfo and UTC)).total_seconds())
     except (ValueError, TypeError, OverflowError):
         return 0.0
+
+
+def _judged(status: int, value: Any, headers: Mapping[str, str], key: str) -> ModelError:
+    message = message_of(value, key)
+    if any(_DECLINED.search(_words(level)) for level in _levels(value)):
+        return ModelDeclinedError(f"the model server refused to answer: {message}".rstrip(": "))
+    return _error(status, message, _texts(value), retry_after_s(headers))
 
 
 def _error(status: int, message: str, texts: str, wait_s: float) -> ModelError:
