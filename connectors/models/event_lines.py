@@ -169,5 +169,6 @@ def _as_error(data: bytes) -> bytes:
     if data == b"[DONE]":
         return data
     if not data or not is_whole(data):
-        data = msgspec.json.encode(data.decode("utf-8", "replace"))
+        is_cut = data[:1] in (b"{", b"[")  # its message may be cut as well: none is shown
+        data = b"{}" if is_cut else msgspec.json.encode(data.decode("utf-8", "replace"))
     return b'{"error":%b}' % data

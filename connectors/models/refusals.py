@@ -38,7 +38,15 @@ _RETRYABLE = frozenset({408, 409, 424, 425, 429})  # 424: TGI's generation faile
 _UNKNOWN = 500  # of an error object that tells no status
 _MESSAGES = ("message", "error", "detail", "msg", "errors", "error_message", "error_msg",
              "status_msg", "error_description", "description", "reason", "title")  # fmt: skip
-_STATUSES = ("code", "status_code", "status", "http_status_code", "http_code", "error_code")
+_STATUSES = (
+    "code",
+    "status_code",
+    "status",
+    "http_status_code",
+    "http_code",
+    "error_code",
+    "error",
+)
 _WORDS = ("code", "type", "error_type", "status", "object")
 _CONTEXT = re.compile(
     r"context_length_exceeded|exceed_context_size|ContextWindowExceeded|max_model_len"

@@ -179,7 +179,8 @@ class ToolPieces:
 
     def _say(self, call: _Call, deltas: list[Delta]) -> None:
         call.said = True
-        deltas.append(Delta("tool_args", "".join(call.held), call.ordinal, call.id, call.name))
+        name = call.name.strip()
+        deltas.append(Delta("tool_args", "".join(call.held), call.ordinal, call.id, name))
         call.held.clear()
 
 

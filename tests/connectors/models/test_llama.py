@@ -17,7 +17,7 @@ from turnstream.graph.agent import build_agent
 from turnstream.graph.ports import TurnContext
 from turnstream.graph.state import AgentSettings
 from turnstream.schemas.chat import ChatRequest, Delta
-from turnstream.schemas.errors import ModelContextError
+from turnstream.schemas.errors import ModelContextError, ModelError
 from turnstream.schemas.events import MessageFinished, TokensEmitted
 from turnstream.schemas.transcript import text_sha256
 
@@ -51,6 +51,35 @@ async def test_a_real_answer_streams_with_usage(url):
     assert answer.usage is not None
     assert 0 < answer.usage.output_tokens <= 16
     assert answer.finish_reason in {"stop", "length"}
+
+
+async def test_a_completion_that_is_not_streamed_says_the_same(url):
+    said: list[list[Delta]] = []
+    async with OpenAIModel(url) as model:
+        for stream in (True, False):
+            heard: list[Delta] = []
+            answer = await model.stream(
+                ChatRequest(
+                    messages=[{"role": "user", "content": "Say hello."}],
+                    params={"max_tokens": 16, "temperature": 0, "seed": 1, "stream": stream},
+                ),
+                heard.extend,
+            )
+            assert answer.finish_reason in {"stop", "length"}
+            assert answer.usage is not None
+            said.append(heard)
+    streamed, whole = ("".join(delta.text for delta in deltas) for deltas in said)
+    assert streamed == whole
+    assert len(said[1]) == 1 < len(said[0])
+
+
+async def test_a_request_that_the_server_refuses_tells_why(url):
+    async with OpenAIModel(url) as model:
+        with pytest.raises(ModelError, match=r"the model server answered \d+: .*tools"):
+            await model.stream(
+                ChatRequest(messages=[{"role": "user", "content": "x"}], params={"tools": 5}),
+                lambda _: None,
+            )
 
 
 async def test_a_conversation_beyond_the_context_has_its_own_code(url):

@@ -101,6 +101,7 @@ def test_a_rate_limit_on_tokens_is_one():
         ({"error": "m", "error_type": "validation"}, "model_http_400"),
         ({"message": "m", "type": "content_filter"}, "model_refused"),
         ({"error": {"message": "m", "code": "content_policy_violation"}}, "model_refused"),
+        ({"error": 429, "message": "m"}, "model_http_429"),
         ("m", "model_http_500"),
         (None, "model_http_500"),
         ([{"message": "m"}], "model_http_500"),

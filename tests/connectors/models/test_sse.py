@@ -187,6 +187,7 @@ def piece(name: str | None = None, arguments: object = "", **fields: object) -> 
         ([[piece("a", None)], [piece(None, None)], [{"function": None}], [{"index": 0}]],
          [("a", "")]),
         ([[piece("a", {})]], [("a", "{}")]),
+        ([[piece(" a\n", "{}")]], [("a", "{}")]),
         ([[piece("a", [1])]], [("a", "[1]")]),
         ([[piece("a", "{}", index=1.0)], [piece("", " ", index="1")]], [("a", "{} ")]),
         ([[None, piece("a", "{}")]], [("a", "{}")]),
