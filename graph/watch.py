@@ -141,6 +141,24 @@ class RetryWatch(_NotOfModels, AsyncCallbackHandler):
     run_inline = True
     raise_error = True
 
+    # In a plain tool's thread each event of an asynchronous handler costs a thread and a loop of
+    # its own, even where it does nothing: tools of one step then overtook each other.
+
+    @property
+    def ignore_agent(self) -> bool:
+        """Whether tools are left out."""
+        return True
+
+    @property
+    def ignore_retriever(self) -> bool:
+        """Whether retrievers are left out."""
+        return True
+
+    @property
+    def ignore_custom_event(self) -> bool:
+        """Whether custom events are left out."""
+        return True
+
     def __init__(self, translator: Translator, commits: Commits) -> None:
         self._translator = translator
         self._commits = commits
