@@ -110,6 +110,12 @@ class EdgeWebSocketProtocol(WebSocketsSansIOProtocol):
         self.transport.write(answer)
         self.transport.close()
 
+    def on_task_complete(self, task: asyncio.Task[None]) -> None:
+        """Bound what is left of a socket that is over: its close may find no reader."""
+        super().on_task_complete(task)
+        if not self.disconnected:
+            self._arrivals.wait(self, 2 * self.close_timeout)
+
     def handle_cont(self, event: Frame) -> None:
         """Take one more fragment of a message; the base class bounds their bytes alone."""
         if len(self.frames) >= FRAGMENTS_MAX:
@@ -155,6 +161,8 @@ class EdgeHttpProtocol(HttpToolsProtocol):
         self._still_bytes = 0  # taken since a head ended or a piece of a body came
         self._discarded = 0
         self._deaf = False  # answered for good: what still comes is thrown away
+        self._watched = False  # by the sockets' watchdog
+        self._unsent_bytes = 0
 
     @property
     def writable_now(self) -> bool:
@@ -176,7 +184,22 @@ class EdgeHttpProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def settle(self) -> None:
-        """Note that the caller is known; a request that has arrived is not waited for anyway."""
+        """Note that the sockets' watchdog looks after the answer, whose caller is known."""
+        self._watched = True
+
+    def pause_writing(self) -> None:
+        """Wait for a peer that reads slowly, or not at all."""
+        super().pause_writing()
+        if not self._watched:
+            self._unsent_bytes = self.transport.get_write_buffer_size()
+            if self not in self._arrivals.waiting:
+                self._arrivals.wait(self, self._arrivals.body_timeout_s)
+
+    def resume_writing(self) -> None:
+        """Go on with an answer whose peer reads."""
+        super().resume_writing()
+        if self._whole and self.writable_now:
+            self._arrivals.settle(self)
 
     def data_received(self, data: bytes) -> None:
         """Feed the parser, at most `HEAD_BYTES_MAX` at a time.
@@ -205,7 +228,7 @@ class EdgeHttpProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         """Begin a request."""
-        self._in_head, self._whole = True, False
+        self._in_head, self._whole, self._watched = True, False, False
         super().on_message_begin()
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -253,8 +276,12 @@ class EdgeHttpProtocol(HttpToolsProtocol):
         self._break_off(400, "invalid_http", "the request is not valid HTTP/1.1")
 
     def time_out(self) -> None:
-        """End a connection whose request did not arrive in time."""
-        if self._deaf:
+        """End a connection whose request did not arrive in time, or whose answer is not read."""
+        unsent, before = self.transport.get_write_buffer_size(), self._unsent_bytes
+        self._unsent_bytes = unsent
+        if 0 < unsent < before:  # it is read, slowly
+            self._arrivals.wait(self, self._arrivals.head_timeout_s)
+        elif self._deaf or unsent:
             self.transport.abort()
         elif self._whole:  # it asks for nothing
             self.transport.close()
@@ -302,7 +329,9 @@ class EdgeHttpProtocol(HttpToolsProtocol):
             self.refuse(status, code, detail)
 
     def _idle(self) -> None:
-        if not self.transport.is_closing() and not self._deaf:
+        if not self._deaf:
+            # also of one that closes: what is written may not be read
+            self._unsent_bytes = self.transport.get_write_buffer_size()
             timeout_s = self.timeout_keep_alive + self._arrivals.head_timeout_s
             self._arrivals.wait(self, timeout_s)
 

@@ -122,7 +122,10 @@ class Sockets:
             await asyncio.sleep(_WATCH_S)
             now = time.monotonic()
             for outlet in tuple(self.outlets):
-                if not outlet.open:
+                if not outlet.open:  # what it has left may not be read
+                    if outlet.stalled_s(now) > limits.stall_timeout_s:
+                        self.aborted += 1
+                        outlet.abort()
                     continue
                 if (
                     outlet.flooded(limits.buffer_bytes_max)

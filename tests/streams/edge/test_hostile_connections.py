@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import re
 import shutil
 import socket
 import time
@@ -237,6 +238,29 @@ async def test_halves_of_requests_keep_nobody_out(settings, open_running):
         finally:
             for writer in opened:
                 writer.transport.abort()
+
+
+async def test_an_answer_that_is_not_read_is_dropped(hasty):
+    """Of one that is written at once, and of one that is written in pieces."""
+    async with httpx.AsyncClient(base_url=hasty.url, timeout=60) as client:
+        page = (await client.get("/docs")).text
+    script = re.search(r'src="(/[^"]+[.]js)"', page).group(1)
+    connections = hasty.edge.server._server.server_state.connections
+    # the kernel takes little, so that the edge has to keep the rest
+    hasty.edge.server._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    for closing in ("", "Connection: close\r\n"):
+        host, port = "127.0.0.1", hasty.edge.port
+        slow = socket.socket()
+        slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+        slow.connect((host, port))
+        slow.sendall(f"GET {script} HTTP/1.1\r\nHost: localhost\r\n{closing}\r\n".encode())
+        async with asyncio.timeout(60):
+            while hasty.edge.context.arrivals.timed_out == 0:
+                await asyncio.sleep(0.05)
+            while connections:
+                await asyncio.sleep(0.05)
+        hasty.edge.context.arrivals.timed_out = 0
+        slow.close()
 
 
 SMUGGLED = b"GET /smuggled HTTP/1.1\r\nHost: localhost\r\n\r\n"
