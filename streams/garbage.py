@@ -10,9 +10,14 @@ from __future__ import annotations
 import gc
 import time
 from bisect import bisect_left
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from prometheus_client.core import HistogramMetricFamily
+from prometheus_client.core import GaugeMetricFamily, HistogramMetricFamily
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from prometheus_client.core import Metric
 
 THRESHOLDS = (5_000, 10, 3)
 """Objects before a young collection; young ones before a middle one, of 50,000 objects or less;
@@ -23,8 +28,9 @@ BUCKETS_S = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25)
 
 
 class Pauses:
-    """How long the collections of this process took.
+    """How long the collections of this process took, in CPU time of the thread that made them.
 
+    On free cores that is how long everything stood still; what neighbours take is not counted.
     No lock and no object of a client library: a collection may begin in the middle of theirs.
     """
 
@@ -37,24 +43,29 @@ class Pauses:
     def on_collection(self, phase: str, _info: dict[str, Any]) -> None:
         """Note the start or the end of a collection (`gc.callbacks`)."""
         if phase == "start":
-            self._began = time.perf_counter()
+            self._began = time.thread_time()
             return
-        took_s = time.perf_counter() - self._began
+        took_s = time.thread_time() - self._began
         self.counts[bisect_left(BUCKETS_S, took_s)] += 1
         self.total_s += took_s
         self.longest_s = max(self.longest_s, took_s)
 
-    def metric(self) -> HistogramMetricFamily:
-        """Return `turnstream_gc_pause_seconds`."""
+    def metrics(self) -> Iterator[Metric]:
+        """Yield `turnstream_gc_pause_seconds` and the longest of them."""
         bounds, sums, so_far = [*map(str, BUCKETS_S), "+Inf"], [], 0
         for bound, count in zip(bounds, self.counts, strict=True):
             so_far += count
             sums.append((bound, float(so_far)))
-        return HistogramMetricFamily(
+        yield HistogramMetricFamily(
             "turnstream_gc_pause_seconds",
-            "Garbage collections, each of which stops everything in the process",
+            "CPU time of garbage collections, each of which stops everything in the process",
             buckets=sums,
             sum_value=self.total_s,
+        )
+        yield GaugeMetricFamily(
+            "turnstream_gc_pause_longest_seconds",
+            "The longest garbage collection since the start",
+            value=self.longest_s,
         )
 
 

@@ -41,7 +41,7 @@ def unexpected_errors() -> CounterMetricFamily:
 class _OfProcess(Collector):
     def collect(self) -> Iterator[Metric]:
         yield unexpected_errors()
-        yield pauses.metric()
+        yield from pauses.metrics()
 
 
 class WorkerMetrics:

@@ -97,4 +97,4 @@ class EdgeCollector(Collector):
         for name, (text, value) in counters.items():
             yield CounterMetricFamily(f"turnstream_edge_{name}", text, value=float(value))
         yield unexpected_errors()
-        yield pauses.metric()
+        yield from pauses.metrics()

@@ -1,11 +1,12 @@
-"""Print the tables "token path" and "turns", with the in-process template in the same run.
+"""Print the bench's tables, with the in-process template in the same run.
 
 `python -m tests.bench [--seconds S] [--turns N] [--only TABLE] [--profile]`, TABLE one of idle,
-token-path, brought, turns. Ratios against the template hold on any machine; absolute figures are
-this machine's, and the share that others used of it is printed beside. The bare path (`bare.py`),
-which keeps nothing, is measured in the same run: it depends on the machine as ours does. No row
-fails because the machine was slow: each prints its floor, its aim and the distance. Exits with 1
-where a stream or a turn failed.
+token-path, brought, turns, capacity, memory, and, with processes of their own, overload, starved.
+Ratios against the template hold on any machine; absolute figures are this machine's, and the share
+that others used of it is printed beside. The bare path (`bare.py`), which keeps nothing, is
+measured in the same run: it depends on the machine as ours does. No row fails because the machine
+was slow: each prints its floor, its aim and the distance. Exits with 1 where a stream or a turn
+failed.
 
 Uses TURNSTREAM_TEST_KAFKA and TURNSTREAM_TEST_DATABASE if both are set, else starts its own. What
 others do with the same broker meanwhile shows in the latencies. Turns of the token path come in
@@ -19,17 +20,26 @@ import argparse
 import asyncio
 import sys
 from collections import Counter
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import TYPE_CHECKING
 
 from aiokafka import AIOKafkaProducer
 
+from tests.bench.capacity import capacity
 from tests.bench.load import Bare, Brought, Measured, Ours, Published, Theirs, run
 from tests.bench.machine import Meter, percentiles
+from tests.bench.memory import memory
+from tests.bench.overload import OPEN_TURNS_MAX, overload
 from tests.bench.rows import judge, line, ms
 from tests.bench.stacks import Bench, running
+from tests.bench.starved import starved
 from tests.bench.turns import turns
 
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
 PACED = "tokens=100 rate=50 ttft=0.2 stamp=1"
+TABLES = ("idle", "token-path", "brought", "turns", "capacity", "memory", "overload", "starved")
 FLAT = "tokens=400 rate=0 ttft=0 stamp=1"
 
 
@@ -195,25 +205,62 @@ async def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=10.0, help="of each row")
     parser.add_argument("--turns", type=int, default=3000, help="of the table of turns")
-    parser.add_argument("--only", choices=("idle", "token-path", "brought", "turns"))
+    parser.add_argument("--only", choices=TABLES)
     parser.add_argument(
         "--profile", action="store_true", help="where worker and edge spend it; costs a tenth"
     )
+    parser.add_argument("--streams", type=int, default=500, help="of the table starved")
+    parser.add_argument("--burners", type=int, default=5, help="of the table starved")
+    parser.add_argument("--memory-turns", type=int, default=20_000, help="of the table memory")
     options = parser.parse_args()
-    wanted = {options.only} if options.only else {"idle", "token-path", "brought", "turns"}
+    wanted = {options.only} if options.only else set(TABLES)
+    failed = await shared(options, wanted) if wanted - {"memory", "overload", "starved"} else 0
+    if "memory" in wanted:
+        # with a small ring: it fills as it should, which is no leak
+        async with running({"TURNSTREAM_RING_BYTES_MAX": str(2 << 20)}) as bench:
+            failed += await memory(bench, bench.settings, options.memory_turns)
+    if "overload" in wanted:
+        limits = {"TURNSTREAM_OPEN_TURNS_MAX": str(OPEN_TURNS_MAX)}
+        async with running(limits) as bench, publishing(bench):
+            failed += await overload(bench, bench.settings, options.seconds)
+    if "starved" in wanted:
+        print(f"\nstarved ({options.seconds:.0f} s a row, two workers)")
+        for target in ("0", "100"):
+            async with (
+                running({"TURNSTREAM_LOOP_LAG_TARGET_MS": target}) as bench,
+                publishing(bench),
+            ):
+                failed += await starved(
+                    bench, streams=options.streams, burners=options.burners,
+                    seconds=options.seconds, limited=target != "0",
+                )  # fmt: skip
+    if failed:
+        print(f"\n{failed} streams or turns failed")
+    return 1 if failed else 0
+
+
+@asynccontextmanager
+async def publishing(bench: Bench) -> AsyncIterator[None]:
+    """Let `Published` send turns through Kafka."""
+    Published.topic = f"{bench.settings['TURNSTREAM_TOPIC_PREFIX']}turns.default"
+    Published.log = AIOKafkaProducer(bootstrap_servers=bench.settings["TURNSTREAM_KAFKA_BOOTSTRAP"])
+    await Published.log.start()
+    try:
+        yield
+    finally:
+        await Published.log.stop()
+
+
+async def shared(options: argparse.Namespace, wanted: set[str]) -> int:
+    """Print the tables that are measured against the same processes."""
     async with AsyncExitStack() as stack:
         bench = await stack.enter_async_context(running({}, sample=options.profile))
         table = Table(bench, options.seconds)
-        Published.topic = f"{bench.settings['TURNSTREAM_TOPIC_PREFIX']}turns.default"
-        Published.log = log = AIOKafkaProducer(
-            bootstrap_servers=bench.settings["TURNSTREAM_KAFKA_BOOTSTRAP"]
-        )
+        await stack.enter_async_context(publishing(bench))
         Bare.topic = f"{bench.settings['TURNSTREAM_TOPIC_PREFIX']}bare-turns"
-        stack.push_async_callback(log.stop)
-        await log.start()
         if "idle" in wanted:
             await table.idle()
-        if wanted & {"token-path", "brought"}:  # warm, before the clock
+        if wanted & {"token-path", "brought", "capacity"}:  # warm, before the clock
             await run(
                 Ours, bench.edge_port, bench.pids,
                 streams=20, text=PACED, ttft_s=0.2, seconds=2,
@@ -232,9 +279,9 @@ async def main() -> int:
             await table.brought()
         if "turns" in wanted:
             table.failed += await turns(bench, bench.settings, options.turns)
-        if table.failed:
-            print(f"\n{table.failed} streams or turns failed")
-        return 1 if table.failed else 0
+        if "capacity" in wanted:
+            table.failed += await capacity(bench, options.seconds)
+        return table.failed
 
 
 if __name__ == "__main__":

@@ -24,9 +24,14 @@ def test_each_collection_is_measured(pauses: Pauses) -> None:
     gc.collect(0)
     assert sum(pauses.counts) >= 2
     assert 0 < pauses.longest_s <= pauses.total_s
-    samples = {s.labels.get("le", s.name): s.value for s in pauses.metric().samples}
+    samples = {
+        one.labels.get("le", one.name): one.value
+        for metric in pauses.metrics()
+        for one in metric.samples
+    }
     assert samples["+Inf"] == sum(pauses.counts)
     assert samples["turnstream_gc_pause_seconds_sum"] == pauses.total_s
+    assert samples["turnstream_gc_pause_longest_seconds"] == pauses.longest_s
 
 
 def test_the_idle_collect_only_what_work_may_have_left(
