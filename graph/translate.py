@@ -79,6 +79,7 @@ class Translator:
         self._paths = Paths()
         self._updates: dict[tuple[Namespace, str], Any] = {}
         self._asked: set[str] = set()
+        self._handed_over: set[str] = set()
         self.messages = Messages(emitter, self._paths)
         self.tools = Tools(emitter)
 
@@ -104,6 +105,10 @@ class Translator:
     def path_of(self, namespace: str) -> str:
         """Return the path of a namespace, as a string of LangGraph's (`node:tid|inner`)."""
         return self._paths.of_namespace(namespace)
+
+    def handed_over(self, namespace: str) -> None:
+        """Note that a task ended with a `Command` to the graph around the one inside of it."""
+        self._handed_over.add(namespace.rpartition(":")[2])
 
     def retried(self, path: str, keep: Sequence[Keep], attempt: int, error: str) -> None:
         """Say that the task at `path` runs again in this attempt, and that it is running."""
@@ -164,9 +169,11 @@ class Translator:
             fields["update"] = _bounded(update, UPDATE_BYTES_MAX)
             if result and not _are_same(result, update):
                 fields["result"] = _bounded(result, UPDATE_BYTES_MAX)
+            # LangGraph shows the messages that a node returns, not those of a hand-over
+            returned = () if task_id in self._handed_over else messages_in(result)
             fields["messages"] = [
                 message.id
-                for message in messages_in(result)
+                for message in returned
                 if message.id and self._was_said_under(path, message.id)
             ]
         self._emitter.emit(

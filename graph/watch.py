@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 from langchain_core.callbacks import AsyncCallbackHandler, BaseCallbackHandler
 from langgraph.config import get_config
-from langgraph.errors import GraphBubbleUp
+from langgraph.errors import GraphBubbleUp, ParentCommand
 from langgraph.runtime import Runtime
 
 from turnstream.graph.translate import Written
@@ -194,8 +194,10 @@ class RetryWatch(_NotOfModels, AsyncCallbackHandler):
             await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(retried, self._loop))
 
     async def on_chain_error(self, error: BaseException, *, run_id: UUID, **_: Any) -> None:
-        """Remember why a run of a task failed, as far as clients may know it."""
+        """Remember why a run of a task failed, as far as clients may know it, or a hand-over."""
         if (namespace := self._runs.pop(run_id, None)) is not None:
+            if isinstance(error, ParentCommand):
+                self._translator.handed_over(namespace)
             self._errors[namespace] = class_name(error)
 
     async def on_chain_end(self, outputs: Any, *, run_id: UUID, **_: Any) -> None:  # noqa: ARG002

@@ -16,6 +16,7 @@ from turnstream.schemas.events import (
     ToolFailed,
     ToolFinished,
 )
+from turnstream.schemas.fold import covers
 from turnstream.streams.edge.messages import (
     OpenMessage,
     remove_message,
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
     from turnstream.streams.edge.run_tasks import Tasks
 
+PLACES = ("langgraph_", "checkpoint_", "ls_", "lc_versions", "tags")
+
 # an event's name, the path at which it was said, its data
 Said = tuple[str, str, Any]
 
@@ -37,8 +40,8 @@ class RunMessages:
     """The messages that are open; each method takes a record in and yields what is shown of it.
 
     `partial`: the log has lost the run's beginning. A message that began there is not shown.
-    `nested` keeps whole what nested graphs said, for readers that are not shown it there: a node
-    around them may return it.
+    `keep_nested`: keep what nested graphs said, for readers that are not shown it there, because a
+    node around them may return it. What that node says besides is held until then, for the order.
     """
 
     modes: frozenset[str]
@@ -46,7 +49,8 @@ class RunMessages:
     keep_nested: bool = False
     partial: bool = False
     _open: dict[str, OpenMessage] = field(default_factory=dict)
-    _nested: dict[str, dict[str, Any]] = field(default_factory=dict)
+    _nested: dict[str, OpenMessage] = field(default_factory=dict)
+    _held: dict[str, dict[str, OpenMessage]] = field(default_factory=dict)
 
     def began(self, record: MessageStarted) -> None:
         """Open a message: nothing is shown until something is said."""
@@ -99,22 +103,33 @@ class RunMessages:
         if message is None:
             return
         message.finish(record)
-        if self.keep_nested and "|" in message.path:
-            self._nested[record.message_id] = message.whole()
-            return
         streamed = message.role == "assistant" and not message.at_once
-        last = message.last_chunk() if streamed else message.whole()
-        yield from self._complete(message.path, last, message.whole(), message.metadata)
+        if self.keep_nested and "|" in message.path:
+            self._nested[record.message_id] = message
+        elif self._nested and not streamed and self._encloses(message.path):
+            self._held.setdefault(message.path, {})[record.message_id] = message
+        else:
+            last = message.last_chunk() if streamed else message.whole()
+            yield from self._complete(message.path, last, message.whole(), message.metadata)
 
     def returned(self, record: StepFinished) -> Iterator[Said]:
-        """Show what nested graphs said and a node around them returned."""
-        given = _messages_in(record.result or record.update) if record.messages else {}
-        for message_id in record.messages:
-            said = self._nested.pop(message_id, None)
-            message = given.get(message_id, said)  # a node may have given it a name
-            if message is not None:
-                about = self.tasks.metadata(record.path)
+        """Show what nested graphs said and a node around them returned, in the order it gave."""
+        held = self._held.pop(record.path, {})
+        if not (held or record.messages):
+            return
+        given = _messages_in(record.result or record.update)
+        for message_id in dict.fromkeys((*given, *record.messages, *held)):
+            if (own := held.get(message_id)) is not None:
+                yield from self._complete(record.path, own.whole(), own.whole(), own.metadata)
+            elif message_id in record.messages and message_id in self._nested:
+                said = self._nested.pop(message_id)
+                # the node may have given it a name
+                message = given.get(message_id) or said.whole()
+                about = _foreign(said.metadata) | self.tasks.metadata(record.path)
                 yield from self._complete(record.path, message, message, about)
+
+    def _encloses(self, path: str) -> bool:
+        return any(covers(f"{path}|", message.path) for message in self._nested.values())
 
     def tool(self, record: ToolFinished | ToolFailed) -> Iterator[Said]:
         """Show what a tool answered, unless that is said as a message of its own."""
@@ -149,6 +164,11 @@ class RunMessages:
             yield "messages", path, [last, metadata]
         if "messages" in self.modes:
             yield "messages/complete", path, [whole]
+
+
+def _foreign(metadata: dict[str, Any]) -> dict[str, Any]:
+    """Return what a nested graph added to a message's metadata, LangGraph's own left out."""
+    return {key: item for key, item in metadata.items() if not key.startswith(PLACES)}
 
 
 def _messages_in(update: str) -> dict[str, Any]:

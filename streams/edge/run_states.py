@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 INTERRUPT = "__interrupt__"
 NOTHING = "null"
+CHECKPOINTS_OWN = ("source", "step", "parents", "counters_since_delta_snapshot")
 
 
 @dataclass(slots=True)
@@ -102,7 +103,7 @@ def _metadata(metadata: Mapping[str, Any], wanted: StateWanted) -> Mapping[str, 
     """Return a checkpoint's metadata: that of a new one has not the run's own yet."""
     if wanted.before:
         return metadata
-    return {key: metadata[key] for key in ("source", "step", "parents") if key in metadata}
+    return {key: metadata[key] for key in CHECKPOINTS_OWN if key in metadata}
 
 
 def _task(task: Mapping[str, Any], wanted: StateWanted) -> dict[str, Any]:

@@ -266,3 +266,152 @@ def test_plain_events(emitter: MemoryEmitter) -> None:
             run | {"status": "error", "text": "he", "error": {"code": "boom", "message": "why"}},
         ),
     ]
+
+
+def nested_message(emitter: MemoryEmitter, message_id: str, text: str) -> None:
+    """What a graph inside of the task t1 says."""
+    emitter.emit(ev.StepStarted, path="t1|t2", step=1, node="inner", task_id="t2", ns="model:t1")
+    message(emitter, "t1|t2", text, message_id)
+
+
+END = {"path": "t1", "step": 1, "node": "model", "task_id": "t1"}
+
+
+def test_a_message_has_langgraphs_metadata_and_the_runs(emitter: MemoryEmitter) -> None:
+    told = '{"langgraph_path":["__pregel_pull","model"],"tags":["a"],"thread_id":"other"}'
+    emitter.emit(ev.MessageStarted, path="t1", message_id="m", metadata=told)
+    emitter.tokens(path="t1", message_id="m", block=0, kind="text", text="x")
+    about = shown(emitter.events, "messages-tuple")[1][1][1]
+    assert about == {"langgraph_path": ["__pregel_pull", "model"], "tags": ["a"]} | {
+        "thread_id": "other",
+        "run_id": TURN,
+    }
+
+
+def test_a_message_that_no_model_streamed_comes_whole(emitter: MemoryEmitter) -> None:
+    emitter.emit(ev.MessageStarted, path="t1", message_id="m", whole=True)
+    emitter.tokens(path="t1", message_id="m", block=0, kind="text", text="x")
+    extra = '{"response_metadata":{"a":1},"additional_kwargs":{"sure":true}}'
+    emitter.emit(ev.MessageFinished, path="t1", message_id="m", extra=extra)
+    ((_, (said, _)),) = shown(emitter.events, "messages-tuple")[1:]
+    assert (said["type"], said["content"], said["response_metadata"]) == ("ai", "x", {"a": 1})
+    assert said["additional_kwargs"] == {"sure": True}
+
+
+def test_a_tools_message_is_shown_once_with_the_states_id(emitter: MemoryEmitter) -> None:
+    tool = {"path": "t1", "tool_call_id": "call_0", "name": "f"}
+    emitter.emit(ev.ToolFinished, **tool, output="by an earlier version")
+    emitter.emit(ev.ToolFinished, **tool, output="native", message_id="s1")
+    emitter.emit(ev.ToolFinished, **tool, output="brought", apart=True)
+    about = {"path": "t1", "message_id": "s2"}
+    emitter.emit(ev.MessageStarted, **about, role="tool", tool_call_id="call_0", whole=True)
+    emitter.tokens(**about, block=0, kind="text", text="brought")
+    emitter.emit(ev.MessageFinished, **about, extra='{"artifact":[1],"status":"success"}')
+    said = [data[0] for _, data in shown(emitter.events, "messages-tuple")[1:]]
+    assert [(one["id"], one["content"]) for one in said] == [
+        ("tool-call_0", "by an earlier version"),
+        ("s1", "native"),
+        ("s2", "brought"),
+    ]
+    assert (said[2]["tool_call_id"], said[2]["artifact"]) == ("call_0", [1])
+
+
+def test_what_a_node_returns_from_a_graph_inside_is_shown_at_the_node(
+    emitter: MemoryEmitter,
+) -> None:
+    nested_message(emitter, "m1", "first")
+    emitter.emit(ev.MessageStarted, path="t1", message_id="m2", whole=True)
+    emitter.emit(ev.MessageFinished, path="t1", message_id="m2")
+    update = '{"messages":[{"id":"m1","content":"first","name":"ann"},{"id":"m2","content":""}]}'
+    emitter.emit(ev.StepFinished, **END, update=update, messages=["m1"])
+    at_root = shown(emitter.events, "messages-tuple")[1:]
+    assert [name for name, _ in at_root] == ["messages", "messages"]
+    assert [data[0]["id"] for _, data in at_root] == ["m1", "m2"]
+    assert (at_root[0][1][0]["name"], at_root[0][1][1]["langgraph_node"]) == ("ann", "model")
+    inside = shown(emitter.events, "messages-tuple", subgraphs=True)[1:]
+    assert [name for name, _ in inside] == ["messages|model:t1"] * 2 + ["messages"]
+
+
+def test_a_node_that_asks_has_its_question_for_an_update(emitter: MemoryEmitter) -> None:
+    asked = '[{"value":1,"id":"i","response_schema":null}]'
+    emitter.emit(ev.StepFinished, **END, interrupts=asked)
+    over = {**ENVELOPE, "epoch": 1, "n": emitter.events[-1].n + 1}
+    end = ev.TurnInterrupted(**over, interrupts=[ev.Interrupt(id="i", payload="1")])
+    question = [{"value": 1, "id": "i", "response_schema": None}]
+    records = [*emitter.events, end]
+    assert shown(records, "updates")[1:-1] == [("updates", {"__interrupt__": question})]
+    ((_, task),) = shown(records, "tasks")[2:-1]
+    assert (task["result"], task["interrupts"]) == ({}, question)
+    # values are shown once, where it asks
+    assert [name for name, _ in shown(records, "values")[1:]] == ["state", "end"]
+
+
+def test_a_task_tells_its_input_and_what_triggered_it(emitter: MemoryEmitter) -> None:
+    told = {"input": '{"q":1}', "triggers": ["branch:to:b"], "metadata": '{"mine":1}'}
+    emitter.emit(ev.StepStarted, path="t2", step=1, node="b", task_id="t2", **told)
+    emitter.emit(
+        ev.StepFinished,
+        path="t2",
+        step=1,
+        node="b",
+        task_id="t2",
+        update='"value"',
+        result='{"__return__":"value"}',
+    )
+    began, ended = (data for _, data in shown(emitter.events, "tasks")[2:])
+    assert (began["input"], began["triggers"], began["metadata"]) == (
+        {"q": 1},
+        ["branch:to:b"],
+        {"mine": 1},
+    )
+    assert ended["result"] == {"__return__": "value"}
+    assert shown(emitter.events, "updates")[1:] == [("updates", {"b": "value"})]
+
+
+def test_values_follow_what_steps_wrote() -> None:
+    emitter = MemoryEmitter.started(turn_id=TURN)
+    saved = {"path": "", "parent_id": ""}
+    emitter.emit(ev.CheckpointSaved, **saved, checkpoint_id="c0", source="input")
+    emitter.emit(ev.CheckpointSaved, **saved, checkpoint_id="c1", step=0)
+    for number, update in ((2, "null"), (3, '{"a":1}')):
+        task = {"path": f"t{number}", "step": number, "node": "n", "task_id": f"t{number}"}
+        emitter.emit(ev.StepStarted, **task)
+        emitter.emit(ev.StepFinished, **task, update=update)
+        emitter.emit(ev.CheckpointSaved, **saved, checkpoint_id=f"c{number}", step=number)
+    inner = {"path": "t4|", "ns": "n:t4", "checkpoint_id": "n0"}
+    emitter.emit(ev.CheckpointSaved, **inner, source="input")
+    emitter.emit(ev.CheckpointSaved, **{**inner, "checkpoint_id": "n1"})
+    assert shown(emitter.events, "values")[1:] == [("state", "c1"), ("state", "c3")]
+    every = [("state", f"c{number}") for number in range(4)]
+    assert shown(emitter.events, "checkpoints")[1:] == every
+    nested = shown(emitter.events, "values", subgraphs=True)[1:]
+    assert nested == [("state", "c1"), ("state", "c3"), ("state", "n1")]
+
+
+def test_the_last_values_are_not_shown_twice() -> None:
+    emitter = MemoryEmitter.started(turn_id=TURN)
+    saved = {"path": "", "parent_id": ""}
+    emitter.emit(ev.CheckpointSaved, **saved, checkpoint_id="c0", source="input")
+    emitter.emit(ev.CheckpointSaved, **saved, checkpoint_id="c1", step=0)
+    end = {**ENVELOPE, "epoch": 1, "n": emitter.events[-1].n + 1}
+    for terminal, state_was_there, final in (
+        (ev.TurnCompleted(**end), True, False),
+        (ev.TurnCompleted(**end), False, True),
+        (ev.TurnCancelled(**end, cause="user"), True, True),
+    ):
+        fold, projection = ThreadFold(), RunProjection(TURN, frozenset({"values"}))
+        wanted = []
+        for record in (*emitter.events, terminal):
+            for item in projection.apply(fold.apply(record)):
+                if isinstance(item, StateWanted):
+                    wanted.append(item)
+                    if state_was_there:
+                        projection.shown = item.checkpoint_id
+        assert [one.final for one in wanted] == [False] + [True] * final
+
+
+def test_a_run_that_answers_shows_what_it_goes_on_from(emitter: MemoryEmitter) -> None:
+    fold = ThreadFold()
+    projection = RunProjection(TURN, frozenset({"values"}), resumed=True)
+    items = [item for record in emitter.events for item in projection.apply(fold.apply(record))]
+    assert items[1:] == [StateWanted(step=0, before=True)]

@@ -22,7 +22,7 @@ class Case:
     graph: str
     turns: tuple[Any, ...]
     module: str = "plain"
-    config: dict[str, Any] = field(default_factory=dict)
+    config: dict[str, Any] = field(default_factory=lambda: {"recursion_limit": 50})
 
 
 def user(text: Any) -> dict[str, Any]:
@@ -44,4 +44,10 @@ CASES = (
     Case("pydantic_state", ({"name": "ann"}, {"name": "bob"})),
     Case("dataclass_state", ({"owner": "ann"},)),
     Case("multimodal", (user(PICTURE),)),
+    Case("approving", (user("Send it."), Resume({"decisions": [{"type": "approve"}]})), "agents"),
+    Case("summing_up", (user("One?"), user("Two?"), user("Three?")), "agents"),
+    Case("structured", (user("How is the weather?"),), "agents"),
+    Case("supervisor", (user("How much is one and two?"),), "agents"),
+    Case("swarm", (user("Who is there?"), user("And now?")), "agents"),
+    Case("deep", (user("Do it."),), "agents"),
 )

@@ -44,6 +44,23 @@ def checkpoint_config(items: list[Item]) -> list[Item]:
     return items
 
 
+def removals(items: list[Item]) -> list[Item]:
+    """Leave out the messages that tell of a removal."""
+    return [
+        item
+        for item in items
+        if not (item.event.startswith("messages") and item.data[0]["type"] == "remove")
+    ]
+
+
+def returned_messages(items: list[Item]) -> list[Item]:
+    """Leave out the name of the library, of messages that no model gave."""
+    for item in items:
+        if item.event.startswith("messages") and "ls_model_type" not in item.data[1]:
+            item.data[1].pop("ls_integration", None)
+    return items
+
+
 def finished_functions(items: list[Item]) -> list[Item]:
     """Leave out starts of tasks that do not end in the turn."""
     ended = {about["id"] for item in items if (about := _task_of(item)) and "result" in about}
@@ -78,6 +95,8 @@ DIFFERENCES: dict[str, Callable[[list[Item]], list[Item]]] = {
     "run metadata": run_metadata,
     "stream events": stream_events,
     "checkpoint config": checkpoint_config,
+    "removals": removals,
+    "returned messages": returned_messages,
     "finished functions": finished_functions,
     "first checkpoint of functions": first_checkpoint_of_functions,
     "writers of functions": writers_of_functions,

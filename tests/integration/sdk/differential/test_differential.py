@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pytest
 from langgraph_sdk import get_client
 
 sys.path.insert(0, str(Path(__file__).parent / "graphs"))
@@ -14,13 +16,21 @@ sys.path.insert(0, str(Path(__file__).parent))
 import served
 import stock
 from cases import CASES, MODES
-from differences import left_out, state_left_out
+from differences import DIFFERENCES, left_out, state_left_out
 from played import merged, normalised
 
 if TYPE_CHECKING:
     from played import Played
 
 
+def test_every_difference_has_a_row() -> None:
+    text = (Path(__file__).parents[4] / "docs" / "graphs.md").read_text()
+    rows = re.findall(r"^\| ([a-z ]+) \|", text.partition("## Stream items")[2], re.MULTILINE)
+    assert sorted(set(rows) - {"name"}) == sorted(DIFFERENCES)
+
+
+# what the libraries of agents import is deprecated
+@pytest.mark.filterwarnings("ignore::langgraph.warnings.LangGraphDeprecatedSinceV10")
 async def test_graphs_do_the_same_as_on_langgraph(comparable: Any) -> None:
     """One worker and one edge run every graph; each mode is compared item by item."""
     compared: Counter[str] = Counter()
