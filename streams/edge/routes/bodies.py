@@ -16,6 +16,8 @@ from turnstream.streams.edge.submit import check_expires_at
 
 SEARCH_LIMIT_MAX = 1000
 OFFSET_MAX = 1_000_000
+SELECT_MAX = 100
+"""Fields that one request may select; each is looked for in each item of a list."""
 
 
 def check_json(value: Any) -> Any:
@@ -41,6 +43,7 @@ ExpiresAt = Annotated[
     ),
 ]
 Id = Annotated[str, AfterValidator(check_text), Field(max_length=500)]
+Select = Annotated[list[Text], Field(max_length=SELECT_MAX)]
 
 
 class Body(BaseModel):
@@ -166,7 +169,7 @@ class ThreadSearch(ThreadFilter):
         Literal["thread_id", "status", "created_at", "updated_at", "state_updated_at"] | None
     ) = None
     sort_order: Literal["asc", "desc"] | None = None
-    select: list[Text] | None = None
+    select: Select | None = None
     extract: Json = Field(default=None, description="not supported yet: 422")
 
 
@@ -181,7 +184,7 @@ class HistoryBody(Search):
     checkpoint: CheckpointBody | None = Field(
         default=None, description="of a nested graph: its namespace"
     )
-    select: list[Text] | None = None
+    select: Select | None = None
 
 
 class StateBody(Body):
@@ -189,7 +192,7 @@ class StateBody(Body):
 
     checkpoint: CheckpointBody
     subgraphs: bool | None = None
-    select: list[Text] | None = None
+    select: Select | None = None
 
 
 class AssistantFilter(Search):
@@ -207,7 +210,7 @@ class AssistantSearch(AssistantFilter):
     sort_order: Literal["asc", "desc"] | None = None
     limit: int | None = Field(default=10, ge=1, le=SEARCH_LIMIT_MAX)
     offset: int | None = Field(default=0, ge=0, le=OFFSET_MAX)
-    select: list[Text] | None = None
+    select: Select | None = None
 
 
 class CancelMany(Body):

@@ -18,6 +18,7 @@ from turnstream.streams.edge.routes.bodies import (
     SEARCH_LIMIT_MAX,
     Id,
     RunBody,
+    Select,
     Text,
 )
 from turnstream.streams.edge.routes.deps import Caller, JsonAnswer, Rest, answers, streams
@@ -76,7 +77,7 @@ async def list_runs(
     limit: Annotated[int, Query(ge=1, le=SEARCH_LIMIT_MAX)] = 10,
     offset: Annotated[int, Query(ge=0, le=OFFSET_MAX)] = 0,
     status: Annotated[RunStatus | None, Query()] = None,
-    select: Annotated[list[Text] | None, Query()] = None,
+    select: Annotated[Select | None, Query()] = None,
 ) -> Response:
     """Return the thread's runs, newest first."""
     found = Listing()

@@ -17,6 +17,7 @@ from turnstream.streams.edge.routes.bodies import (
     CheckpointBody,
     HistoryBody,
     Id,
+    Select,
     StateBody,
     Text,
     ThreadBody,
@@ -151,7 +152,7 @@ async def get_state(
     rest: Caller,
     thread_id: Text,
     subgraphs: Annotated[bool, Query()] = False,
-    select: Annotated[list[Text] | None, Query()] = None,
+    select: Annotated[Select | None, Query()] = None,
 ) -> JsonAnswer:
     """Return the thread's latest state."""
     state = await rest.states.state(await rest.key(thread_id), subgraphs=subgraphs)
@@ -168,7 +169,7 @@ async def get_state_at(
     thread_id: Text,
     checkpoint_id: Id,
     subgraphs: Annotated[bool, Query()] = False,
-    select: Annotated[list[Text] | None, Query()] = None,
+    select: Annotated[Select | None, Query()] = None,
 ) -> JsonAnswer:
     """Return the thread's state at a checkpoint."""
     key = await rest.key(thread_id)

@@ -211,6 +211,10 @@ async def test_what_is_not_known_or_not_done_is_refused_by_name(edge_alone: Any)
         for path, field, value in SEARCHES:
             status, problem = await answer(http, "POST", path, json.dumps({field: value}).encode())
             assert (status, problem["field"]) == (422, f"body.{field}"), (path, problem)
+        for path in ("/threads/search", "/assistants/search", "/threads/t/history"):
+            body = json.dumps({"select": ["values"] * 101}).encode()
+            status, problem = await answer(http, "POST", path, body)
+            assert (status, problem["field"]) == (422, "body.select"), (path, problem)
         for field, value in NOT_DONE:
             params = {"assistant_id": "agent", "input": {"messages": []}, field: value}
             start = {"id": 1, "method": "run.start", "params": params}
