@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from langgraph.types import Command
 
 from turnstream.graph.values import clean
+from turnstream.schemas.command_rules import IDENTITY_KEYS
 from turnstream.schemas.ids import assistant_id_of, split_thread_key
 from turnstream.schemas.results import Carried
 
@@ -25,16 +26,6 @@ RECURSION_LIMIT = 100
 
 RECURSION_LIMIT_MAX = 10_000
 """Steps of one turn at most, unless a setting says otherwise; `create_agent` asks for 9,999."""
-
-IDENTITY_KEYS = (
-    "user_id",
-    "tenant_id",
-    "roles",
-    "langgraph_auth_user",
-    "langgraph_auth_user_id",
-    "langgraph_auth_permissions",
-)
-"""What `config["configurable"]` says about who asks."""
 
 
 class AuthUser(dict[str, Any]):

@@ -32,6 +32,17 @@ JSON_FIELDS = ("input", "config", "metadata", "answers")
 
 LABELS = ("actor", "correlation_id", "traceparent", "graph")
 TIMES = ("at", "expires_at")
+IDENTITY_KEYS = (
+    "user_id",
+    "tenant_id",
+    "roles",
+    "langgraph_auth_user",
+    "langgraph_auth_user_id",
+    "langgraph_auth_permissions",
+)
+"""What `config["configurable"]` says about who asks: no lock holds for it, because with auth on an
+edge itself writes it, in place of what the client says."""
+
 _POLICIES = get_args(OnBusy)
 
 C = TypeVar("C", bound=Command)
@@ -92,7 +103,7 @@ def check_configurable(config: dict[str, Any], locked: frozenset[str]) -> None:
             raise InvalidRequestError(
                 f"config.{part} must be an object", code="invalid_config", field=f"config.{part}"
             )
-        for name in locked.intersection(given):
+        for name in locked.intersection(given).difference(IDENTITY_KEYS):
             raise InvalidRequestError(
                 f"config.{part}.{name} is set by the operator: leave it out",
                 code="configurable_locked",

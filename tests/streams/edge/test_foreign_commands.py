@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import pytest
 
-from turnstream.schemas.command_rules import CommandLimits
+from turnstream.schemas.command_rules import IDENTITY_KEYS, CommandLimits
 from turnstream.schemas.errors import InvalidRequestError, TurnstreamError
 from turnstream.schemas.limits import INT_MAX
 from turnstream.streams.edge import commands
@@ -58,6 +58,13 @@ def test_what_a_worker_refuses_an_edge_refuses(fields: dict[str, str], code: str
     with pytest.raises(InvalidRequestError) as refused:
         submit(locked=frozenset({"model"})).start_of(KIM, "t", text="x", **cast("Any", fields))
     assert refused.value.code == code
+
+
+def test_a_lock_never_refuses_the_caller_that_the_edge_itself_names() -> None:
+    locks = submit(locked=frozenset({"model", *IDENTITY_KEYS}))
+    kim = Principal(tenant="acme", user="kim", verified=True)
+    command = locks.start_of(kim, "t", text="x", config='{"configurable": {"roles": ["root"]}}')
+    assert json.loads(command.config)["configurable"]["roles"] == []
 
 
 # -- any bytes -----------------------------------------------------------------------------------
