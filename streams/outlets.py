@@ -52,7 +52,7 @@ MESSAGE_CHARS_MAX = 2000
 KEY_BYTES_MAX = 16 << 10
 """Of a record's key in its letter, and of a key by which letters and results are written."""
 
-CUT_NOTE = "of which the letter holds the first"
+CUT_PREFIX = "the letter holds the first"
 
 REFUSED_PAUSE_S = 1.0
 REFUSED_TRIES = 3
@@ -203,8 +203,12 @@ class Outlets:
             offset=record.offset,
             tenant=tenant,
         )
+        # at once, because both are acked before the position passes the record
+        await asyncio.gather(self._put(letter, record), self._reject(letter, record, topic_id))
+
+    async def _put(self, letter: DeadLetter, record: Record) -> None:
         to = self._to(self._topics.dead_letters, letter.key)
-        headers = [("type", b"DeadLetter"), ("code", code.encode())]
+        headers = [("type", b"DeadLetter"), ("code", letter.code.encode())]
         refusals = 0
         while True:
             try:
@@ -217,13 +221,14 @@ class Outlets:
                 await asyncio.sleep(REFUSED_PAUSE_S)
                 refusals += 1
                 if refusals >= REFUSED_TRIES and "TooLarge" in str(error):
-                    kept = len(letter.value) // 2
-                    letter = _letter(record, tenant, code, message, topic_id, value_bytes_max=kept)
+                    letter = _cut(letter, record, len(letter.value) // 2)
             else:
-                break
+                return
+
+    async def _reject(self, letter: DeadLetter, record: Record, topic_id: str) -> None:
         try:
             await self._rejections(record, letter, topic_id)
-        except Exception as error:  # noqa: BLE001  the letter is safe, and tells the same
+        except Exception as error:  # noqa: BLE001  the letter tells the same
             note("rejection", error, topic=record.topic, offset=record.offset)
 
     async def _rejections(self, record: Record, letter: DeadLetter, topic_id: str) -> None:
@@ -302,41 +307,38 @@ class Outlets:
 
 def is_cut(letter: DeadLetter) -> bool:
     """Tell whether a letter holds only the beginning of its record's value or key."""
-    return len(letter.value) >= LETTER_VALUE_BYTES_MAX or CUT_NOTE in letter.message
+    return len(letter.value) >= LETTER_VALUE_BYTES_MAX or CUT_PREFIX in letter.message
 
 
-def _letter(
-    record: Record,
-    tenant: str,
-    code: str,
-    message: str,
-    topic_id: str,
-    *,
-    value_bytes_max: int = LETTER_VALUE_BYTES_MAX,
-) -> DeadLetter:
-    """Return the letter of a record; one that is too large is told by its digest and length."""
-    value, key = record.value or b"", record.key or b""
+def _letter(record: Record, tenant: str, code: str, message: str, topic_id: str) -> DeadLetter:
     try:
         letter_id, requeues = letter_of(record, topic_id)
     except Exception as error:  # noqa: BLE001  a letter is for what cannot be read, headers too
         note("letter_of", error, topic=record.topic, offset=record.offset)
         letter_id = turn_id_of_record(topic_id, record.partition, record.offset)
         requeues = 0
-    message = clean_text(message)[:MESSAGE_CHARS_MAX]
-    for name, data, kept in (("value", value, value_bytes_max), ("key", key, KEY_BYTES_MAX)):
-        if len(data) > kept:
-            digest = hashlib.sha256(data).hexdigest()
-            message += f"; {name}: {len(data)} bytes, sha256 {digest}, {CUT_NOTE} {kept}"
-    return DeadLetter(
+    letter = DeadLetter(
         code=code,
-        message=message,
+        message=clean_text(message)[:MESSAGE_CHARS_MAX],
         tenant=tenant,
         topic=record.topic,
         partition=record.partition,
         offset=record.offset,
         at=time.time_ns() // 1000,
-        key=key[:KEY_BYTES_MAX],
-        value=value[:value_bytes_max],
         letter_id=str(letter_id),
         requeues=requeues,
+    )
+    return _cut(letter, record, LETTER_VALUE_BYTES_MAX)
+
+
+def _cut(letter: DeadLetter, record: Record, value_bytes_max: int) -> DeadLetter:
+    """Return the letter with the record's bytes, or with their beginning, digest and length."""
+    value, key = record.value or b"", record.key or b""
+    message = letter.message.partition(f"; {CUT_PREFIX}")[0]
+    for name, data, kept in (("value", value, value_bytes_max), ("key", key, KEY_BYTES_MAX)):
+        if len(data) > kept:
+            digest = hashlib.sha256(data).hexdigest()
+            message += f"; {CUT_PREFIX} {kept} bytes of its {name}: {len(data)}, sha256 {digest}"
+    return msgspec.structs.replace(
+        letter, message=message, key=key[:KEY_BYTES_MAX], value=value[:value_bytes_max]
     )

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import time
 import uuid
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -377,3 +380,34 @@ async def test_records_larger_than_the_topic_allows_hurt_their_own_turn_only(
     assert results[answer].text == ""
     assert results[answer].sha256 == text_sha256("y" * 5_000_000)
     assert results[custom].code == "record_too_large"
+
+
+BAD_RECORDS = 20_000
+
+
+async def test_a_flood_of_bad_records_beside_a_neighbour(scene: Any) -> None:
+    """How long the neighbour waits is printed and not judged."""
+    topic = scene.topics.turns_of("default")
+    async with scene.worker() as worker:
+        began = time.monotonic()
+        sends = [
+            await scene.producer.send(topic, b"bad %d" % number, partition=number % 2)
+            for number in range(BAD_RECORDS)
+        ]
+        await scene.until(lambda: scene.letters)
+        sent, turn = time.monotonic(), str(uuid.uuid4())
+        calm = {"thread_id": "calm", "text": "tokens=3", "turn_id": turn}
+        await scene.send(calm, partition=3)
+        view = await scene.done("calm", turn)
+        waited_s, letters = time.monotonic() - sent, len(scene.letters)
+        print(f"the neighbour was served in {waited_s:.2f} s, after {letters} dead letters")
+        assert isinstance(view.terminal, TurnCompleted)
+        await asyncio.gather(*sends)
+        await scene.until(lambda: len(scene.letters) >= BAD_RECORDS)
+        print(f"{BAD_RECORDS} dead letters after {time.monotonic() - began:.2f} s")
+        assert not worker.not_ready()
+    places = Counter((letter.partition, letter.offset) for letter in scene.letters)
+    assert len(places) == sum(places.values()) == BAD_RECORDS
+    await scene.until(lambda: len(scene.results) >= BAD_RECORDS + 1)
+    codes = Counter(result.code for result in scene.results)
+    assert codes == {"": 1, "dead_letter": BAD_RECORDS}
