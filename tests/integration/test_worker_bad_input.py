@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import time
 import uuid
@@ -11,10 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+
 from turnstream.connectors.avro import Codec
 from turnstream.schemas.commands import StartTurn
 from turnstream.schemas.events import MessageStarted, TurnCompleted, TurnEnded, TurnFailed
 from turnstream.schemas.transcript import text_sha256
+from turnstream.streams.outlets import is_cut
 
 CODEC = Codec()
 TURN = "0d9a1f5e-53a5-4f4e-9a0e-b3a0a4f3a111"
@@ -411,3 +416,32 @@ async def test_a_flood_of_bad_records_beside_a_neighbour(scene: Any) -> None:
     await scene.until(lambda: len(scene.results) >= BAD_RECORDS + 1)
     codes = Counter(result.code for result in scene.results)
     assert codes == {"": 1, "dead_letter": BAD_RECORDS}
+
+
+async def test_a_letter_that_its_topic_refuses_as_too_large_is_cut(scene: Any) -> None:
+    """Somebody lowered `max.message.bytes` of dead-letters while workers run."""
+    admin = AIOKafkaAdminClient(bootstrap_servers=scene.settings.kafka_bootstrap)
+    await admin.start()
+    try:
+        await admin.alter_configs(
+            [
+                ConfigResource(
+                    ConfigResourceType.TOPIC,
+                    scene.topics.dead_letters,
+                    configs={"max.message.bytes": "300000", "cleanup.policy": "delete"},
+                )
+            ]
+        )
+    finally:
+        await admin.close()
+    value = b"x" * 500_000
+    async with scene.worker():
+        await scene.send(value)
+        await scene.until(lambda: scene.letters)
+        turn = await scene.start("t1", "tokens=2")
+        assert isinstance((await scene.done("t1", turn)).terminal, TurnCompleted)
+    (letter,) = scene.letters
+    assert is_cut(letter)
+    assert value.startswith(letter.value)
+    assert hashlib.sha256(value).hexdigest() in letter.message
+    assert "500000" in letter.message
