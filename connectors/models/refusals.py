@@ -127,7 +127,7 @@ def error_in(value: Mapping[str, Any]) -> Mapping[str, Any] | None:
     if "error" in (value.get("object"), value.get("type"), value.get("status")):
         return value
     named = ("message", "detail", "errors", "error_message", "error_msg", "msg")
-    return value if any(message_of(value.get(name)) for name in named) else None
+    return value if any(_message(value.get(name), _DEPTH_MAX) for name in named) else None
 
 
 def message_of(value: Any, key: str = "") -> str:

@@ -148,7 +148,7 @@ class DeltaParser:
         """Read an event; `chunk` is None where the fast reader cannot."""
         if self.over:
             return
-        if chunk is not None and chunk.choices:
+        if chunk is not None and (chunk.choices or (chunk.choices is not None and chunk.usage)):
             picked = self._picked(chunk.choices)
             if all(choice.delta is not None for choice in picked):
                 self._take(chunk, picked, deltas)

@@ -40,6 +40,9 @@ class Thinking:
 
     def _before(self, text: str) -> list[Part]:
         begun = text.lstrip()
+        if begun and begun[0] not in "<[":
+            self.plain = True
+            return [("text", text)]
         for opening, closing in TAGS.items():
             if begun.startswith(opening):
                 self._close, self._strips = closing, True

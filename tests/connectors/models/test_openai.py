@@ -253,6 +253,42 @@ async def test_comments_are_no_sign_of_life():
             await asyncio.wait_for(left.wait(), 60)
 
 
+@pytest.mark.parametrize(
+    ("begin", "drop", "error"),
+    [
+        (b"", b"d", ModelFirstTokenTimeoutError),
+        (b"", b"data:\n\n", ModelFirstTokenTimeoutError),
+        (b'data: {"choices":[{"index":0,"delta":{"content":"a"}}]}\n\n', b" ",
+         ModelTokenGapTimeoutError),
+        ((b'data: {"choices":[{"index":0,"delta":{"content":"a"},"finish_reason":"stop"}]}\n\n'
+         b"data: [DONE]\n\n"), b": ping\n\n", None),
+    ],
+)  # fmt: skip
+async def test_drops_of_bytes_are_no_sign_of_life(begin, drop, error):
+    left = asyncio.Event()
+
+    async def dripping(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n" + begin)
+        with contextlib.suppress(ConnectionError):
+            while not writer.is_closing():
+                writer.write(drop)
+                await writer.drain()
+                await asyncio.sleep(0.01)
+        writer.close()
+        left.set()
+
+    limits = ModelLimits(first_token_timeout_s=0.3, token_gap_timeout_s=0.3)
+    async with await asyncio.start_server(dripping, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        async with OpenAIModel(f"http://127.0.0.1:{port}/v1", model="m", limits=limits) as model:
+            if error is None:
+                assert (await model.stream(ask("hello"), Heard())).finish_reason == "stop"
+            else:
+                with pytest.raises(error):
+                    await model.stream(ask("hello"), Heard())
+            await asyncio.wait_for(left.wait(), 60)
+
+
 async def test_a_server_that_stops_in_the_middle():
     limits = ModelLimits(first_token_timeout_s=60, token_gap_timeout_s=1.0)
     async with scripted(limits) as (server, model):
