@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
-from turnstream.connectors.models.openai import ModelLimits, OpenAIModel, request_body
+from turnstream.connectors.models.openai import ModelLimits, OpenAIModel
+from turnstream.connectors.models.request import request_body
 from turnstream.connectors.models.scripted import ScriptedServer
 from turnstream.schemas.chat import ChatAnswer, ChatRequest, Delta, ToolSpec
 from turnstream.schemas.errors import (
@@ -383,7 +384,7 @@ SAID = b'data: {"choices":[{"index":0,"delta":{"content":"all"},"finish_reason":
 
 
 @asynccontextmanager
-async def writing(*parts: bytes, **limits: float) -> AsyncIterator[OpenAIModel]:
+async def writing(*parts: bytes, api_key: str = "", **limits: float) -> AsyncIterator[OpenAIModel]:
     """A client of a server that writes these parts and leaves its connections open."""
     over = asyncio.Event()
 
@@ -395,9 +396,8 @@ async def writing(*parts: bytes, **limits: float) -> AsyncIterator[OpenAIModel]:
 
     async with await asyncio.start_server(write, "127.0.0.1", 0) as server:
         port = server.sockets[0].getsockname()[1]
-        async with OpenAIModel(
-            f"http://127.0.0.1:{port}/v1", model="m", limits=ModelLimits(**limits)
-        ) as model:
+        url, bounds = f"http://127.0.0.1:{port}/v1", ModelLimits(**limits)
+        async with OpenAIModel(url, model="m", api_key=api_key, limits=bounds) as model:
             yield model
         over.set()
 
@@ -471,10 +471,7 @@ async def test_no_error_tells_where_the_server_is():
 async def test_the_client_s_own_key_is_not_shown():
     body = b'{"error":{"message":"no such key: hunter2!, see the list"}}'
     head = b"HTTP/1.1 401 X\r\ncontent-length: %d\r\n\r\n" % len(body)
-    async with (
-        writing(head + body) as there,
-        OpenAIModel(there.base_url, model="m", api_key="hunter2!") as model,
-    ):
+    async with writing(head + body, api_key="hunter2!") as model:
         with pytest.raises(ModelRefusedError) as caught:
             await model.stream(ask("hello"), Heard())
     assert str(caught.value) == "the model server answered 401: no such key: [key], see the list"
