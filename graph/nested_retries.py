@@ -16,6 +16,8 @@ from langgraph._internal._scratchpad import PregelScratchpad
 from langgraph.pregel import _retry
 from langgraph.pregel._algo import LazyAtomicCounter
 
+from turnstream.graph import tool_answers
+
 if TYPE_CHECKING:
     from langchain_core.runnables import RunnableConfig
 
@@ -29,7 +31,7 @@ def _count_from_the_first_again(config: RunnableConfig) -> RunnableConfig:
     scratchpad = configurable.get(CONFIG_KEY_SCRATCHPAD)
     if not isinstance(scratchpad, PregelScratchpad):
         return config
-    anew = replace(scratchpad, subgraph_counter=LazyAtomicCounter())
+    anew = tool_answers.apart(replace(scratchpad, subgraph_counter=LazyAtomicCounter()))
     return {**config, CONF: {**configurable, CONFIG_KEY_SCRATCHPAD: anew}}
 
 

@@ -49,6 +49,11 @@ class Asked(Protocol):
         """The JSON schema of the answer, if the task gave one."""
         ...
 
+    @property
+    def interrupt(self) -> Any:
+        """LangGraph's own object."""
+        ...
+
 
 class Emitter(Protocol):
     """Takes a turn's events in the order in which they happen.
@@ -138,6 +143,9 @@ class Commits(Protocol):
 
     carried: Callable[[int, Sequence[Keep]], bytes | None] | None
     """Gives what a next attempt is to know (JSON), written with each commit: of its `keep`."""
+
+    askers: dict[str, str]
+    """By interrupt id the tool call that asked, where it shares its task with others."""
 
     @property
     def stepped_at(self) -> float:

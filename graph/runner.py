@@ -16,7 +16,7 @@ import msgspec
 from langgraph.errors import GraphDrained
 from langgraph.runtime import RunControl
 
-from turnstream.graph import nested_retries, node_exits, wait_for
+from turnstream.graph import nested_retries, node_exits, tool_answers, wait_for
 from turnstream.graph.closing import closing_calls
 from turnstream.graph.deadlines import TurnLimits, overrun
 from turnstream.graph.ending import drop_frames, last_answer, outcome_of, text_in, with_words
@@ -50,6 +50,7 @@ if TYPE_CHECKING:
 
 nested_retries.install()
 wait_for.install()
+tool_answers.install()
 
 T = TypeVar("T")
 
@@ -205,6 +206,7 @@ class _Attempt:
     graph: AnyPregel | None = None  # once it is made
     values: Any = None  # of the last root checkpoint
     unmade: bool = False  # its factory failed
+    tools: ToolTasks | None = None
     stopped: set[str] = field(default_factory=set)  # ids of tool calls stopped in the middle
     context: Context = field(default_factory=copy_context)
 
@@ -297,11 +299,12 @@ class _Attempt:
         commits.gate = ends.wait
         commits.resolve = translator.path_of
         runtime = SigningRuntime(store=graph.store)
+        self.tools = ToolTasks(translator)
         watched: RunnableConfig = {
             **config,
             "configurable": {**config["configurable"], RUNTIME: runtime},
             "callbacks": [
-                ToolTasks(translator),
+                self.tools,
                 Prompts(translator),
                 RetryWatch(translator, commits),
             ],
@@ -330,6 +333,8 @@ class _Attempt:
                     **asked_fields(asked.value, asked.schema),
                 )
             interrupts.append(self.said.questions[interrupt_id])
+            if self.tools is not None and (call := self.tools.asker_of(asked.interrupt)):
+                self.commits.askers[interrupt_id] = call
         return Outcome(
             status="interrupted",
             interrupts=interrupts,

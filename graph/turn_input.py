@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from langgraph.types import Command
 
+from turnstream.graph.tool_answers import signed
 from turnstream.graph.values import clean
 from turnstream.schemas.command_rules import IDENTITY_KEYS
 from turnstream.schemas.ids import assistant_id_of, split_thread_key
@@ -60,6 +61,7 @@ class TurnInput:
     `answers` by interrupt id. `again`: an earlier attempt had this turn, and `carried` is what it
     handed on. `config` and `metadata` are the caller's, as LangGraph knows them; `config` may have
     a `context` too. `identity`: who asks, where that is not the caller's to say.
+    `askers`: the tool calls that asked, by interrupt id.
     """
 
     turn_id: str
@@ -74,6 +76,7 @@ class TurnInput:
     carried: Carried = field(default_factory=Carried)
     graph: str = ""
     identity: dict[str, Any] | None = None
+    askers: dict[str, str] = field(default_factory=dict)
 
     @property
     def given(self) -> Any:
@@ -165,7 +168,7 @@ class TurnInput:
         """
         if self.kind == "start":
             return self.given
-        answers = clean(self.answers)
+        answers = signed(clean(self.answers), self.askers)
         if pending is not None:
             answers = {key: value for key, value in answers.items() if key in pending}
             if not answers:

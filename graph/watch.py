@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 import structlog
 from langchain_core.callbacks import AsyncCallbackHandler, BaseCallbackHandler
 from langgraph.config import get_config
-from langgraph.errors import GraphBubbleUp, ParentCommand
+from langgraph.errors import GraphBubbleUp, GraphInterrupt, ParentCommand
 from langgraph.runtime import Runtime
 
+from turnstream.graph.tool_answers import CALL
 from turnstream.graph.translate import Written
 from turnstream.graph.translate_paths import graph_namespace
 from turnstream.graph.usage import prompt_tokens
@@ -75,6 +76,11 @@ class ToolTasks(_NotOfModels):
     def __init__(self, translator: Translator) -> None:
         self._translator = translator
         self._calls: dict[UUID, tuple[Namespace, str]] = {}
+        self._askers: list[tuple[Any, str]] = []
+
+    def asker_of(self, interrupt: Any) -> str:
+        """Return the tool call that raised this question, "" if none did."""
+        return next((call for one, call in self._askers if one is interrupt), "")
 
     def on_tool_start(
         self,
@@ -91,6 +97,7 @@ class ToolTasks(_NotOfModels):
         key = self._calls[run_id] = (graph_namespace(about), call)
         path = self._translator.path_of(about.get("langgraph_checkpoint_ns", ""))
         self._translator.tools.paths[key] = path
+        CALL.set(call)
 
     def on_tool_end(self, output: Any, *, run_id: UUID, **_: Any) -> None:  # noqa: ARG002
         """Forget the call."""
@@ -98,7 +105,11 @@ class ToolTasks(_NotOfModels):
 
     def on_tool_error(self, error: BaseException, *, run_id: UUID, **_: Any) -> None:
         """Note the error's class; the stream has only its text, which clients do not see."""
-        if (key := self._calls.pop(run_id, None)) is None or isinstance(error, GraphBubbleUp):
+        if (key := self._calls.pop(run_id, None)) is None:
+            return
+        if isinstance(error, GraphInterrupt):
+            self._askers += [(one, key[1]) for one in error.args[0]]
+        if isinstance(error, GraphBubbleUp):
             return
         self._translator.tools.errors[key] = class_name(error)
         log.warning("tool_failed", tool_call=key[1], **described(error))

@@ -391,6 +391,7 @@ def turn_input(claim: Claim, command: Command, topics: Topics) -> TurnInput:
         again=claim.started_again,
         carried=claim.carried,
         graph=claim.graph,
+        askers=claim.answering.askers if claim.answering is not None else {},
         identity={"tenant_id": claim.tenant} if topics.tenant_of(claim.src_topic) else None,
     )
 

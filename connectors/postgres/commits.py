@@ -40,13 +40,15 @@ _SESSION: ContextVar[Session | None] = ContextVar("turnstream_session", default=
 class Question(NamedTuple):
     """What a task stopped with: its path, the namespace of its graph, what it asks.
 
-    `schema` is the JSON schema of its answer, if the graph gave one.
+    `schema` is the JSON schema of its answer, if the graph gave one; `interrupt` LangGraph's own
+    object.
     """
 
     path: str
     namespace: str
     value: Any
     schema: dict[str, Any] | None = None
+    interrupt: Any = None
 
 
 class LogPosition(Protocol):
@@ -139,6 +141,7 @@ class Session:
     stepped_at: float = field(default_factory=time.monotonic)
 
     asked: dict[str, Question] = field(default_factory=dict)
+    askers: dict[str, str] = field(default_factory=dict)
     applied: bool = False
     lost: TurnstreamError | None = None
     broken: TurnstreamError | None = None
@@ -360,7 +363,7 @@ class Session:
             tenant=self.tenant,
             turn_id=self.turn_id,
             outcome=msgspec.json.encode(outcome),
-            interrupt=_interrupt(self.turn_id, outcome, times) if asks else reopen,
+            interrupt=_interrupt(self.turn_id, outcome, times, self.askers) if asks else reopen,
             yields_to="any" if asks else "" if rolls_back or reopen else "rollback",
             expires_at=min(times, default=0),
             rolls_back=rolls_back,
@@ -436,7 +439,7 @@ class Session:
                 self.on_lost(error)
 
 
-def _interrupt(turn_id: UUID, outcome: Outcome, times: list[int]) -> bytes:
+def _interrupt(turn_id: UUID, outcome: Outcome, times: list[int], askers: dict[str, str]) -> bytes:
     """Return the open interrupt as the ledger holds it: it is over when its first question is."""
     interrupt: dict[str, Any] = {
         "turn_id": str(turn_id),
@@ -445,6 +448,8 @@ def _interrupt(turn_id: UUID, outcome: Outcome, times: list[int]) -> bytes:
     schemas = {asked.id: asked.response_schema for asked in outcome.interrupts}
     if any(schemas.values()):
         interrupt["schemas"] = {key: schema for key, schema in schemas.items() if schema}
+    if askers:
+        interrupt["askers"] = askers
     if times:
         interrupt["expires_at"] = min(times)
     return msgspec.json.encode(interrupt)

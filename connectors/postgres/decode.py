@@ -135,4 +135,9 @@ def _answering(text: str | None) -> Answering | None:
     if not text:
         return None
     interrupt = msgspec.json.decode(text)
-    return Answering(tuple(interrupt["ids"]), interrupt.get("schemas", {}), text.encode())
+    return Answering(
+        tuple(interrupt["ids"]),
+        interrupt.get("schemas", {}),
+        text.encode(),
+        interrupt.get("askers", {}),
+    )

@@ -45,12 +45,14 @@ class Answering(NamedTuple):
     """The open interrupt that a resume answers, as it stood before.
 
     `ids`: of all of its questions, answered or not. `schemas`: JSON text by interrupt id, where the
-    graph gave one. `stored` is the ledger's JSON, to put it back unchanged.
+    graph gave one. `stored` is the ledger's JSON, to put it back unchanged. `askers`: tool calls by
+    interrupt id, where a call asked.
     """
 
     ids: tuple[str, ...]
     schemas: dict[str, str]
     stored: bytes
+    askers: dict[str, str] = {}  # noqa: RUF012  never changed
 
 
 class Resolved(NamedTuple):

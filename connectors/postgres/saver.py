@@ -187,7 +187,7 @@ class FencedSaver(AsyncPostgresSaver):
                 for asked in value:
                     # the innermost task comes first, those around it repeat its question
                     session.asked.setdefault(
-                        asked.id, Question(path, ns, asked.value, asked.response_schema)
+                        asked.id, Question(path, ns, asked.value, asked.response_schema, asked)
                     )
         if item.rows.writes:
             await session.write(item, task_id)
