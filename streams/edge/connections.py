@@ -267,7 +267,8 @@ class EdgeHttpProtocol(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         """End an answer and wait for the next request, part of which may be here."""
         super().on_response_complete()
-        if not self.pipeline and self not in self._arrivals.waiting:
+        # of requests that came together the next one may have begun to run
+        if self.cycle.response_complete and self not in self._arrivals.waiting:
             self._idle()
 
     def send_400_response(self, msg: str) -> None:

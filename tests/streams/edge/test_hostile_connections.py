@@ -240,6 +240,17 @@ async def test_halves_of_requests_keep_nobody_out(settings, open_running):
                 writer.transport.abort()
 
 
+async def test_a_request_that_came_with_another_takes_its_time(edge, worker):
+    async with raw(edge) as (reader, writer):
+        stream = b"GET /chat/stream?thread_id=a&user_input=hi HTTP/1.1\r\nHost: localhost\r\n\r\n"
+        writer.write(GET + b"\r\n" + stream)
+        async with asyncio.timeout(60):
+            assert b"hello" in await reader.readuntil(b"event: end")
+        context = edge.edge.context
+        assert len(context.sockets.outlets) == 1
+        assert not context.arrivals.waiting  # nothing of it is waited for, so nothing ends it
+
+
 async def test_an_answer_that_is_not_read_is_dropped(hasty):
     """Of one that is written at once, and of one that is written in pieces."""
     async with httpx.AsyncClient(base_url=hasty.url, timeout=60) as client:
