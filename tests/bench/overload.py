@@ -16,6 +16,8 @@ from tests.bench.machine import percentiles
 from tests.bench.rows import judge, line, ms
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
     from tests.bench.burst import Backend
     from tests.bench.stacks import Bench
 
@@ -25,6 +27,8 @@ SHORT = "tokens=20 rate=0 ttft=0"
 WATCHED = 10
 CONNECTIONS = 400
 NO_ANSWER = 0
+HEAD_START_S = 3.0
+"""Of the watched turns."""
 
 
 class Asking:
@@ -35,6 +39,7 @@ class Asking:
         self.status: Counter[int] = Counter()
         self.refused_s: list[float] = []
         self.without_retry = 0
+        self.gate = asyncio.Semaphore(CONNECTIONS)
 
     async def one(self, http: aiohttp.ClientSession) -> int:
         body = {
@@ -42,8 +47,9 @@ class Asking:
             "input": {"messages": [{"role": "user", "content": SHORT}]},
             "if_not_exists": "create",
         }
-        began = time.monotonic()
         url = f"{self.url}/threads/{uuid.uuid4()}/runs"
+        await self.gate.acquire()  # the wait for a connection of ours is not the edge's
+        began = time.monotonic()
         try:
             async with http.post(url, json=body) as answer:
                 await answer.read()
@@ -53,6 +59,8 @@ class Asking:
                     self.without_retry += "Retry-After" not in answer.headers
         except aiohttp.ClientError:
             status = NO_ANSWER
+        finally:
+            self.gate.release()
         self.status[status] += 1
         return status
 
@@ -72,6 +80,11 @@ class Asking:
             while await self.one(http) == 503 and time.monotonic() - began < timeout_s:
                 await asyncio.sleep(0.2)
         return time.monotonic() - began
+
+
+async def _later(work: Awaitable[None]) -> None:
+    await asyncio.sleep(HEAD_START_S)
+    await work
 
 
 async def _publish(log: Backend, rate: float, seconds: float) -> None:
@@ -96,14 +109,15 @@ async def overload(bench: Bench, settings: dict[str, str], seconds: float) -> in
             f"\noverload ({served:.0f} turns/s can be served; {rate / 2:.0f}/s through Kafka and"
             f" {rate / 2:.0f}/s over HTTP for {seconds:.0f} s; {OPEN_TURNS_MAX} may be open)"
         )
-        text = "tokens=100 rate=20 ttft=0.2 stamp=1"
+        # the watched turns begin before it, and last longer
+        text = f"tokens={round(20 * (seconds + 20))} rate=20 ttft=0.2 stamp=1"
         watch = {"streams": WATCHED, "text": text, "ttft_s": 0.2, "turn_timeout_s": 600}
         calm = await run(Published, bench.edge_port, bench.pids, seconds=5, **watch)
         asking = Asking(bench.edge_port)
         busy, _, _ = await asyncio.gather(
             run(Published, bench.edge_port, bench.pids, seconds=seconds, **watch),
-            _publish(log, rate / 2, seconds),
-            asking.at(rate / 2, seconds),
+            _later(_publish(log, rate / 2, seconds)),
+            _later(asking.at(rate / 2, seconds)),
         )
         again_s = await asking.taken_again(300)
         left += await log.all_ended(600)
