@@ -216,6 +216,10 @@ class Submit:
         if self._recent is not None:
             self._recent.pop(key, None)
 
+    def check_room(self) -> None:
+        """Raise an `UnavailableError` where no turn is taken: before anything is done for one."""
+        self.gate.check(starts=True)
+
     async def _append(self, key: str, command: Command) -> None:
         size = self.log.size(command) + len(key.encode()) + RECORD_OVERHEAD_BYTES
         if size > COMMAND_BYTES_MAX:

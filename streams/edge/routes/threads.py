@@ -255,9 +255,11 @@ async def past_states(
 async def make_if_needed(rest: Rest, thread_id: str, *, create: bool, graph: str) -> str:
     """Return the key of a thread that is about to run a graph, made if it may be.
 
-    Raises `NotFoundError` (404), `InvalidRequestError` (422).
+    Raises `NotFoundError` (404), `InvalidRequestError` (422), and `UnavailableError` (503) where no
+    run is taken: before the database is asked, which is busy then.
     """
     key = thread_key(rest.caller.tenant, check_thread_id(thread_id))
+    rest.edge.submit.check_room()
     if not create:
         await rest.key(thread_id)
     about = {"graph_id": graph, "assistant_id": assistant_id_of(graph)}

@@ -62,6 +62,9 @@ async def until_read(worker, count):
     assert len(worker.commands) == count
 
 
+NEVER = "00000000-0000-4000-8000-0000000000ff"
+
+
 def refused(answer, code):
     assert answer.status_code == 503, answer.text
     assert int(answer.headers["Retry-After"]) >= 1
@@ -85,6 +88,10 @@ async def test_a_full_ledger_refuses_turns_until_there_is_room(settings, open_ru
         await until_read(worker, taken)
         for surface in SURFACES:
             refused(await ask(edge, surface), "overloaded")
+        async with httpx.AsyncClient(base_url=edge.url, timeout=60) as client:
+            body = {"assistant_id": "agent", "input": "hi", "if_not_exists": "create"}
+            refused(await client.post(f"/threads/{NEVER}/runs", json=body), "overloaded")
+            assert (await client.get(f"/threads/{NEVER}")).status_code == 404, "it was made"
         async with connect(f"{edge.ws}/threads/b/stream/events") as socket:
             await socket.send(json.dumps(START))
             answer = json.loads(await socket.recv())
