@@ -133,19 +133,27 @@ def batch_records(raw: bytes, first: int) -> Iterator[tuple[int, bytes | None, b
     """
     for at, size in _batches(raw):
         batch = raw[at : at + size]
-        if (next_offset(batch) or first + 1) <= first:
-            continue
         reached = first
         try:
-            for offset, key, value in _records(batch):
-                if offset >= reached:
-                    reached = offset + 1
-                    yield offset, key, value
+            reader = _reader(batch)
+            if reader.is_control_batch or reader.next_offset <= first:
+                continue
+            for record in reader:
+                offset, key = record.offset, record.key
+                if offset < reached or (key is None and unreadable_of(record.headers) is not None):
+                    continue
+                reached = offset + 1
+                yield offset, key, record.value
         except Exception:  # noqa: BLE001  whatever a damaged batch does to its reader
             mended = _plain(batch, first, 0, Budget(len(batch)), inside=True)
-            for offset, key, value in _records(mended or b""):
-                if offset >= reached:
-                    yield offset, key, value
+            for record in _reader(mended) if mended else ():
+                if record.offset >= reached and unreadable_of(record.headers) is None:
+                    yield record.offset, record.key, record.value
+
+
+def _reader(batch: bytes) -> Any:
+    magic = batch[_MAGIC_AT]
+    return DefaultRecordBatch(batch) if magic >= _MAGIC else LegacyRecordBatch(batch, magic)
 
 
 def next_offset(raw: bytes) -> int | None:
@@ -173,22 +181,6 @@ def _batches(raw: bytes) -> Iterator[tuple[int, int]]:
 def _following(raw: bytes, at: int) -> int:
     """Return the base offset of the batch at `at`, 0 where there is none."""
     return int.from_bytes(raw[at : at + 8], "big", signed=True) if at + 17 <= len(raw) else 0
-
-
-def _records(batch: bytes) -> Iterator[tuple[int, bytes | None, bytes | None]]:
-    """Yield a plain batch's records; raises whatever aiokafka's reader raises."""
-    if not batch:
-        return
-    if batch[_MAGIC_AT] < _MAGIC:
-        reader: Any = LegacyRecordBatch(batch, batch[_MAGIC_AT])
-    else:
-        reader = DefaultRecordBatch(batch)
-    if reader.is_control_batch:
-        return
-    for record in reader:
-        if record.headers and unreadable_of(record.headers) is not None:
-            continue
-        yield record.offset, record.key, record.value
 
 
 def _is_before(batch: bytes, position: int) -> bool:
