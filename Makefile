@@ -40,6 +40,10 @@ up: setup ## start the local stack and stay; Ctrl-C stops it
 test: setup ## all tests, on real Kafka and Postgres
 	@$(BIN)/python -m tests
 
+.PHONY: quick
+quick: setup ## the tests that need no server, in less than a minute
+	@$(BIN)/python -m tests --quick
+
 .PHONY: lint
 lint: setup ## formatting, lint, types, import rules
 	@$(BIN)/ruff format --check .

@@ -1,19 +1,34 @@
 """All tests: first those that bear company, two at a time, then the others, one after the other.
 
-    python -m tests    (`make test`)
+    python -m tests            (`make test`)
+    python -m tests --quick    (`make quick`: those that need no server)
 
 Most of a test's time is spent waiting for servers, so two processes with servers of their own take
 little more than half the time of one. What measures a time, fills the machine or plays a race has
 it to itself: all that is not named here, so that a new folder is alone until it is named.
+
+However it ends, it leaves no process: what its tests have started becomes its own child when their
+process ends, and is killed.
 """
 
 from __future__ import annotations
 
+import ctypes
+import signal
 import subprocess
 import sys
 import tempfile
+import time
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 from xml.etree import ElementTree as ET
+
+import psutil
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import FrameType
 
 ROOT = Path(__file__).parents[1]
 TOGETHER = (
@@ -38,17 +53,26 @@ TOGETHER = (
 """The longest first."""
 PROCESSES = 2
 COUNTED = ("tests", "failures", "errors", "skipped")
+QUICK = "not servers and not model and not registry"
+SLOWEST = 30
+STOP_TIMEOUT_S = 60.0
+"""For pytest to stop its servers after Ctrl-C; what is left then is killed."""
+_PR_SET_CHILD_SUBREAPER = 36
 
 
 def main() -> int:
     """Run both parts, whatever comes of the first; return 0 if nothing failed in either."""
-    parts = (
-        ("-n", str(PROCESSES), "--dist", "loadfile", *TOGETHER),
+    together = ("-n", str(PROCESSES), "--dist", "loadfile")
+    parts: tuple[tuple[str, ...], ...] = (
+        (*together, *TOGETHER),
         (*(f"--ignore={path}" for path in TOGETHER), "tests"),
     )
-    with tempfile.TemporaryDirectory(prefix="turnstream-reports-") as folder:
+    if "--quick" in sys.argv[1:]:
+        parts = ((*together, "-m", QUICK, "tests"),)
+    with _leaving_no_process(), tempfile.TemporaryDirectory(prefix="turnstream-reports-") as folder:
         reports = [Path(folder, f"{number}.xml") for number in range(len(parts))]
         codes = [_run(*part, f"--junit-xml={at}") for part, at in zip(parts, reports, strict=True)]
+        print(_slowest(reports))
         print(_total(reports))
     return next((code for code in codes if code), 0)
 
@@ -59,8 +83,57 @@ def _run(*arguments: str) -> int:
     try:
         return process.wait()
     except KeyboardInterrupt:
-        process.wait()
+        process.wait(STOP_TIMEOUT_S)
         raise
+
+
+@contextmanager
+def _leaving_no_process() -> Iterator[None]:
+    """Adopt what descendants leave behind, and kill it at the end; a SIGTERM is a Ctrl-C."""
+    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _stop)
+    try:
+        yield
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)
+        end_descendants()
+
+
+def _stop(_: int, __: FrameType | None) -> None:
+    """Pass a SIGTERM on as a Ctrl-C, which a terminal would have sent to pytest as well."""
+    for child in psutil.Process().children():
+        child.send_signal(signal.SIGINT)
+    raise KeyboardInterrupt
+
+
+def end_descendants() -> None:
+    """Kill all descendants, also those that come while the others end."""
+    while children := psutil.Process().children(recursive=True):
+        for child in children:
+            try:
+                child.kill()
+            except psutil.NoSuchProcess:
+                continue
+        for child in psutil.Process().children():
+            child.wait()
+        time.sleep(0.01)
+
+
+def _slowest(reports: list[Path]) -> str:
+    """List the slowest tests of all parts, each with its fixtures' time."""
+    took = sorted(
+        (
+            (float(case.attrib["time"]), f"{case.attrib['classname']}::{case.attrib['name']}")
+            for report in reports
+            if report.exists()
+            for case in ET.parse(report).getroot().iter("testcase")
+        ),
+        reverse=True,
+    )
+    lines = [f"{seconds:7.1f} s  {name}" for seconds, name in took[:SLOWEST]]
+    return "\n".join([f"the {len(lines)} slowest tests:", *lines])
 
 
 def _total(reports: list[Path]) -> str:
@@ -77,4 +150,7 @@ def _total(reports: list[Path]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except (KeyboardInterrupt, subprocess.TimeoutExpired):
+        sys.exit(130)

@@ -59,8 +59,20 @@ SELECT (SELECT count(*) FROM pg_class), (SELECT count(*) FROM pg_proc),
 """
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what needs a server by the fixtures that it uses, however far down."""
+    for item in items:
+        if "starts_servers" in getattr(item, "fixturenames", ()):
+            item.add_marker("servers")
+
+
 @pytest.fixture(scope="session")
-def stack() -> Iterator[dict[str, str]]:
+def starts_servers() -> None:
+    """Say that what requests this starts or uses a server, or a package index."""
+
+
+@pytest.fixture(scope="session")
+def stack(starts_servers: None) -> Iterator[dict[str, str]]:
     """Bootstrap and database URL of servers that run until the session ends."""
     given = {
         "kafka": os.environ.get("TURNSTREAM_TEST_KAFKA", ""),

@@ -17,7 +17,7 @@ TURNSTREAM = ROOT / ".venv/bin/turnstream"
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def folder(tmp_path_factory, starts_servers):
     """A folder that looks like a checkout after set-up; its stack is stopped in any case."""
     folder = tmp_path_factory.mktemp("readme")
     (folder / ".venv").symlink_to(ROOT / ".venv")
@@ -41,6 +41,7 @@ def test_the_first_two_commands():
 
 
 @pytest.mark.timeout(400)
+@pytest.mark.usefixtures("starts_servers")
 def test_demo(tmp_path):
     run = subprocess.run(
         [TURNSTREAM, "demo"], cwd=tmp_path, check=False, capture_output=True, text=True

@@ -40,6 +40,7 @@ def campaign(*arguments: str, **environment: str) -> tuple[int, str]:
 
 
 @pytest.mark.timeout(600)
+@pytest.mark.usefixtures("starts_servers")
 def test_a_short_campaign_breaks_nothing() -> None:
     code, said = campaign("--seed", "7", "--runs", str(RUNS), "--minutes", str(MINUTES))
     assert code == 0, said

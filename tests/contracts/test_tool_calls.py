@@ -89,7 +89,7 @@ async def opened(dsn: str) -> AsyncIterator[Real]:
         yield Real(FencedSaver(pool, commits), dsn)
 
 
-@pytest.fixture(params=["memory", "postgres"])
+@pytest.fixture(params=["memory", pytest.param("postgres", marks=pytest.mark.servers)])
 async def ledger(request: pytest.FixtureRequest) -> AsyncIterator[Memory | Real]:
     if request.param == "memory":
         yield Memory()

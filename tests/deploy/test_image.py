@@ -43,6 +43,7 @@ def test_tools_are_those_of_the_makefile():
 
 
 @pytest.mark.timeout(400)
+@pytest.mark.usefixtures("starts_servers")
 def test_install_steps_give_a_program_that_runs(tmp_path):
     source = tmp_path / "src"
     source.mkdir()

@@ -31,7 +31,7 @@ ROOT = os.geteuid() == 0
 
 
 @pytest.fixture
-def place():
+def place(starts_servers):
     """A folder that Postgres' account can reach, which pytest's own is not for root."""
     path = Path(tempfile.mkdtemp(prefix="turnstream-test-"))
     path.chmod(0o711)
@@ -473,6 +473,7 @@ def test_the_whole_stack_goes_on_without_one_of_two_workers(folder):
     assert not any(process.alive() for process in processes.values())
 
 
+@pytest.mark.usefixtures("starts_servers")
 def test_without_a_folder_nothing_stays():
     with LocalStack(parts=("postgres",)) as stack:
         place, data = stack.folder.path, data_place(stack.folder.path)

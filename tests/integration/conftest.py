@@ -283,7 +283,7 @@ async def scene(kafka: str, ledger_dsn: str, prefix: str, tmp_path: Path) -> Asy
 
 
 @pytest.fixture(scope="module")
-def servers() -> Iterator[Servers]:
+def servers(starts_servers: None) -> Iterator[Servers]:
     """Return a Kafka and a Postgres that a module's tests may end."""
     servers = Servers()
     servers.open()

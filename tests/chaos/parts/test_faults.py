@@ -115,7 +115,7 @@ async def ground(folder: Path, brokers: int) -> AsyncIterator[Ground]:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def one(tmp_path_factory: Any) -> AsyncIterator[Ground]:
+async def one(tmp_path_factory: Any, starts_servers: None) -> AsyncIterator[Ground]:
     async with ground(tmp_path_factory.mktemp("one"), 1) as made:
         await asyncio.to_thread(migrate, made.servers.database)
         yield made
@@ -360,6 +360,7 @@ async def test_a_refused_record(one: Ground) -> None:
         assert await admin.check(one.settings.topics.all(("default",), 1)) == []
 
 
+@pytest.mark.usefixtures("starts_servers")
 async def test_no_broker_of_three_is_missed(tmp_path: Path) -> None:
     """Whichever is killed: what was acked is there, records go on, one lane leads to all three."""
     async with ground(tmp_path, 3) as three, three.producer("w1") as producer:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 SECRET = "a-secret-that-nobody-may-see-0123456789"
 
 
-def run(*args: str, stdin: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
+def apart(*args: str, stdin: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
     env = {key: value for key, value in os.environ.items() if not key.startswith("TURNSTREAM_")}
     return subprocess.run(
         [sys.executable, "-m", "turnstream.streams.cli", *args],
@@ -34,10 +34,10 @@ def run(*args: str, stdin: str = "", **environment: str) -> subprocess.Completed
 
 
 @pytest.fixture
-def here(monkeypatch, capsys):
+def run(monkeypatch, capsys):
     """Run a command inside this process, which saves the start of an interpreter."""
 
-    def run(*args: str, stdin: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
+    def inside(*args: str, stdin: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
         for name in os.environ:
             if name.startswith("TURNSTREAM_"):
                 monkeypatch.delenv(name)
@@ -51,7 +51,7 @@ def here(monkeypatch, capsys):
         said = capsys.readouterr()
         return subprocess.CompletedProcess(args, ended.value.code, said.out, said.err)
 
-    return run
+    return inside
 
 
 @pytest.fixture(autouse=True)
@@ -75,7 +75,7 @@ def elsewhere(tmp_path, monkeypatch):
         ("dead-letters", "requeue"),
     ],
 )
-def test_every_command_explains_itself(command: tuple[str, ...]):
+def test_every_command_explains_itself(command: tuple[str, ...], run):
     shown = run(*command, "--help")
 
     assert shown.returncode == 0, shown.stderr
@@ -84,7 +84,7 @@ def test_every_command_explains_itself(command: tuple[str, ...]):
 
 
 @pytest.mark.parametrize("apart", [(), ("--detach",)])
-def test_a_worker_without_a_model_is_refused_before_anything_starts(tmp_path, apart):
+def test_a_worker_without_a_model_is_refused_before_anything_starts(tmp_path, apart, run):
     refused = run("up", "--no-model", *apart)
 
     assert refused.returncode == 2
@@ -92,11 +92,11 @@ def test_a_worker_without_a_model_is_refused_before_anything_starts(tmp_path, ap
     assert list(tmp_path.iterdir()) == []
 
 
-def test_version():
+def test_version(run):
     assert run("--version").stdout.startswith("turnstream ")
 
 
-def test_config_shows_values_and_sources_but_no_secrets(tmp_path):
+def test_config_shows_values_and_sources_but_no_secrets(tmp_path, run):
     (tmp_path / ".env").write_text("TURNSTREAM_PARTITIONS=7\nTURNSTREAM_TICK_MS=1\n")
 
     shown = run("config", "show", "--json", JWT_SECRET=SECRET, TICK_MS="2")
@@ -126,7 +126,7 @@ SHOWN = {
 }
 
 
-def test_config_show_hides_every_password_and_nothing_else():
+def test_config_show_hides_every_password_and_nothing_else(run):
     for form in (("--json",), ()):
         shown = run("config", "show", *form, **SHOWN)
         assert shown.returncode == 0, shown.stderr
@@ -143,7 +143,7 @@ def test_config_show_hides_every_password_and_nothing_else():
 SHOW = ("config", "show", "--json")
 
 
-def test_a_list_is_written_with_commas_and_an_unknown_name_is_refused():
+def test_a_list_is_written_with_commas_and_an_unknown_name_is_refused(run):
     rows = {row["name"]: row["value"] for row in json.loads(run(*SHOW, TENANTS="a, b").stdout)}
     assert rows["tenants"] == ["a", "b"]
     refused = run("config", "show", KAFKA_BOOTSTRAPS="h:1")
@@ -175,10 +175,10 @@ AWAY = {
         ("chat --url http://127.0.0.1:1", "the edge at http://127.0.0.1:1 does not answer"),
     ],
 )
-def test_a_server_that_is_away_is_said_in_one_sentence(command: str, names: str, here):
+def test_a_server_that_is_away_is_said_in_one_sentence(command: str, names: str, run):
     # a long-lived process replaces the standard streams, so it needs a process of its own
     lasts = command.split(maxsplit=1)[0] in {"processor", "worker", "edge"}
-    failed = (run if lasts else here)(*command.split(), stdin="hello", **AWAY)
+    failed = (apart if lasts else run)(*command.split(), stdin="hello", **AWAY)
 
     assert failed.returncode == 1
     [sentence] = failed.stderr.splitlines()
@@ -212,14 +212,14 @@ def test_a_server_that_is_away_is_said_in_one_sentence(command: str, names: str,
         ("topics list --dir /etc/passwd", "is a file"),
     ],
 )
-def test_a_wrong_value_is_a_usage_error(command: str, names: str, here):
-    refused = here(*command.split(), stdin="hello", **AWAY)
+def test_a_wrong_value_is_a_usage_error(command: str, names: str, run):
+    refused = run(*command.split(), stdin="hello", **AWAY)
 
     assert refused.returncode == 2
     assert names in " ".join(refused.stderr.replace("│", "").split())
 
 
-def test_config_env_is_a_file_that_sets_nothing_but_names_everything(tmp_path):
+def test_config_env_is_a_file_that_sets_nothing_but_names_everything(tmp_path, run):
     shown = run("config", "env")
     (tmp_path / ".env").write_text(shown.stdout.replace("#TURNSTREAM_", "TURNSTREAM_"))
 
@@ -232,7 +232,7 @@ def test_config_env_is_a_file_that_sets_nothing_but_names_everything(tmp_path):
     assert len(before) == shown.stdout.count("#TURNSTREAM_")
 
 
-def test_a_wrong_setting_is_named():
+def test_a_wrong_setting_is_named(run):
     wrong = run("config", "show", PARTITIONS="0")
 
     assert wrong.returncode == 1
@@ -240,7 +240,7 @@ def test_a_wrong_setting_is_named():
     assert "Traceback" not in wrong.stderr
 
 
-def test_config_check_finds_what_does_not_fit_together():
+def test_config_check_finds_what_does_not_fit_together(run):
     found = run("config", "check", "--offline", "--json", JWT_SECRET="short", TENANTS='["a b"]')
 
     assert found.returncode == 3
@@ -255,7 +255,7 @@ def test_config_check_loads_the_graphs_and_names_file_and_line(tmp_path: Path):
         (tmp_path / "mine.py").write_text(source)
         path = tmp_path / "langgraph.json"
         path.write_text(json.dumps({"graphs": {"mine": reference}, **more}))
-        given = run("config", "check", "--offline", "--json", LANGGRAPH_JSON=str(path))
+        given = apart("config", "check", "--offline", "--json", LANGGRAPH_JSON=str(path))
         (row,) = [row for row in json.loads(given.stdout) if row["check"] == "graphs"]
         assert given.returncode == (0 if row["ok"] else 3)
         return row["detail"]
@@ -277,7 +277,7 @@ def make(config):
     assert "there is no folder" in checked(good, dependencies=["./gone"])
 
 
-def test_config_check_wants_a_database_that_keeps_what_it_says(database: str):
+def test_config_check_wants_a_database_that_keeps_what_it_says(database: str, run):
     given = {"DATABASE_URL": database, "KAFKA_BOOTSTRAP": "127.0.0.1:1"}
 
     def postgres() -> dict[str, object]:
@@ -292,14 +292,14 @@ def test_config_check_wants_a_database_that_keeps_what_it_says(database: str):
     assert "synchronous_commit=off" in str(postgres()["detail"])
 
 
-def test_a_command_says_what_it_lacks():
+def test_a_command_says_what_it_lacks(run):
     lacking = run("topics", "list")
 
     assert lacking.returncode == 1
     assert "TURNSTREAM_KAFKA_BOOTSTRAP is not set" in lacking.stderr
 
 
-def test_topics_are_created_listed_and_checked(kafka: str, prefix: str):
+def test_topics_are_created_listed_and_checked(kafka: str, prefix: str, run):
     given = {"KAFKA_BOOTSTRAP": kafka, "TOPIC_PREFIX": prefix, "PARTITIONS": "2"}
 
     assert run("topics", "check", **given).returncode == 3
