@@ -88,14 +88,12 @@ NEXT = (
 @contextlib.contextmanager
 def _scripted_server(folder: Path) -> Iterator[str]:
     """Run the scripted model server as a child; gives its base URL."""
-    import subprocess
-
     from turnstream.deploy.local.machine import Ports, environment
+    from turnstream.deploy.local.process import spawn
 
     port = Ports().take()
     command = [sys.executable, "-m", "turnstream.connectors.models.scripted", "--port", str(port)]
-    with (folder / "scripted.log").open("wb") as log:
-        child = subprocess.Popen(command, stdout=log, stderr=log, env=environment())  # noqa: S603  our own module
+    child = spawn(command, log=folder / "scripted.log", env=environment())  # it dies with us
     try:
         yield f"http://127.0.0.1:{port}/v1"
     finally:
