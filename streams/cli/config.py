@@ -105,16 +105,11 @@ class Finding:
 
 
 def _consistent(settings: "Settings") -> list[Finding]:
-    from turnstream.schemas.errors import ConfigurationError, InvalidRequestError
-    from turnstream.schemas.ids import check_tenant
+    from turnstream.schemas.errors import ConfigurationError
+    from turnstream.streams.contradictions import contradictions
     from turnstream.streams.edge.auth import check_secret
 
-    found: list[Finding] = []
-    for tenant in settings.tenants:
-        try:
-            check_tenant(tenant)
-        except InvalidRequestError as error:
-            found.append(Finding("tenants", ok=False, detail=str(error)))
+    found = [Finding(name, ok=False, detail=text) for name, text in contradictions(settings)]
     secret = settings.jwt_secret.get_secret_value()
     if secret:
         try:

@@ -37,6 +37,7 @@ def edge(
     import uvloop
 
     from turnstream.streams.cli.configured import configured
+    from turnstream.streams.contradictions import refuse_contradictions
     from turnstream.streams.process import log_as_json
 
     given = {"edge_host": host, "edge_port": port}
@@ -44,6 +45,7 @@ def edge(
         update={name: value for name, value in given.items() if value is not None}
     )
 
+    refuse_contradictions(settings)
     log_as_json(settings.log_level, exception_text=settings.log_exception_text)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_serve(settings, create=create))

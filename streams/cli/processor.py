@@ -23,8 +23,10 @@ def usage(*, folder: Dir = HERE) -> None:
     Exit code 75: a server did not answer for minutes; start it again.
     """
     from turnstream.streams.cli.configured import configured
+    from turnstream.streams.contradictions import refuse_contradictions
 
     settings = configured("kafka_bootstrap", "database_url", folder=folder)
+    refuse_contradictions(settings)
     try:
         from turnstream.streams.usage import build_usage_app, run_usage_app
     except ModuleNotFoundError as error:

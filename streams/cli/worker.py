@@ -35,9 +35,11 @@ def worker(
     import uvloop
 
     from turnstream.streams.cli.configured import configured
+    from turnstream.streams.contradictions import refuse_contradictions
     from turnstream.streams.process import log_as_json
 
     settings = configured("kafka_bootstrap", "database_url", "model_url", folder=folder)
+    refuse_contradictions(settings)
     log_as_json(settings.log_level, exception_text=settings.log_exception_text)
     uvloop.run(_run(settings, name, create=create))
 
