@@ -52,8 +52,8 @@ lint: setup ## formatting, lint, types, import rules
 	@$(BIN)/lint-imports
 
 .PHONY: bench
-bench: setup ## print the tables "token path" and "turns"
-	@$(BIN)/python -m tests.bench
+bench: setup ## print the tables of tests/bench; ARGS="--only memory" and others: ARGS=--help
+	@$(BIN)/python -m tests.bench $(ARGS)
 
 .PHONY: chaos
 chaos: setup ## the fault campaign; ARGS="--runs 50 --seed 2" and others: ARGS=--help
