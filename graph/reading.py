@@ -48,6 +48,23 @@ class GraphReader:
             note("state", error, graph=self.entry.name)
             return _as_stored(await self.saver.aget_tuple(config), config)
 
+    async def channels_of(self, config: RunnableConfig, node: str) -> list[str] | None:
+        """Return the channels that a node of the graph in a namespace reads; None: not known."""
+        namespace = str(config["configurable"].get("checkpoint_ns") or "")
+        try:
+            async with self.entry.opened(_use(config), self.saver) as graph:
+                found: Any = graph
+                if namespace:
+                    name = "|".join(part.partition(":")[0] for part in namespace.split("|"))
+                    found = dict(graph.get_subgraphs(recurse=True)).get(name)
+                channels = found.nodes[node].channels if found is not None else None
+        except self._passed:
+            raise
+        except Exception as error:  # noqa: BLE001  a brought graph's own code makes it
+            note("state", error, graph=self.entry.name)
+            return None
+        return list(channels) if isinstance(channels, list) else None
+
     async def aget_state_history(
         self,
         config: RunnableConfig,

@@ -288,7 +288,9 @@ def _contents(message: BaseMessage) -> Iterator[tuple[str, Any, str]]:
         if isinstance(block, str):
             yield "text", place, block
             continue
-        index = block.get("index", place)
+        index = block.get("index")
+        if not isinstance(index, (int, str)):
+            index = place
         if isinstance(text := block.get("text"), str):
             yield "text", index, text
         elif block.get("type") in _REASONING:
@@ -303,10 +305,10 @@ def _merge(total: dict[str, Any], more: Mapping[str, Any]) -> None:
         known = total.get(key)
         if known is None:
             total[key] = value
-        elif value is None or known == value:
+        elif value is None or value is known:
             continue
         elif isinstance(known, str) and isinstance(value, str):
-            total[key] = known + value
+            total[key] = known if known == value else known + value
         elif isinstance(known, dict) and isinstance(value, dict):
             total[key] = joined = dict(known)
             _merge(joined, value)

@@ -44,7 +44,7 @@ class Tools:
         if event == "tool-started":
             path = self.paths.setdefault(key, path)
             self._open[key] = (data["tool_name"], path)
-            args = to_json(_given(data.get("input") or {}))
+            args = to_json(_given(data.get("input", {})))
             self._emitter.emit(
                 ToolStarted, path=path, tool_call_id=call, name=data["tool_name"], args=args
             )
@@ -95,7 +95,7 @@ def _given(args: Any) -> Any:
     LangChain has left out the arguments that are annotated as injected.
     """
     if not isinstance(args, dict):
-        return args
+        return {} if args is None else args
     return {key: value for key, value in args.items() if not _is_injected(value)}
 
 

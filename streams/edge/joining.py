@@ -19,7 +19,7 @@ from turnstream.schemas.results import Outcome
 from turnstream.streams.edge.cursor import RECORD_EVENTS_MAX, Cursor
 from turnstream.streams.edge.event_stream import sse
 from turnstream.streams.edge.feed import Begins, Reset
-from turnstream.streams.edge.run_events import RunEvent, StateWanted
+from turnstream.streams.edge.run_events import RunEvent, StateWanted, TaskWanted
 from turnstream.streams.edge.run_projection import RunProjection
 from turnstream.streams.edge.run_states import state_events
 from turnstream.streams.edge.states import encode
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from turnstream.connectors.postgres.ledger import Ledger
     from turnstream.streams.edge.feed import Feed
     from turnstream.streams.edge.reader import Step
+    from turnstream.streams.edge.run_events import RunItem
     from turnstream.streams.edge.states import States
 
 # after this long without a record, the ledger is asked whether the run is over
@@ -80,7 +81,7 @@ class Joining:
         With `__interrupt__` if it asks something; only `__error__` if it failed.
         """
         projection = RunProjection(run_id, frozenset({"values"}))
-        items: list[RunEvent | StateWanted] = []
+        items: list[RunItem] = []
         async with aclosing(self.steps(key, run_id)) as steps:
             async for step in steps:
                 if isinstance(step, Reset):
@@ -155,17 +156,31 @@ class Joining:
                 coming.cancel()
                 await asyncio.wait((coming,))
 
-    async def _events(
-        self, key: str, projection: RunProjection, item: RunEvent | StateWanted
-    ) -> list[RunEvent]:
+    async def _events(self, key: str, projection: RunProjection, item: RunItem) -> list[RunEvent]:
         if isinstance(item, RunEvent):
             return [item]
+        if isinstance(item, TaskWanted):
+            await self._fill(key, projection.run_id, item)
+            return []
         state = await self._state(key, projection.run_id, item)
         if state is None:
             return []
         if item.checkpoint_id and item.values and not item.ns:
             projection.shown = item.checkpoint_id
         return state_events(item, projection.modes, state)
+
+    async def _fill(self, key: str, run_id: str, item: TaskWanted) -> None:
+        """Fill in a task's large input or result from the state."""
+        at = StateWanted(item.checkpoint_id, before=not item.checkpoint_id, ns=item.ns)
+        state = await self._state(key, run_id, at)
+        if state is None:
+            return
+        if item.update is None:
+            item.about["input"] = await self.states.task_input(key, state, item.ns, item.node)
+            return
+        checkpoint_id = state["checkpoint_id"]
+        result = await self.states.task_result(key, checkpoint_id, item.ns, item.task_id)
+        item.about["result"] = item.update[item.node] = result
 
     async def _state(self, key: str, run_id: str, item: StateWanted) -> dict[str, Any] | None:
         states = self.states

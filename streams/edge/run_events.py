@@ -52,7 +52,24 @@ class StateWanted:
     final: bool = False
 
 
-RunItem = RunEvent | StateWanted
+@dataclass(frozen=True, slots=True)
+class TaskWanted:
+    """A task's input or result belongs into events that follow; the log does not hold a large one.
+
+    It is that of the task at the checkpoint, or ("") at the one that the turn began with. `about`
+    is the task as the modes `tasks` and `debug` show it, and is filled in; `update` likewise, by
+    the node's name, where the task has ended.
+    """
+
+    checkpoint_id: str
+    ns: str
+    node: str
+    task_id: str
+    about: dict[str, Any]
+    update: dict[str, Any] | None = None
+
+
+RunItem = RunEvent | StateWanted | TaskWanted
 
 
 def raw(text: str) -> msgspec.Raw:

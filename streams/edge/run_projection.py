@@ -36,7 +36,14 @@ from turnstream.schemas.events import (
 )
 from turnstream.schemas.fold import Verdict
 from turnstream.streams.edge.run_endings import ending, error_shown, run_status, shown
-from turnstream.streams.edge.run_events import CHECKPOINT_MODES, RunEvent, RunItem, StateWanted, raw
+from turnstream.streams.edge.run_events import (
+    CHECKPOINT_MODES,
+    RunEvent,
+    RunItem,
+    StateWanted,
+    TaskWanted,
+    raw,
+)
 from turnstream.streams.edge.run_messages import RunMessages
 from turnstream.streams.edge.run_states import INTERRUPT, RunStates
 from turnstream.streams.edge.run_tasks import Tasks
@@ -50,6 +57,10 @@ if TYPE_CHECKING:
     from turnstream.schemas.fold import Change
     from turnstream.schemas.results import Outcome
     from turnstream.streams.edge.run_messages import Said
+
+
+PUSH = "__pregel_push"
+TASK_MODES = frozenset({"tasks", "debug"})
 
 
 @dataclass(slots=True)
@@ -138,6 +149,8 @@ class RunProjection:
             self._state(self._states.began(record, self._tasks.space(record.path)), out)
             given = raw(record.input) if record.input else None
             about |= {"input": given, "triggers": record.triggers}
+            if not record.input and record.triggers and PUSH not in record.triggers:
+                self._large(record, about, None, out)
             if record.metadata:
                 about["metadata"] = raw(record.metadata)
             kind = "task"
@@ -146,8 +159,10 @@ class RunProjection:
                 self._say(self._messages.returned(record), out)
             update = raw(record.update) if record.update else None
             asked = raw(record.interrupts) if record.interrupts else []
+            shown_as = {INTERRUPT: asked} if record.interrupts else {record.node: update}
+            if not (record.update or record.error or record.interrupts):
+                self._large(record, about, shown_as, out)
             if "updates" in self.modes and not record.error:
-                shown_as = {INTERRUPT: asked} if record.interrupts else {record.node: update}
                 self._put(out, "updates", record.path, shown_as)
             self._asked = self._asked or bool(record.interrupts)
             result: Any = raw(record.result) if record.result else update
@@ -162,6 +177,20 @@ class RunProjection:
         if "debug" in self.modes:
             data = {"type": kind, "step": record.step, "timestamp": _iso(record.at)}
             self._put(out, "debug", record.path, {**data, "payload": about})
+
+    def _large(
+        self,
+        record: StepStarted | StepFinished,
+        about: dict[str, Any],
+        update: dict[str, Any] | None,
+        out: list[RunItem],
+    ) -> None:
+        """Ask for what the log does not hold of a task, if it is shown."""
+        wanted = TASK_MODES if update is None else TASK_MODES | {"updates"}
+        if self.modes & wanted and self._shown(record.path):
+            ns = self._tasks.space(record.path)
+            last = self._states.last(ns)
+            out.append(TaskWanted(last, ns, record.node, record.task_id, about, update))
 
     def _state(self, wanted: StateWanted | None, out: list[RunItem]) -> None:
         if wanted is None or (wanted.ns and not self.subgraphs):

@@ -31,6 +31,11 @@ class RunStates:
     resumed: bool
     _begun: set[str] = field(default_factory=set)
     _wrote: set[str] = field(default_factory=set)
+    _last: dict[str, str] = field(default_factory=dict)
+
+    def last(self, ns: str) -> str:
+        """Return the id of a graph's last checkpoint in this run, "" for none."""
+        return self._last.get(ns, "")
 
     def anew(self) -> None:
         """Begin again: another attempt goes on where the checkpoints stand."""
@@ -42,6 +47,7 @@ class RunStates:
         ns, is_input = record.ns, record.source == "input"
         values = not is_input and ns in self._wrote
         self._begun.add(ns)
+        self._last[ns] = record.checkpoint_id
         self._wrote.discard(ns)
         if is_input:
             self._wrote.add(ns)  # the next one has the input applied
@@ -85,7 +91,7 @@ def state_events(
         "values": state["values"],
         "metadata": _metadata(state["metadata"] or {}, wanted),
         "next": state["next"],
-        "tasks": [_task(task, wanted) for task in state["tasks"]],
+        "tasks": [_task(task) for task in state["tasks"]],
     }
     if "checkpoints" in modes:
         out.append(RunEvent(f"checkpoints{place}", payload))
@@ -95,10 +101,6 @@ def state_events(
     return out
 
 
-def _question(interrupt: Mapping[str, Any]) -> dict[str, Any]:
-    return {**interrupt, "response_schema": interrupt.get("response_schema")}
-
-
 def _metadata(metadata: Mapping[str, Any], wanted: StateWanted) -> Mapping[str, Any]:
     """Return a checkpoint's metadata: that of a new one has not the run's own yet."""
     if wanted.before:
@@ -106,13 +108,13 @@ def _metadata(metadata: Mapping[str, Any], wanted: StateWanted) -> Mapping[str, 
     return {key: metadata[key] for key in CHECKPOINTS_OWN if key in metadata}
 
 
-def _task(task: Mapping[str, Any], wanted: StateWanted) -> dict[str, Any]:
+def _task(task: Mapping[str, Any]) -> dict[str, Any]:
     """Return a task as it stands when its checkpoint is written: nothing of it has run."""
     inner = task["checkpoint"]
     place = {key: inner[key] for key in ("thread_id", "checkpoint_ns")} if inner else None
     return {
         "id": task["id"],
         "name": task["name"],
-        "interrupts": [_question(one) for one in task["interrupts"]] if wanted.before else [],
+        "interrupts": [],
         "state": {"configurable": place} if place else None,
     }

@@ -37,6 +37,10 @@ class Graph(Protocol):
         """Return a thread's state."""
         ...
 
+    async def channels_of(self, config: RunnableConfig, node: str) -> list[str] | None:
+        """Return the channels that a node of the graph in a namespace reads; None: not known."""
+        ...
+
     def aget_state_history(
         self,
         config: RunnableConfig,
@@ -143,6 +147,29 @@ class States:
             except NotFoundError:
                 if asyncio.get_running_loop().time() > deadline:
                     return None
+            await asyncio.sleep(COMMIT_POLL_S)
+
+    async def task_input(self, key: str, state: Mapping[str, Any], ns: str, node: str) -> Any:
+        """Return what a node is given in a state: the values of the channels that it reads."""
+        graph = await self._graph(key)
+        values = state["values"]
+        if graph is None or not isinstance(values, dict):
+            return values
+        channels = await graph.channels_of(_config(key, "", ns), node)
+        if channels is None:
+            return values
+        return {name: values[name] for name in channels if name in values}
+
+    async def task_result(self, key: str, checkpoint_id: str, ns: str, task_id: str) -> Any:
+        """Return what a task of a checkpoint wrote, once it is there; None if it does not come."""
+        deadline = asyncio.get_running_loop().time() + COMMIT_WAIT_S
+        while True:
+            state = await self.state(key, checkpoint_id=checkpoint_id, ns=ns)
+            for task in state["tasks"]:
+                if task["id"] == task_id and task["result"] is not None:
+                    return task["result"]
+            if asyncio.get_running_loop().time() > deadline:
+                return None
             await asyncio.sleep(COMMIT_POLL_S)
 
     async def _read(self, reading: Awaitable[T]) -> T:

@@ -12,7 +12,7 @@ from turnstream.schemas import events as ev
 from turnstream.schemas.fold import ThreadFold
 from turnstream.schemas.results import Outcome
 from turnstream.streams.edge.run_endings import ending, run_status
-from turnstream.streams.edge.run_events import MODES, RunEvent, StateWanted
+from turnstream.streams.edge.run_events import MODES, RunEvent, StateWanted, TaskWanted
 from turnstream.streams.edge.run_projection import RunProjection
 from turnstream.streams.edge.run_states import state_events
 from turnstream.streams.edge.simple import SimpleProjection
@@ -415,3 +415,22 @@ def test_a_run_that_answers_shows_what_it_goes_on_from(emitter: MemoryEmitter) -
     projection = RunProjection(TURN, frozenset({"values"}), resumed=True)
     items = [item for record in emitter.events for item in projection.apply(fold.apply(record))]
     assert items[1:] == [StateWanted(step=0, before=True)]
+
+
+def test_a_large_input_or_update_is_read_from_the_state() -> None:
+    emitter = MemoryEmitter.started(turn_id=TURN)
+    emitter.emit(ev.CheckpointSaved, path="", checkpoint_id="c1", step=0)
+    emitter.emit(ev.StepStarted, path="t1", step=1, node="n", task_id="t1", triggers=["a"])
+    emitter.emit(ev.StepFinished, path="t1", step=1, node="n", task_id="t1")
+    fold, projection = ThreadFold(), RunProjection(TURN, frozenset({"updates", "tasks"}))
+    items = [item for record in emitter.events for item in projection.apply(fold.apply(record))]
+    given, began, result, update, ended = items[1:]
+    assert isinstance(given, TaskWanted)
+    assert isinstance(result, TaskWanted)
+    assert (given.checkpoint_id, given.node, result.task_id) == ("c1", "n", "t1")
+    assert isinstance(began, RunEvent)
+    assert given.about is began.data
+    assert isinstance(update, RunEvent)
+    assert result.update is update.data
+    assert isinstance(ended, RunEvent)
+    assert result.about is ended.data

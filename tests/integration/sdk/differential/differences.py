@@ -44,6 +44,16 @@ def checkpoint_config(items: list[Item]) -> list[Item]:
     return items
 
 
+def answered_questions(items: list[Item]) -> list[Item]:
+    """Leave out the questions in a checkpoint's tasks."""
+    for item in items:
+        data = item.data.get("payload") if item.event.startswith("debug") else item.data
+        if isinstance(data, dict) and "parent_config" in data:
+            for task in data["tasks"]:
+                task["interrupts"] = []
+    return items
+
+
 def removals(items: list[Item]) -> list[Item]:
     """Leave out the messages that tell of a removal."""
     return [
@@ -95,6 +105,7 @@ DIFFERENCES: dict[str, Callable[[list[Item]], list[Item]]] = {
     "run metadata": run_metadata,
     "stream events": stream_events,
     "checkpoint config": checkpoint_config,
+    "answered questions": answered_questions,
     "removals": removals,
     "returned messages": returned_messages,
     "finished functions": finished_functions,

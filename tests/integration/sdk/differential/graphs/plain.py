@@ -94,7 +94,12 @@ def quiet(state: Jokes) -> None:
 def large(state: Jokes) -> dict[str, Any]:
     """Return a large update."""
     get_stream_writer()("a string")
-    return {"text": "x" * 20_000, "best": state["jokes"][0]}
+    return {"text": "x" * 300_000, "best": state["jokes"][0]}
+
+
+def after(state: Jokes) -> dict[str, Any]:
+    """Read it."""
+    return {"best": f"{state['best']} of {len(state['text'])}"}
 
 
 reduced = StateGraph(Jokes)
@@ -105,7 +110,9 @@ reduced.add_node("large", large)
 reduced.add_edge(START, "subjects")
 reduced.add_conditional_edges("subjects", spread, ["joke"])
 reduced.add_edge("joke", "quiet")
+reduced.add_node("after", after)
 reduced.add_edge("quiet", "large")
+reduced.add_edge("large", "after")
 map_reduce = reduced.compile()
 
 # -- functional API --
