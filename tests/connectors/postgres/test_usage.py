@@ -60,6 +60,14 @@ async def test_a_turn_counts_once(store: UsageStore):
     assert (m.window_start, m.window_s) == (5 * HOUR_US, 3600)
 
 
+async def test_estimates_are_counted_apart(store: UsageStore):
+    guess = Usage(model="m", input_tokens=3, output_tokens=2, estimated=True)
+    assert await store.count(result("", 5 * HOUR_US, tokens("m", 10), guess), 3600)
+
+    totals = {total.model: total.input_tokens for total in await due(store)}
+    assert totals == {"m": 10, "m (estimated)": 3}
+
+
 async def test_totals_are_due_until_they_are_published(store: UsageStore):
     await store.count(result("", 0, tokens("m", 1)), 3600)
 
