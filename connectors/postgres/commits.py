@@ -266,7 +266,11 @@ class Session:
         self._held = None
         if self._queue and not self.stopped and self.broken is None:
             self._committing = asyncio.create_task(self.flush())
-            self._committing.add_done_callback(_look_at)
+            self._committing.add_done_callback(self._committed)
+
+    def _committed(self, task: asyncio.Task[None]) -> None:
+        self._committing = None  # its context refers to this session: a circle
+        _look_at(task)
 
     async def write(self, item: Item, task_id: str) -> None:
         """Commit a task's writes, unless a checkpoint takes them along; never waits for one."""
