@@ -16,7 +16,7 @@ import structlog
 from turnstream.connectors.postgres.rows import SUSPECT_ATTEMPT
 from turnstream.connectors.postgres.signals import CANCEL_CHANNEL
 from turnstream.schemas.errors import DatabaseUnavailableError, TurnstreamError
-from turnstream.schemas.unexpected import note
+from turnstream.schemas.unexpected import class_name, note
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable, Sequence
@@ -205,16 +205,13 @@ class Roster:
         finish: Finish | None = None
         try:
             finish = await attempt.run()
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001
             # decided here: a mistake in one attempt ends neither the worker nor its neighbours
-            log.exception(
-                "attempt_broke",
-                turn=str(claim.turn_id),
-                epoch=claim.epoch,
-                attempt=claim.attempts,
-            )
+            turn, epoch = str(claim.turn_id), claim.epoch
+            error_id = note("attempt", error, turn=turn, epoch=epoch, attempt=claim.attempts)
             self.counts.broken += 1
-            await self.release(claim, f"{type(error).__name__}: {error}")
+            # clients may see it as the reason why the turn was parked
+            await self.release(claim, f"{class_name(error)} (error id {error_id})")
         finally:
             if finish is None:
                 self.counts.released += 1

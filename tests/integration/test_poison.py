@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import uuid
 from datetime import timedelta
 from pathlib import Path
@@ -99,7 +100,9 @@ async def test_an_attempt_that_breaks_is_counted_and_waits(scene) -> None:
                     await asyncio.sleep(0.005)
             assert waits > timedelta(hours=1)
             row = await scene.db.fetchrow("SELECT * FROM threads")
-            assert (row["attempts"], row["trouble"]) == (1, "RuntimeError: it is broken")
+            assert row["attempts"] == 1
+            # clients may see it: the text of an error is for the log
+            assert re.fullmatch(r"RuntimeError \(error id [0-9a-f]{8}\)", row["trouble"])
             healthy = await scene.start("t2", "tokens=5")
             assert isinstance((await scene.done("t2", healthy)).terminal, TurnCompleted)
             assert worker.roster.counts.broken == 1, "it waits"
