@@ -1,4 +1,4 @@
-"""The invariants of issue 2, checked from the outside: log, Postgres, what clients received.
+"""The invariants of the campaign, checked from the outside: log, Postgres, what clients received.
 
 1 every admitted turn ends, once; what was accepted is admitted or in dead letters
 2 fold(log) = every client's transcript = stored text, by SHA-256
