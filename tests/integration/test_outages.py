@@ -66,7 +66,19 @@ async def load(scene: Any, seconds: float) -> dict[str, str]:
             text = TOOLS % max(1, seconds / 0.5)
         turns[f"t{i}"] = await scene.start(f"t{i}", text)
     await scene.until(lambda: all(speaks(scene, *turn) for turn in turns.items()))
+    await first_committed(scene)
     return turns
+
+
+async def first_committed(scene: Any) -> None:
+    """Wait for the commit of each turn's input, which is made a moment after it began to speak.
+
+    A turn of one step makes no other until its end, so an outage from here on finds it in a step.
+    """
+    query = "SELECT count(DISTINCT thread_id) FROM checkpoints"
+    async with asyncio.timeout(60):
+        while await scene.db.fetchval(query) < THREADS:
+            await asyncio.sleep(0.01)
 
 
 def speaks(scene: Any, thread: str, turn: str) -> bool:
