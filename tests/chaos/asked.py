@@ -36,6 +36,10 @@ def expected_of(turn: Turn) -> str:
     return " ".join(f"{turn.kind}{i}" for i in range(turn.words))
 
 
+THEIR_CLIENTS = frozenset({"talker", "effects", "effects_nested"})
+"""Kinds whose graphs ask the model by LangChain's client: it takes half an answer for one."""
+
+
 def ends_of(turn: Turn) -> set[str]:
     """How a turn may end besides the way in which its graph does."""
     ends = set()
