@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from tests.chaos.faults import Stage
 
 _LIMIT = "max.message.bytes"
-_TOO_SMALL = "64"
+TOO_SMALL = "64"
 """Bytes; every batch is larger by its head alone."""
 _AWAY = (KafkaError, KafkaUnavailableError)
 HEAL_S = 60.0
@@ -35,7 +35,7 @@ class RefuseRecords:
     async def strike(self, stage: Stage) -> None:
         """Lower it; not while Kafka is away for another fault."""
         try:
-            await _alter(stage, {_LIMIT: _TOO_SMALL})
+            await _alter(stage, {_LIMIT: TOO_SMALL})
         except _AWAY as error:
             await self.heal(stage)  # the broker may have heard it all the same
             raise NothingToStrikeError(f"Kafka is away: {error!r}") from error
