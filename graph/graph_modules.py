@@ -69,7 +69,7 @@ def module_name(folder: Path, file: Path) -> str:
 
 
 def add_to_path(folder: Path) -> None:
-    """Let modules of a folder be imported: before others, but for one that holds packages."""
+    """Put a folder first on the import path; a folder of packages goes last."""
     path = str(folder.resolve())
     if path in sys.path:
         return

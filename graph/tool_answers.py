@@ -73,7 +73,7 @@ class CallCounter:
         """Return the place of the running call's next question among the task's answers."""
         call, askers = CALL.get(), self._answers.askers
         if not any(askers) and (not call or askers):
-            return self._plain()  # answers that nobody signed count as LangGraph counts them
+            return self._plain()  # unsigned answers count as LangGraph counts them
         own = [place for place, asker in enumerate(askers) if call and asker == call]
         if (number := self._asked[call]) < len(own):
             self._asked[call] += 1

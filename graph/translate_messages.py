@@ -58,7 +58,7 @@ class _Open:
         return self.blocks.setdefault((kind, index), len(self.blocks))
 
     def call(self, index: Any, call_id: str, name: str) -> int:
-        """Return the number of a tool call, of which a piece came.
+        """Return the number of the tool call that a piece belongs to.
 
         Servers give pieces of different calls one index, or none: another id with a name is another
         call. A piece without an index goes on with the last call.

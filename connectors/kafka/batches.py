@@ -47,7 +47,7 @@ _MAGIC = 2
 _CODEC_BITS, _TRANSACTION_BIT, _CONTROL_BIT = 0x07, 0x10, 0x20
 _OFFSETS_MAX = (1 << 31) - 1  # of one batch, and between an offset asked for and what follows it
 
-# nobody else can write a record that passes for one of ours
+# no other program can write a record that passes for one of ours
 _TOKEN = os.urandom(16).hex()
 
 

@@ -86,7 +86,7 @@ async def _print(
 
 
 def _reader_has_gone() -> bool:
-    """Return whether standard output is a pipe that nobody reads, as after `| head`."""
+    """Return whether standard output is a pipe without a reader, as after `| head`."""
     poll = select.poll()
     poll.register(sys.stdout.fileno(), 0)
     return any(event & select.POLLERR for _, event in poll.poll(0))

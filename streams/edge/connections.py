@@ -265,7 +265,7 @@ class EdgeHttpProtocol(HttpToolsProtocol):
             self._idle()
 
     def on_response_complete(self) -> None:
-        """End an answer and wait for the next request, part of which may be here."""
+        """End an answer and wait for the next request; a part of it may be here."""
         super().on_response_complete()
         # of requests that came together the next one may have begun to run
         if self.cycle.response_complete and self not in self._arrivals.waiting:

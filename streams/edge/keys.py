@@ -26,7 +26,7 @@ FETCH_TIMEOUT_S = 5.0
 BODY_BYTES_MAX = 1 << 20
 KEYS_MAX = 1000
 REFRESH_AFTER_S = 240.0
-"""Age of the keys at which they are fetched again; nobody waits for it."""
+"""Age of the keys at which they are fetched again; no request waits for it."""
 LIFESPAN_S = 300.0
 """Age of the keys after which a caller waits for newer ones, `GRACE_S` at most."""
 GRACE_S = 1.0

@@ -555,7 +555,7 @@ FOREIGN = {
 
 
 async def test_letters_that_no_worker_wrote_hide_no_other(scene: Any, letters: DeadLetters) -> None:
-    """Whoever may write to the topic may write letters, snappy and damaged records."""
+    """A program that may write to the topic may write letters, snappy and damaged records."""
     async with scene.worker():
         await refused(scene, CUT_JSON)
     ours = scene.letters[0]

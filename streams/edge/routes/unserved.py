@@ -43,7 +43,7 @@ router = APIRouter(include_in_schema=False)
 
 def _serve(method: str, path: str, call: str) -> None:
     async def not_served(rest: Caller) -> None:
-        del rest  # whoever may not ask learns nothing else
+        del rest  # a caller without permission learns nothing else
         raise NotServedError(f"{call} ({method} {path}) is not served by this edge")
 
     router.add_api_route(path, not_served, methods=[method])

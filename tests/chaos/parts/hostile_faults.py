@@ -78,7 +78,7 @@ def hostile_record(random: Random) -> tuple[bytes | None, Headers]:
 
 @fault
 class HostileRecords:
-    """A burst of records on the tenant's input topic that nobody can take."""
+    """A burst of records on the tenant's input topic that no worker can take."""
 
     name = "hostile-records"
     scope = "stage"

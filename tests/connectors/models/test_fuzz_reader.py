@@ -1,4 +1,4 @@
-"""Spoiled answers: none crashes the reader, and none of which a part is missing is whole."""
+"""Spoiled answers never crash the reader, and an answer that lacks a part is never whole."""
 
 from __future__ import annotations
 
