@@ -104,16 +104,7 @@ class Roll(_OfWorkers):
             process.kill()
             for other in (*stage.workers, *stage.edges):
                 if other.name not in before:
-                    await _ready(other)
-
-
-async def _ready(process: Process) -> None:
-    """Wait until it is ready, or another fault of the story has killed it."""
-    try:
-        await process.ready()
-    except AssertionError:
-        if not process.meant_to_end:
-            raise
+                    await other.ready_or_ended()
 
 
 assert set(WEIGHTS) <= set(FAULTS)

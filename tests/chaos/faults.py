@@ -81,8 +81,8 @@ class Process(Protocol):
         """SIGCONT; nothing happens to one that runs or is dead."""
         ...
 
-    async def ready(self, timeout_s: float = 60.0) -> None:
-        """Wait until `/readyz` says so; raises `AssertionError` with the end of its log."""
+    async def ready_or_ended(self, timeout_s: float = 60.0) -> None:
+        """Wait until `/readyz` says so, or another fault has ended it."""
         ...
 
 

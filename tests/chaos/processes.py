@@ -62,15 +62,17 @@ class Process:
         os.kill(self.pid, signal.SIGSTOP)
 
     def thaw(self) -> None:
-        """SIGCONT."""
-        os.kill(self.pid, signal.SIGCONT)
+        """SIGCONT; nothing happens to one that is dead."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGCONT)
 
-    async def ready(self, timeout_s: float = 60.0) -> None:
-        """Wait until `/readyz` says so."""
+    async def ready_or_ended(self, timeout_s: float = 60.0) -> None:
+        """Wait until `/readyz` says so, or a fault that was armed in it has ended it.
+
+        The stage notes one that ended by itself.
+        """
         async with asyncio.timeout(timeout_s), aiohttp.ClientSession() as http:
-            while not await self.is_ready(http):
-                if not self.alive:
-                    raise AssertionError(f"{self.name} ended: {self.log.read_text()[-3000:]}")
+            while self.alive and not await self.is_ready(http):
                 await asyncio.sleep(0.05)
 
     async def is_ready(self, http: aiohttp.ClientSession) -> bool:

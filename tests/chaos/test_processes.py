@@ -40,3 +40,16 @@ async def test_no_answer_is_lost_beside_one_that_nobody_waits_for(tmp_path) -> N
     finally:
         process.kill()
         process.communicate()
+
+
+async def test_who_waits_for_one_that_a_fault_ends_goes_on(tmp_path) -> None:
+    """`term@tool` may strike the very worker that a rolling restart has just started."""
+    process = subprocess.Popen(["sleep", "60"])
+    starting = Process("worker", "w1", process.pid, 1, tmp_path / "log")
+    try:
+        waits = asyncio.create_task(starting.ready_or_ended())
+        starting.kill()
+        await asyncio.wait_for(waits, 30)
+    finally:
+        process.kill()
+        process.wait()
