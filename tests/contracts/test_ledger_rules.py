@@ -137,6 +137,7 @@ class Model:
             return "moved", self.positions[part]
         before = copy.deepcopy(self.__dict__)
         ended, reused, cancelled = [], [], []
+        known = set(self.threads)
         for i, c in enumerate(batch):
             thread = self.threads.setdefault(c.thread, Thread())
             turn = self.turns.get(c.turn)
@@ -171,10 +172,15 @@ class Model:
             self.__dict__.update(before)
             return "reused", tuple(reused)
         self.positions[part] = at + len(batch)
+        with_turns = {turn.command.thread for turn in self.turns.values()}
+        for key in self.threads.keys() - known - with_turns:
+            del self.threads[key]
         keys = [
             key
             for key in dict.fromkeys(c.thread for c in batch)
-            if self.threads[key].owner is None and self.threads[key].ready is None
+            if key in self.threads
+            and self.threads[key].owner is None
+            and self.threads[key].ready is None
         ]
         claims, woken = self.claim(keys, worker, room)
         return claims, ended, woken, list(dict.fromkeys(cancelled))

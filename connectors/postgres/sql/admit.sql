@@ -11,6 +11,8 @@ DECLARE
   added  bigint := 0;
   reused bigint[] := '{}';
   keys   text[];
+  made   text[];
+  early  text[] := '{}';
   pos    bigint;
   c      record;
   u      turns;
@@ -29,9 +31,11 @@ BEGIN
   UPDATE intake SET next_off = p_next WHERE topic = p_topic AND partition = p_part;
   room := worker_room(p_worker, p_room);
 
-  INSERT INTO threads (thread_key, partition)
-    SELECT DISTINCT ON (x.k) x.k, x.p FROM unnest(p_key, p_partition) AS x(k, p) ORDER BY x.k
-    ON CONFLICT DO NOTHING;
+  WITH m AS (
+    INSERT INTO threads (thread_key, partition)
+      SELECT DISTINCT ON (x.k) x.k, x.p FROM unnest(p_key, p_partition) AS x(k, p) ORDER BY x.k
+      ON CONFLICT DO NOTHING RETURNING thread_key)
+  SELECT array_agg(thread_key) INTO made FROM m;
   PERFORM 1 FROM threads WHERE thread_key = ANY (p_key) ORDER BY thread_key FOR UPDATE;
 
   FOR c IN
@@ -46,6 +50,7 @@ BEGIN
         INSERT INTO early_cancels (tenant, turn_id, thread_key, created_at)
           VALUES (c.tenant, c.turn_id, c.key, clock_timestamp()) ON CONFLICT DO NOTHING;
         IF FOUND THEN
+          early := early || c.tenant;
           -- anybody can cancel turns that never come: a thread keeps the latest 100
           DELETE FROM early_cancels WHERE (tenant, turn_id, thread_key) IN (
             SELECT e.tenant, e.turn_id, e.thread_key FROM early_cancels e
@@ -117,6 +122,15 @@ BEGIN
   IF reused <> '{}' THEN
     RAISE EXCEPTION 'turn id reused with another body'
       USING ERRCODE = 'TS001', DETAIL = array_to_string(reused, ',');
+  END IF;
+
+  IF made IS NOT NULL AND 'cancel' = ANY (p_kind) THEN
+    -- the row was the lock: a batch with the cancelled turn waited for it
+    DELETE FROM threads t WHERE t.thread_key = ANY (made)
+      AND NOT EXISTS (SELECT FROM turns q WHERE q.thread_key = t.thread_key);
+  END IF;
+  IF early <> '{}' THEN
+    PERFORM bound_early_cancels(x) FROM (SELECT DISTINCT unnest(early)) AS y(x);
   END IF;
 
   -- A4, in the order in which the batch names the threads

@@ -180,6 +180,57 @@ async def test_cancels_of_turns_that_never_come_are_bounded(scene):
     assert [c.turn_id for c in given.claims] == [scene.turn_id("old")]
 
 
+async def test_cancels_make_no_threads(scene):
+    worker = await scene.worker()
+    await scene.admit(worker, *(scene.cancel(f"c{i}", f"unknown-{i}") for i in range(20)))
+    await scene.admit(worker, scene.start("1"), scene.cancel("1", "another"), scene.cancel("1"))
+    rows = await scene.pool.fetch("SELECT thread_key FROM threads")
+    assert [row["thread_key"] for row in rows] == ["acme/a"]
+    # a cancel that comes first still counts, in the batch of its turn too
+    batch = scene.cancel("2", "b"), scene.start("2", "b"), scene.start("c0", "unknown-0")
+    given = await scene.admit(worker, *batch)
+    assert [e.turn_id for e in given.ended] == [scene.turn_id("2"), scene.turn_id("c0")]
+    assert {e.outcome.status for e in given.ended} == {"cancelled"}
+    # and a thread that has had turns keeps its row without them
+    await scene.pool.execute("DELETE FROM turns")
+    await scene.admit(worker, scene.cancel("3"), scene.cancel("4", "b"))
+    assert await scene.pool.fetchval("SELECT count(*) FROM threads") == 3
+
+
+async def test_a_tenants_cancels_of_turns_that_never_come_are_bounded(scene):
+    worker = await scene.worker()
+    await scene.admit(worker, scene.cancel("oldest", "x"))
+    await scene.pool.execute("UPDATE early_cancels SET created_at = now() - interval '2 h'")
+    await scene.pool.execute(
+        """
+        INSERT INTO early_cancels (tenant, turn_id, thread_key, created_at)
+        SELECT t, gen_random_uuid(), t || '/' || i, now() - interval '1 h' + i * interval '1 us'
+          FROM generate_series(1, 9999) i, unnest('{acme,other}'::text[]) t
+        """
+    )
+    kept = "SELECT count(*) FROM early_cancels WHERE tenant = $1"
+    await scene.admit(worker, scene.cancel("1", "y"), scene.cancel("2", "z"))
+    assert await scene.pool.fetchval(kept, "acme") == 10_000
+    assert await scene.pool.fetchval(kept, "other") == 9_999
+    given = await scene.admit(worker, scene.start("2", "z"), scene.start("oldest", "x"))
+    assert [e.turn_id for e in given.ended] == [scene.turn_id("2")]
+    assert [c.turn_id for c in given.claims] == [scene.turn_id("oldest")]
+
+
+async def test_a_cancel_and_its_turn_at_once_on_a_new_thread_agree(scene):
+    """On two input partitions, the thread unknown: whoever is second sees the other."""
+    worker = await scene.worker()
+    for part in (0, 1):
+        await scene.ledger.open_position("turns", part, 0)
+    for n in range(40):
+        cancel, start = scene.cancel(f"r{n}", f"r{n}"), scene.start(f"r{n}", f"r{n}")
+        first, second = await asyncio.gather(
+            scene.ledger.admit("turns", 0, n, n + 1, [cancel], worker=worker, room=0),
+            scene.ledger.admit("turns", 1, n, n + 1, [start], worker=worker, room=0),
+        )
+        assert len(first.ended) + len(second.ended) == 1, n
+
+
 async def test_a_cancel_under_another_thread_does_nothing(scene):
     worker = await scene.worker()
     await scene.admit(worker, scene.start("1"))
