@@ -51,10 +51,10 @@ SELECT * FROM ({_THREADS}) x
  WHERE ($3::jsonb IS NULL OR metadata @> $3) AND ($4::text IS NULL OR status = $4)
    AND ($5::text[] IS NULL OR thread_key = ANY($5))
 """
-# $8: bytes of metadata that one answer may hold; what is beyond has null there
+# $8: bytes of metadata that one answer may hold; what is beyond has null there. $9: with metadata
 _PAGE = """
 SELECT thread_key, created_at, updated_at, status, graph, interrupt,
-       CASE WHEN total <= $8::bigint THEN metadata END AS metadata
+       CASE WHEN NOT $9::boolean THEN '{{}}' WHEN total <= $8::bigint THEN metadata END AS metadata
   FROM (SELECT f.*, sum(octet_length(metadata::text))
                     OVER (ORDER BY {order} ROWS UNBOUNDED PRECEDING) AS total
           FROM ({found} ORDER BY {order} LIMIT $6 OFFSET $7) f) g
@@ -170,16 +170,18 @@ class Threads:
         sort_by: SortBy = "created_at",
         descending: bool = True,
         bytes_max: int = 1 << 24,
+        with_metadata: bool = True,
     ) -> list[ThreadInfo] | None:
         """Return a tenant's threads for which all conditions hold; `metadata` is contained.
 
-        None where the metadata of those found has more than `bytes_max` bytes.
+        None where the metadata of those found has more than `bytes_max` bytes; without it, threads
+        have an empty one.
         """
         column = {"thread_id": "thread_key", "state_updated_at": "updated_at"}.get(sort_by, sort_by)
         way = "DESC" if descending else "ASC"
         sql = _PAGE.format(found=_FOUND, order=f"{column} {way}, thread_key")
         where = _conditions(tenant, metadata, status, ids)
-        rows = await self._rows(sql, *where, limit, offset, bytes_max)
+        rows = await self._rows(sql, *where, limit, offset, bytes_max, with_metadata)
         if rows and rows[-1]["metadata"] is None:
             return None
         return [_thread(row) for row in rows]

@@ -72,6 +72,7 @@ async def search(rest: Caller, body: ThreadSearch | None = None) -> Response:
         sort_by=body.sort_by or "created_at",
         descending=body.sort_order != "asc",
         bytes_max=ANSWER_BYTES_MAX,
+        with_metadata=body.select is None or "metadata" in body.select,
     )
     if found is None:
         raise too_large()

@@ -147,3 +147,7 @@ async def test_a_search_does_not_hold_more_metadata_than_it_is_told(pool: asyncp
     assert found is not None
     assert [one.thread_id for one in found] == ["4", "3", "2", "1", "0"]
     assert len(await threads.search("acme", bytes_max=2500, limit=2, offset=3) or []) == 2
+    # what is not asked for does not count, and still decides what is found
+    asked = {"a": "x" * 1000}
+    found = await threads.search("acme", metadata=asked, bytes_max=4000, with_metadata=False)
+    assert [one.metadata for one in found or ()] == [{}] * 5

@@ -255,3 +255,27 @@ async def test_metadata_of_a_thread_grows_no_further_than_its_bound(edge_alone: 
             http, "POST", "/threads/t/runs", json.dumps(START | {"input": "x"}).encode()
         )
         assert status == 200
+
+
+async def test_a_list_of_threads_counts_what_is_selected_of_them(edge_alone: Any) -> None:
+    await edge_alone.scene.db.execute(
+        """
+        INSERT INTO thread_info (thread_key, metadata)
+        SELECT 'default/' || i, jsonb_build_object('a', repeat('x', 60000), 'kind', 'long')
+          FROM generate_series(1, 300) i
+        """
+    )
+    async with aiohttp.ClientSession(edge_alone.url) as http:
+        for more, status in (
+            ({}, 413),
+            ({"select": ["thread_id", "metadata"]}, 413),
+            ({"select": ["thread_id", "status"]}, 200),
+        ):
+            asked = json.dumps({"limit": 300, "metadata": {"kind": "long"}, **more}).encode()
+            given, found = await answer(http, "POST", "/threads/search", asked)
+            assert given == status, (more, found)
+            if given == 413:
+                assert found["code"] == "answer_too_large"
+            else:
+                assert len(found) == 300
+                assert all(set(one) == {"thread_id", "status"} for one in found)
