@@ -327,6 +327,7 @@ async def open_worker(
             turn_timeout_s=settings.turn_timeout_s,
             step_timeout_s=settings.step_timeout_s,
             recursion_limit_max=settings.recursion_limit_max,
+            events_max=settings.turn_events_max,
             topics=topics,
         )
         worker = Worker(

@@ -73,7 +73,8 @@ class Bench:
     """What every attempt of a worker works with. `name` is the worker's, for people.
 
     `turn_timeout_s` runs from a turn's first claim on, `step_timeout_s` bounds each step,
-    `recursion_limit_max` how many there are. `topics` tells an edge's commands from a backend's.
+    `recursion_limit_max` how many there are, `events_max` what a turn emits. `topics` tells
+    an edge's commands from a backend's.
     """
 
     pump: Pump
@@ -87,6 +88,7 @@ class Bench:
     turn_timeout_s: float = math.inf
     step_timeout_s: float = math.inf
     recursion_limit_max: int = RECURSION_LIMIT_MAX
+    events_max: float = math.inf
     topics: Topics = field(default_factory=Topics)
 
 
@@ -116,6 +118,7 @@ class TurnAttempt:
             n=claim.high_n,
             actor=self._command.actor,
             traceparent=self._command.traceparent,
+            events_max=bench.events_max,
             on_refused=self._lost,
         )
         self._log = log.bind(

@@ -8,6 +8,7 @@ one event loop: code in threads emits through that loop.
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections import deque
 from typing import TYPE_CHECKING, Any
@@ -48,6 +49,9 @@ JOIN_CHARS_MAX = 64 << 10
 UNACKED_BYTES_MAX = 16 << 20
 """What one turn may have on its way to the log: hours of a model, moments of a runaway loop."""
 
+ENDING_EVENTS_MAX = 1000
+"""Events that a turn may still emit after it reached its limit: tasks and tool calls that stop."""
+
 _URGENT = (AttemptStarted, InputRequested)
 _TYPE_HEADERS: dict[type[Event], Headers] = {
     event_type: [("type", event_type.__name__.encode())] for event_type in EVENTS
@@ -74,7 +78,8 @@ class TurnEmitter:
     """Everything that one attempt says, in one order.
 
     `n`: the attempt's start, `high_n` of its claim. `on_refused` is called once when the broker
-    refused a record of it: nothing more is sent then, and the attempt is over.
+    refused a record of it: nothing more is sent then, and the attempt is over. `events_max`: events
+    of the turn, and tokens of the attempt, each; above it an `OutputOverrunError` is raised.
     """
 
     def __init__(
@@ -92,6 +97,7 @@ class TurnEmitter:
         traceparent: str = "",
         record_bytes_max: int = EVENT_BYTES_MAX,
         unacked_bytes_max: int = UNACKED_BYTES_MAX,
+        events_max: float = math.inf,
         on_refused: Callable[[ProduceRefusedError], None] | None = None,
         now_us: Callable[[], int] = lambda: time.time_ns() // 1000,
     ) -> None:
@@ -112,6 +118,7 @@ class TurnEmitter:
         self._epoch = epoch
         self._record_bytes_max = record_bytes_max - RECORD_OVERHEAD - len(self._key)
         self._unacked_bytes_max = unacked_bytes_max
+        self._events_max = events_max
         # a character takes at most 4 bytes, and the envelope has its share
         self._join_chars_max = min(JOIN_CHARS_MAX, self._record_bytes_max // 8)
         self._on_refused = on_refused
@@ -348,6 +355,13 @@ class TurnEmitter:
         self._pump.put(self._to, self, n, self._key, value, headers=headers, urgent=urgent)
 
     def _check_room(self) -> None:
+        events = max(self._n, self.tokens_said)  # not looked at for each token, but for each record
+        if events > self._events_max:
+            self._events_max = events + ENDING_EVENTS_MAX
+            raise OutputOverrunError(
+                f"the turn has emitted {events} events or tokens, more than"
+                " TURNSTREAM_TURN_EVENTS_MAX allows"
+            )
         if self._unacked_bytes > self._unacked_bytes_max:
             raise OutputOverrunError(
                 f"{self._unacked_bytes} bytes of this turn wait for their acks, "

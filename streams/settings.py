@@ -100,6 +100,12 @@ class Settings(BaseSettings):
     recursion_limit_max: int = Field(
         10_000, ge=1, description="steps of a turn; a higher recursion_limit is cut to it"
     )
+    turn_events_max: int = Field(
+        500_000,
+        ge=1000,
+        description="events, and tokens, that one turn may emit; with more of either it fails,"
+        " output_overrun",
+    )
     open_turns_max: int = Field(100_000, ge=1, description="in the ledger; above, intake pauses")
     purge_after_days: float = Field(
         37.0,

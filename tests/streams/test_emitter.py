@@ -26,6 +26,7 @@ from turnstream.schemas.events import (
     StepStarted,
     TokensEmitted,
     TurnCompleted,
+    TurnFailed,
 )
 from turnstream.schemas.fold import ThreadFold
 from turnstream.schemas.transcript import transcript
@@ -273,6 +274,28 @@ async def test_a_turn_that_says_too_much_is_stopped() -> None:
         voice.emit(CustomEmitted, path="p", name="a", payload="x")
     pump.round()
     voice.emit(CustomEmitted, path="p", name="a", payload="acks came: there is room again")
+
+
+async def test_a_turn_that_emits_without_end_is_stopped_and_can_still_end() -> None:
+    """Its events count over all attempts, its tokens by themselves: many become one event."""
+    pump = Rounds()
+    voice = emitter(pump, n=990, events_max=1000)
+    for _ in range(11):
+        voice.emit(CustomEmitted, path="p", name="a", payload="x")
+    with pytest.raises(OutputOverrunError, match="TURNSTREAM_TURN_EVENTS_MAX"):
+        voice.emit(CustomEmitted, path="p", name="a", payload="x")
+    assert voice.n == 1001
+    voice.emit(CustomEmitted, path="p", name="a", payload="the tool was stopped")
+    assert voice.conclude(TurnFailed, code="output_overrun", message="") == 1003
+    pump.round()
+    voice = emitter(pump, events_max=1000)
+    for _ in range(10):
+        for _ in range(100):
+            say(voice, "x")
+        pump.round()
+    with pytest.raises(OutputOverrunError):
+        say(voice, "x")
+    assert voice.n == 10
 
 
 async def test_lone_surrogates_become_u_fffd() -> None:
