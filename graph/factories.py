@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
+import types
 import typing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
@@ -36,6 +37,8 @@ Access = Literal["threads.create_run", "threads.update", "threads.read", "assist
 AnyPregel = Pregel[Any, Any, Any, Any]
 
 WANTED = "a compiled graph, a StateGraph or a function that returns one"
+EXECUTES = "__is_for_execution__"
+"""What a factory's config says under this name on LangGraph's server: whether a run is made."""
 RUNTIMES = (ServerRuntime, _ExecutionRuntime, _ReadRuntime)
 
 
@@ -53,9 +56,11 @@ class Use:
 
     def given(self, kind: str) -> Any:
         """Return what LangGraph's server would hand to a parameter of this kind."""
+        configurable = self.config.get("configurable") or {}
         if kind == "config":
-            return self.config
-        user = (self.config.get("configurable") or {}).get("langgraph_auth_user")
+            executes = self.access == "threads.create_run"
+            return {**self.config, "configurable": {**configurable, EXECUTES: executes}}
+        user = configurable.get("langgraph_auth_user")
         if kind == "user":
             return user
         store = InMemoryStore()
@@ -119,6 +124,8 @@ def factory_of(function: Callable[..., Any], where: str) -> Factory:
 
 
 def _kind(parameter: inspect.Parameter, annotation: Any) -> str:
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):  # one that may be None
+        annotation = typing.get_args(annotation)[0]
     origin = typing.get_origin(annotation) or annotation
     text = annotation if isinstance(annotation, str) else getattr(origin, "__name__", "")
     kind = ""

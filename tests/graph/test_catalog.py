@@ -15,6 +15,7 @@ from turnstream.connectors.postgres.state_serde import StateSerializer
 from turnstream.graph.catalog import AGENT, BUILT_IN, Catalog, GraphEntry
 from turnstream.graph.factories import Use
 from turnstream.graph.graph_modules import module_name
+from turnstream.graph.turn_input import TurnInput
 from turnstream.schemas.errors import CatalogError
 
 if TYPE_CHECKING:
@@ -141,6 +142,9 @@ def test_a_name_is_taken_once(tmp_path: Path) -> None:
 
 FACTORIES = """
 import contextlib
+from typing import Optional
+from langgraph.store.base import BaseStore
+from langgraph_sdk.auth.types import BaseUser
 from langchain_core.runnables import RunnableConfig
 from langgraph_sdk.runtime import ServerRuntime
 from langgraph.graph import START, MessagesState, StateGraph
@@ -175,6 +179,18 @@ async def of_both(config: RunnableConfig, runtime: ServerRuntime[dict]):
     assert runtime.access_context == "threads.create_run"
     assert runtime.user is None
     return built(model(config))
+def of_caller(caller: BaseUser | None, config): return built(caller.identity + caller["team"])
+def of_user(user): return built(user.identity + user["team"])
+def of_store(shelf: BaseStore):
+    assert shelf.search(("kept",)) == []
+    shelf.put(("kept",), "a", {})
+    return built("stored")
+def of_shelf(shelf: Optional[BaseStore], config): return built(type(shelf).__name__)
+def executes(config): return built(str(config["configurable"]["__is_for_execution__"]))
+def ensures(runtime: ServerRuntime):
+    execution = runtime.execution_runtime
+    assert runtime.store is not None
+    return built(f"{runtime.ensure_user().identity} {runtime.access_context} {execution is None}")
 def unknown(config, other): return None
 def exits(config): raise SystemExit(3)
 """
@@ -213,6 +229,42 @@ async def test_a_factory_is_called_for_each_use(tmp_path: Path, name: str) -> No
             assert "left" not in seen[-1:]
     left = ["left"] if name in ("entered", "entered_plainly", "yields") else []
     assert seen == ["a", *left, "b", *left]
+
+
+@pytest.mark.parametrize(
+    ("name", "access", "made"),
+    [
+        ("of_caller", "threads.create_run", "annA"),
+        ("of_user", "threads.read", "annA"),
+        ("of_store", "threads.create_run", "stored"),
+        ("of_shelf", "threads.read", "InMemoryStore"),
+        ("executes", "threads.create_run", "True"),
+        ("executes", "threads.read", "False"),
+        ("ensures", "threads.create_run", "ann threads.create_run False"),
+        ("ensures", "assistants.read", "ann assistants.read True"),
+    ],
+)
+async def test_a_factory_is_given_what_its_parameters_ask_for(
+    tmp_path: Path, name: str, access: Any, made: str
+) -> None:
+    """The caller is an object and a mapping, as on LangGraph's server; a store lasts for a use."""
+    user = {"identity": "ann", "team": "A"}
+    turn = TurnInput(
+        turn_id="t", thread_key="acme/a", config={"configurable": {"langgraph_auth_user": user}}
+    )
+    entry = load(tmp_path, f"./mine.py:{name}", FACTORIES).get("g")
+    assert entry is not None
+    for _ in range(2):
+        async with entry.opened(Use(access=access, config=turn.runnable_config())) as graph:
+            assert graph.name == made
+
+
+async def test_a_factory_that_needs_a_caller_is_told_that_there_is_none(tmp_path: Path) -> None:
+    entry = load(tmp_path, "./mine.py:ensures", FACTORIES).get("g")
+    assert entry is not None
+    with pytest.raises(PermissionError, match="No authenticated user"):
+        async with entry.opened(Use(access="assistants.read")):
+            pass
 
 
 async def test_a_factory_that_exits_is_an_error(tmp_path: Path) -> None:
