@@ -27,7 +27,7 @@ from turnstream.connectors.kafka.tail import Tail, TailOptions
 from turnstream.connectors.models.openai import ModelLimits, OpenAIModel
 from turnstream.connectors.models.routes import RoutedModel
 from turnstream.connectors.postgres.commit_pool import CommitPool, commit_pool
-from turnstream.connectors.postgres.lease import Lease
+from turnstream.connectors.postgres.lease import RENEW_EVERY_S, Lease
 from turnstream.connectors.postgres.ledger import Ledger
 from turnstream.connectors.postgres.letters import Letters
 from turnstream.connectors.postgres.places import Incarnations, LedgerPlaces
@@ -341,6 +341,7 @@ async def open_worker(
                 worker_id,
                 name,
                 ttl_s=settings.lease_ttl_s,
+                renew_every_s=min(RENEW_EVERY_S, settings.lease_ttl_s / 3),
                 excuse_s=settings.loop_block_max_s,
                 silent_s=lambda: pump.silent_s() if hearing.steady else None,
                 on_change=on_change,

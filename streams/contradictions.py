@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from turnstream.schemas.errors import ConfigurationError, InvalidRequestError
 from turnstream.schemas.ids import check_tenant
+from turnstream.schemas.topics import COMMAND_BYTES_MAX
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,9 +38,34 @@ def contradictions(settings: Settings) -> Iterator[tuple[str, str]]:
         yield "log_level", f"{settings.log_level!r} is none of {', '.join(LOG_LEVELS)}"
     if settings.model_backoff_s > settings.model_backoff_max_s:
         yield "model_backoff_s", "it is more than model_backoff_max_s, the longest pause"
+    yield from _between_limits(settings)
     named = settings.jwt_audience or settings.jwt_issuer
     if named and not (settings.jwt_secret.get_secret_value() or settings.jwks_url):
         yield "jwt_audience", "no token is checked: jwt_secret and jwks_url are both empty"
+
+
+def _between_limits(settings: Settings) -> Iterator[tuple[str, str]]:
+    """Yield the setting and a sentence for each bound that leaves no room for another."""
+    if strays := sorted(set(settings.json_result_tenants) - set(settings.tenants)):
+        yield "json_result_tenants", f"{', '.join(strays)} is not in tenants: add it there"
+    blocked_s, replaced_s = settings.graph_block_timeout_s, settings.loop_block_max_s
+    if 0 < replaced_s <= blocked_s:  # 0: every blocked worker starts anew at once
+        text = (
+            f"a worker starts anew after loop_block_max_s ({replaced_s:g}), so no graph is stopped"
+            f" after {blocked_s:g} s: set it lower, or loop_block_max_s higher"
+        )
+        yield "graph_block_timeout_s", text
+    for name in ("text_chars_max", "metadata_bytes_max"):
+        size = getattr(settings, name)
+        if size > settings.edge_body_bytes_max:
+            text = f"{name} allows {size}, which is no request of so many bytes: set at least that"
+            yield "edge_body_bytes_max", text
+        if size > settings.edge_frame_bytes_max:
+            text = f"{name} allows {size}, which is no frame of so many bytes: set at least that"
+            yield "edge_frame_bytes_max", text
+    if settings.text_chars_max + settings.metadata_bytes_max > COMMAND_BYTES_MAX:
+        text = f"with metadata_bytes_max it is above the {COMMAND_BYTES_MAX} bytes of a command"
+        yield "text_chars_max", f"{text}: set either lower"
 
 
 def refuse_contradictions(settings: Settings) -> Settings:

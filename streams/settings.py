@@ -17,7 +17,7 @@ from pydantic_settings import (
 
 from turnstream.schemas.command_rules import CommandLimits
 from turnstream.schemas.errors import ConfigurationError
-from turnstream.schemas.topics import Topics
+from turnstream.schemas.topics import EVENT_BYTES_MAX, Topics
 from turnstream.streams.variables import PREFIX, unknown_names
 
 if TYPE_CHECKING:
@@ -159,7 +159,7 @@ class Settings(BaseSettings):
     edge_port: int = Field(8123, ge=0, le=65535, description="port of the edge")
     batch_bytes_max: int = Field(
         64 << 20,
-        ge=1 << 20,
+        ge=EVENT_BYTES_MAX,
         description="bytes of one fetch from Kafka when decompressed; a batch that has more is a "
         "dead letter",
     )
@@ -197,7 +197,7 @@ class Settings(BaseSettings):
     edge_buffer_bytes_max: int = Field(1 << 20, ge=1 << 16, description="written on as many unsent")
     edge_stall_timeout_s: float = Field(10.0, gt=0, description="a socket may take nothing")
     edge_heartbeat_s: float = Field(15.0, gt=0, description="between comments on a silent SSE")
-    edge_fetch_wait_ms: int = Field(500, ge=1, description="a fetch may wait for data")
+    edge_fetch_wait_ms: int = Field(500, ge=1, le=5000, description="a fetch may wait for data")
     edge_fetch_bytes_min: int = Field(1, ge=1, description="a fetch waits for; more costs latency")
     edge_warm_s: float = Field(60.0, ge=0, description="of log read into the ring at start")
     edge_stop_timeout_s: float = Field(5.0, gt=0, description="for requests under way at a stop")

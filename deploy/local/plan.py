@@ -26,6 +26,7 @@ class Plan:
 
     parts: tuple[str, ...] = PARTS
     workers: int = 1
+    worker_drain_s: float = 20.0
     kafka_bootstrap: str = ""
     database_url: str = ""
     model_url: str = ""

@@ -18,11 +18,17 @@ if TYPE_CHECKING:
 _READY_TIMEOUT_S = 5
 _PROCESSOR_READY = "Worker]: Ready"  # Faust's own line
 JWT_SECRET, MODEL_API_KEY = "TURNSTREAM_JWT_SECRET", "TURNSTREAM_MODEL_API_KEY"
-_DRAIN_S = 25.0  # a worker's own drain budget is 20 s
+_HAND_OVER_S = 15.0
+"""What a worker may take to stop beyond its drain budget: calls in threads, unsent records."""
 
 
-def worker_part(number: int, *, logs: Path, env: Mapping[str, str], port: int) -> Part:
-    """Return worker `number` (from 1); it says on `port` whether it is ready."""
+def worker_part(
+    number: int, *, logs: Path, env: Mapping[str, str], port: int, drain_s: float
+) -> Part:
+    """Return worker `number` (from 1); it says on `port` whether it is ready.
+
+    `drain_s`: its drain budget; it is not killed before that is over.
+    """
     return Part(
         name=f"worker-{number}",
         argv=_command("worker"),
@@ -31,7 +37,7 @@ def worker_part(number: int, *, logs: Path, env: Mapping[str, str], port: int) -
         ready=lambda: answers_ready(port),
         ports={"health": port},
         tier=1,
-        stop_timeout_s=_DRAIN_S,
+        stop_timeout_s=drain_s + _HAND_OVER_S,
     )
 
 

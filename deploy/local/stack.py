@@ -262,7 +262,9 @@ class LocalStack:
 
                 def worker(name: str = name, number: int = number) -> Part:
                     port = self._port(name, "health")
-                    return worker_part(number, logs=logs, env=of_worker, port=port)
+                    return worker_part(
+                        number, logs=logs, env=of_worker, port=port, drain_s=plan.worker_drain_s
+                    )
 
                 begun.append(self._begin(name, worker))
         self._await(begun)

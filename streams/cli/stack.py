@@ -147,6 +147,7 @@ def _plan(
         return Plan(
             parts=tuple(part for part in wanted or PARTS if not unwanted.get(part)),
             workers=workers,
+            worker_drain_s=settings.drain_timeout_s,
             fresh=fresh,
             kafka_bootstrap=settings.kafka_bootstrap,
             database_url=settings.database_url.get_secret_value(),

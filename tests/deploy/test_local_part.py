@@ -13,8 +13,11 @@ from turnstream.deploy.local.folder import stop_parts
 from turnstream.deploy.local.model import explain
 from turnstream.deploy.local.part import Part, Running
 from turnstream.deploy.local.process import Identity, identify
+from turnstream.deploy.local.services import worker_part
 from turnstream.deploy.local.state import PartState, StackState, Status
 from turnstream.schemas.errors import PartError
+from turnstream.streams.drain import HALT_TIMEOUT_S
+from turnstream.streams.worker import FLUSH_TIMEOUT_S
 
 
 def part(tmp_path: Path, code: str, **changes) -> Part:
@@ -164,3 +167,9 @@ def test_ports_are_given_once_and_remembered_ones_first():
     first = ports.take()
     assert ports.take(remembered=first) != first
     assert machine.Ports().take(remembered=first) == first
+
+
+def test_a_worker_is_not_killed_while_it_hands_over(tmp_path: Path) -> None:
+    for drain_s in (20.0, 300.0):
+        part = worker_part(1, logs=tmp_path, env={}, port=1, drain_s=drain_s)
+        assert part.stop_timeout_s > drain_s + HALT_TIMEOUT_S + FLUSH_TIMEOUT_S
