@@ -1,7 +1,8 @@
 """Print the bench's tables, with the in-process template in the same run.
 
 `python -m tests.bench [--seconds S] [--turns N] [--only TABLE] [--profile]`, TABLE one of idle,
-token-path, brought, turns, capacity, memory, and, with processes of their own, overload, starved.
+token-path, brought, turns, capacity, memory, and, with processes of their own, overload, starved,
+halves.
 Ratios against the template hold on any machine; absolute figures are this machine's, and the share
 that others used of it is printed beside. The bare path (`bare.py`), which keeps nothing, is
 measured in the same run: it depends on the machine as ours does. No row fails because the machine
@@ -26,6 +27,7 @@ from typing import TYPE_CHECKING
 from aiokafka import AIOKafkaProducer
 
 from tests.bench.capacity import capacity
+from tests.bench.halves import halves
 from tests.bench.load import Bare, Brought, Measured, Ours, Published, Theirs, run
 from tests.bench.machine import Meter, percentiles
 from tests.bench.memory import memory
@@ -39,7 +41,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
 PACED = "tokens=100 rate=50 ttft=0.2 stamp=1"
-TABLES = ("idle", "token-path", "brought", "turns", "capacity", "memory", "overload", "starved")
+OWN = ("memory", "overload", "starved", "halves")
+TABLES = ("idle", "token-path", "brought", "turns", "capacity", *OWN)
 FLAT = "tokens=400 rate=0 ttft=0 stamp=1"
 
 
@@ -212,9 +215,10 @@ async def main() -> int:
     parser.add_argument("--streams", type=int, default=500, help="of the table starved")
     parser.add_argument("--burners", type=int, default=5, help="of the table starved")
     parser.add_argument("--memory-turns", type=int, default=20_000, help="of the table memory")
+    parser.add_argument("--halves", type=int, default=20_000, help="connections of that table")
     options = parser.parse_args()
     wanted = {options.only} if options.only else set(TABLES)
-    failed = await shared(options, wanted) if wanted - {"memory", "overload", "starved"} else 0
+    failed = await shared(options, wanted) if wanted - set(OWN) else 0
     if "memory" in wanted:
         # with a small ring: it fills as it should, which is no leak
         async with running({"TURNSTREAM_RING_BYTES_MAX": str(2 << 20)}) as bench:
@@ -234,6 +238,9 @@ async def main() -> int:
                     bench, streams=options.streams, burners=options.burners,
                     seconds=options.seconds, limited=target != "0",
                 )  # fmt: skip
+    if "halves" in wanted:
+        async with running({}) as bench:
+            failed += await halves(bench, options.halves, options.seconds)
     if failed:
         print(f"\n{failed} streams or turns failed")
     return 1 if failed else 0
