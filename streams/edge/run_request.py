@@ -5,9 +5,12 @@ What a client asks for and is not done here is refused by name, never ignored in
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from turnstream.schemas.errors import InvalidRequestError
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
 
 # what a caller may not set: it is ours, or LangGraph's own
 OWN_KEYS = ("thread_id", "run_id", "checkpoint_ns", "checkpoint_map", "assistant_id", "graph_id")
@@ -56,19 +59,26 @@ def check_input(value: Any) -> None:
 SUBGRAPHS = "stream_subgraphs"
 """In a run's config: it was started to show nested graphs, so streams that join it do as well."""
 
+MODES = "stream_mode"
+"""In a run's config: the modes that it was started with, for streams that join it."""
+
 
 def own_config(
     config: dict[str, Any] | None,
     context: dict[str, Any] | None = None,
     *,
     subgraphs: bool = False,
+    modes: Collection[str] = (),
 ) -> dict[str, Any] | None:
     """Return the config with the run's context in it, and without what is ours.
 
     Raises `InvalidRequestError` for a fork.
     """
     given = {"context": context} if context else {}
-    config = {**(config or {}), **given, **({SUBGRAPHS: True} if subgraphs else {})}
+    shows: dict[str, Any] = {SUBGRAPHS: True} if subgraphs else {}
+    if modes:
+        shows[MODES] = sorted(modes)
+    config = {**(config or {}), **given, **shows}
     if not config:
         return None
     configurable = config.get("configurable")

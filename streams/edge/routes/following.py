@@ -14,9 +14,14 @@ from turnstream.streams.edge.cursor import Cursor
 from turnstream.streams.edge.event_stream import EventStream, LaterAnswer
 from turnstream.streams.edge.routes.bodies import RunBody, Text
 from turnstream.streams.edge.routes.deps import JsonAnswer, Rest, thread_id_of
-from turnstream.streams.edge.routes.present import new_run_json, run_json, shows_subgraphs
+from turnstream.streams.edge.routes.present import (
+    new_run_json,
+    run_json,
+    shown_modes,
+    shows_subgraphs,
+)
 from turnstream.streams.edge.routes.reading import json_list
-from turnstream.streams.edge.routes.starting import Started, modes_of, start
+from turnstream.streams.edge.routes.starting import DEFAULT_MODES, Started, modes_of, start
 from turnstream.streams.edge.run_projection import RunProjection
 from turnstream.streams.edge.states import encode
 
@@ -27,8 +32,7 @@ if TYPE_CHECKING:
 
     from turnstream.connectors.postgres.ledger import TurnRow
 
-DEFAULT_MODES = frozenset({"values"})
-# of a stream that is joined without saying what it shall show
+# of a stream that joins a run whose start named none: one from Kafka, or of the protocol's socket
 JOIN_MODES = frozenset({"values", "updates", "messages-tuple", "custom"})
 
 Flag = Annotated[bool, Query()]
@@ -94,7 +98,7 @@ async def waited(
 class JoinQuery:
     """What is asked of a stream that is joined."""
 
-    modes: frozenset[str]
+    modes: frozenset[str] | None
     subgraphs: bool | None
     cancel: bool
     after: Cursor | None
@@ -111,7 +115,7 @@ async def _join_query(
     last_event_id: LastEventId = None,
 ) -> JoinQuery:
     return JoinQuery(
-        modes_of(names(stream_mode), JOIN_MODES),
+        modes_of(asked, JOIN_MODES) if (asked := names(stream_mode)) else None,
         subgraphs=stream_subgraphs,
         cancel=cancel_on_disconnect,
         after=after_of(last_event_id),
@@ -128,7 +132,7 @@ def joined(rest: Rest, row: TurnRow, asked: JoinQuery) -> EventStream:
         row.thread_key,
         str(row.turn_id),
         row.graph,
-        asked.modes,
+        asked.modes or shown_modes(row) or JOIN_MODES,
         subgraphs=shows_subgraphs(row) if asked.subgraphs is None else asked.subgraphs,
         resumed=row.kind == "resume",
         cancel=asked.cancel,

@@ -13,7 +13,8 @@ from turnstream.schemas.errors import InvalidRequestError, UndecodableError
 from turnstream.schemas.ids import assistant_id_of
 from turnstream.streams.edge.routes.deps import thread_id_of
 from turnstream.streams.edge.run_endings import run_status
-from turnstream.streams.edge.run_request import SUBGRAPHS
+from turnstream.streams.edge.run_events import MODES as ALL_MODES
+from turnstream.streams.edge.run_request import MODES, SUBGRAPHS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -50,6 +51,14 @@ def shows_subgraphs(row: TurnRow) -> bool:
     """Tell whether a run was started to show what nested graphs say."""
     about = _command(row.body)
     return about is not None and _object(about.config).get(SUBGRAPHS) is True
+
+
+def shown_modes(row: TurnRow) -> frozenset[str]:
+    """Return the stream modes that a run was started with; none where its start named none."""
+    about = _command(row.body)
+    given = _object(about.config).get(MODES) if about is not None else None
+    named = given if isinstance(given, list) else ()
+    return ALL_MODES.intersection(one for one in named if isinstance(one, str))
 
 
 def new_run_json(

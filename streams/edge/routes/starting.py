@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from turnstream.streams.edge.routes.deps import Rest
     from turnstream.streams.edge.submit import Submitted
 
+DEFAULT_MODES = frozenset({"values"})
 # LangGraph's interrupt ids (xxh3-128)
 _INTERRUPT_ID = re.compile(r"[0-9a-f]{32}")
 
@@ -48,7 +49,13 @@ async def start(
     """
     graph = entry_of(rest, body.assistant_id).name
     _check(body)
-    config = json_text(own_config(body.config, body.context, subgraphs=bool(body.stream_subgraphs)))
+    own = own_config(
+        body.config,
+        body.context,
+        subgraphs=bool(body.stream_subgraphs),
+        modes=modes_of(body.stream_mode, DEFAULT_MODES),
+    )
+    config = json_text(own)
     metadata = json_text(body.metadata or None)
     create = new_thread or body.if_not_exists == "create"
     command: StartTurn | ResumeTurn

@@ -110,6 +110,46 @@ async def test_context_reaches_the_graph_unless_the_operator_locks_it(
         assert (status, problem["code"]) == (422, "configurable_locked")
 
 
+@pytest.mark.parametrize(
+    ("given", "shown"),
+    [
+        ({"stream_mode": ["updates", "custom"]}, {"updates"}),
+        ({"stream_mode": "tasks"}, {"tasks"}),
+        ({}, {"values"}),
+    ],
+)
+async def test_a_join_shows_the_modes_that_the_run_was_started_with(
+    http: aiohttp.ClientSession, given: dict[str, Any], shown: set[str]
+) -> None:
+    """As on LangGraph's server, where a join that names no mode leaves none out."""
+    run = {"assistant_id": "telling", "input": {"said": "x"}, "context": {"city": "Seoul"}, **given}
+    _, made = await post(http, "/runs", run)
+    place = f"/threads/{made['thread_id']}/runs/{made['run_id']}/stream"
+    for query, events in (([], shown), ([("stream_mode", "debug")], {"debug"})):
+        async with http.get(place, params=query, headers={"Last-Event-ID": "-1"}) as response:
+            text = (await response.read()).decode()
+        found = {line[7:].strip() for line in text.splitlines() if line.startswith("event: ")}
+        assert found - {"metadata", "end"} == events, text
+    status, problem = await post(http, "/runs", {**run, "stream_mode": "nonsense"})
+    assert (status, problem["code"]) == (422, "unsupported_stream_mode")
+
+
+async def test_a_join_of_a_run_that_named_no_modes_shows_the_usual_ones(
+    http: aiohttp.ClientSession,
+) -> None:
+    """One of the protocol's; a config may hold anything under the name."""
+    await post(http, "/threads", {"thread_id": "t"})
+    for number, config in enumerate(({}, {"stream_mode": [{}, 1, "nonsense"]})):
+        params = {"assistant_id": "telling", "input": {"said": "x"}, "config": config}
+        status, made = await post(http, "/threads/t/commands", start(**params))
+        assert status == 200, made
+        place = f"/threads/t/runs/{made['result']['run_id']}/stream"
+        async with http.get(place, headers={"Last-Event-ID": "-1"}) as response:
+            text = (await response.read()).decode()
+        assert "event: updates" in text, number
+        assert "event: values" in text, number
+
+
 @pytest.mark.parametrize("nested", [True, False])
 async def test_a_join_shows_nested_graphs_as_the_run_was_started(
     http: aiohttp.ClientSession, nested: bool
