@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     from turnstream.graph.catalog import GraphEntry
 
+SENT = "__pregel_tasks"
+"""LangGraph's name of the channel that holds what was sent."""
 HIDDEN = ("__", "branch:")
 """How the names of LangGraph's own channels begin."""
 
@@ -64,6 +66,12 @@ class GraphReader:
             note("state", error, graph=self.entry.name)
             return None
         return list(channels) if isinstance(channels, list) else None
+
+    async def sent(self, config: RunnableConfig) -> list[Any]:
+        """Return what each `Send` gives in a checkpoint, in their order."""
+        found = await self.saver.aget_tuple(config)
+        sent = found.checkpoint["channel_values"].get(SENT, ()) if found else ()
+        return [one.arg for one in sent]
 
     async def aget_state_history(
         self,

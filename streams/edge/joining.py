@@ -175,6 +175,10 @@ class Joining:
         state = await self._state(key, run_id, at)
         if state is None:
             return
+        if item.sent:
+            sent = await self.states.sent_to(key, state, item.ns, item.task_id)
+            item.about["input"] = sent
+            return
         if item.update is None:
             item.about["input"] = await self.states.task_input(key, state, item.ns, item.node)
             return

@@ -58,7 +58,7 @@ class TaskWanted:
 
     It is that of the task at the checkpoint, or ("") at the one that the turn began with. `about`
     is the task as the modes `tasks` and `debug` show it, and is filled in; `update` likewise, by
-    the node's name, where the task has ended.
+    the node's name, where the task has ended. `sent`: its input is no part of the state.
     """
 
     checkpoint_id: str
@@ -67,6 +67,7 @@ class TaskWanted:
     task_id: str
     about: dict[str, Any]
     update: dict[str, Any] | None = None
+    sent: bool = False
 
 
 RunItem = RunEvent | StateWanted | TaskWanted

@@ -149,7 +149,7 @@ class RunProjection:
             self._state(self._states.began(record, self._tasks.space(record.path)), out)
             given = raw(record.input) if record.input else None
             about |= {"input": given, "triggers": record.triggers}
-            if not record.input and record.triggers and PUSH not in record.triggers:
+            if not record.input and record.triggers:
                 self._large(record, about, None, out)
             if record.metadata:
                 about["metadata"] = raw(record.metadata)
@@ -190,7 +190,9 @@ class RunProjection:
         if self.modes & wanted and self._shown(record.path):
             ns = self._tasks.space(record.path)
             last = self._states.last(ns)
-            out.append(TaskWanted(last, ns, record.node, record.task_id, about, update))
+            sent = isinstance(record, StepStarted) and PUSH in record.triggers
+            wants = TaskWanted(last, ns, record.node, record.task_id, about, update, sent)
+            out.append(wants)
 
     def _state(self, wanted: StateWanted | None, out: list[RunItem]) -> None:
         if wanted is None or (wanted.ns and not self.subgraphs):

@@ -41,6 +41,10 @@ class Graph(Protocol):
         """Return the channels that a node of the graph in a namespace reads; None: not known."""
         ...
 
+    async def sent(self, config: RunnableConfig) -> list[Any]:
+        """Return what each `Send` gives in a checkpoint, in their order."""
+        ...
+
     def aget_state_history(
         self,
         config: RunnableConfig,
@@ -159,6 +163,16 @@ class States:
         if channels is None:
             return values
         return {name: values[name] for name in channels if name in values}
+
+    async def sent_to(self, key: str, state: Mapping[str, Any], ns: str, task_id: str) -> Any:
+        """Return what a `Send` gave a task of a checkpoint; None for any other task."""
+        graph = await self._graph(key)
+        paths = (task["path"] for task in state["tasks"] if task["id"] == task_id)
+        number = next((path[1] for path in paths if len(path) > 1), None)
+        if graph is None or not isinstance(number, int):
+            return None
+        sent = await self._read(graph.sent(_config(key, state["checkpoint_id"], ns)))
+        return sent[number] if number < len(sent) else None
 
     async def task_result(self, key: str, checkpoint_id: str, ns: str, task_id: str) -> Any:
         """Return what a task of a checkpoint wrote, once it is there; None if it does not come."""

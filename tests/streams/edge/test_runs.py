@@ -434,3 +434,10 @@ def test_a_large_input_or_update_is_read_from_the_state() -> None:
     assert result.update is update.data
     assert isinstance(ended, RunEvent)
     assert result.about is ended.data
+    assert not given.sent
+    emitter.emit(
+        ev.StepStarted, path="t2", step=1, node="n", task_id="t2", triggers=["__pregel_push"]
+    )
+    sent, *_ = projection.apply(fold.apply(emitter.events[-1]))
+    assert isinstance(sent, TaskWanted)
+    assert sent.sent, "what a Send gives is no part of the state"

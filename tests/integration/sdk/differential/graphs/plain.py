@@ -79,7 +79,8 @@ def subjects(state: Jokes) -> dict[str, Any]:
 
 def spread(state: Jokes) -> list[Send]:
     """Send each subject on its way."""
-    return [Send("joke", {"subjects": [one]}) for one in state["subjects"]]
+    about = "x" * 20_000
+    return [Send("joke", {"subjects": [one], "text": about}) for one in state["subjects"]]
 
 
 def joke(state: Jokes) -> dict[str, Any]:
