@@ -51,6 +51,7 @@ class RunMessages:
     _open: dict[str, OpenMessage] = field(default_factory=dict)
     _nested: dict[str, OpenMessage] = field(default_factory=dict)
     _held: dict[str, dict[str, OpenMessage]] = field(default_factory=dict)
+    _told: set[str] = field(default_factory=set)  # messages/metadata shows, once for each
 
     def began(self, record: MessageStarted) -> None:
         """Open a message: nothing is shown until something is said."""
@@ -84,17 +85,13 @@ class RunMessages:
 
     def tokens(self, record: TokensEmitted) -> Iterator[Said]:
         """Show tokens: as a chunk, or as the whole message so far."""
-        known = self._open.get(record.message_id)
-        first = known is None or not known.blocks
         message = self.take(record)
         if message is None or message.role != "assistant" or message.at_once:
             return
         if "messages-tuple" in self.modes:
             yield "messages", record.path, [message.chunk(record), message.metadata]
         if "messages" in self.modes:
-            if first:
-                about = {message.message_id: {"metadata": message.metadata}}
-                yield "messages/metadata", record.path, about
+            yield from self._tell(message.message_id, record.path, message.metadata)
             yield "messages/partial", record.path, [message.whole()]
 
     def ended(self, record: MessageFinished) -> Iterator[Said]:
@@ -155,6 +152,7 @@ class RunMessages:
             self._open.pop(message_id, None)
             self._nested.pop(message_id, None)
             removed = remove_message(message_id)
+            self._told.add(message_id)
             yield from self._complete(path, removed, removed, self.tasks.metadata(path))
 
     def _complete(
@@ -163,7 +161,14 @@ class RunMessages:
         if "messages-tuple" in self.modes:
             yield "messages", path, [last, metadata]
         if "messages" in self.modes:
+            yield from self._tell(whole["id"], path, metadata)
             yield "messages/complete", path, [whole]
+        self._told.discard(whole["id"])
+
+    def _tell(self, message_id: str, path: str, metadata: dict[str, Any]) -> Iterator[Said]:
+        if message_id not in self._told:
+            self._told.add(message_id)
+            yield "messages/metadata", path, {message_id: {"metadata": metadata}}
 
 
 def _foreign(metadata: dict[str, Any]) -> dict[str, Any]:

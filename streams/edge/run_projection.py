@@ -278,7 +278,7 @@ class RunProjection:
             return
         if event == "custom" and "custom" not in self.modes:
             return
-        if nested:
+        if nested and not event.startswith("messages/"):  # LangGraph's server adds no namespace
             event = f"{event}|{self._tasks.space(path)}"
         out.append(RunEvent(event, data))
 

@@ -89,6 +89,32 @@ def test_tool_calls_in_chunks_and_whole(emitter: MemoryEmitter) -> None:
     assert whole[1][0]["invalid_tool_calls"][0]["id"] == "c2"
 
 
+def test_each_message_of_the_mode_messages_has_its_metadata_once(emitter: MemoryEmitter) -> None:
+    """Streamed, given at once, or said by a nested graph: as LangGraph's server sends them."""
+    emitter.emit(ev.MessageStarted, path="t1", message_id="m")
+    emitter.tokens(path="t1", message_id="m", block=0, kind="text", text="a")
+    emitter.tokens(path="t1", message_id="m", block=0, kind="text", text="b")
+    emitter.emit(ev.MessageFinished, path="t1", message_id="m")
+    emitter.emit(ev.MessageStarted, path="t1", message_id="w", role="tool", whole=True)
+    emitter.emit(ev.MessageFinished, path="t1", message_id="w")
+    emitter.emit(ev.MessageStarted, path="t1|t2", message_id="n", whole=True)
+    emitter.emit(ev.MessageFinished, path="t1|t2", message_id="n")
+    projection = RunProjection(TURN, frozenset({"messages"}), subgraphs=True)
+    fold, seen = ThreadFold(), []
+    for record in emitter.events:
+        for item in projection.apply(fold.apply(record)):
+            assert isinstance(item, RunEvent)
+            seen.append((item.event, next(iter(item.data)) if "metadata" in item.event else ""))
+    assert [one for one in seen if one[0] != "messages/partial"][1:] == [
+        ("messages/metadata", "m"),
+        ("messages/complete", ""),
+        ("messages/metadata", "w"),
+        ("messages/complete", ""),
+        ("messages/metadata", "n"),
+        ("messages/complete", ""),
+    ]
+
+
 def test_steps_as_updates_tasks_and_debug(emitter: MemoryEmitter) -> None:
     end = {"path": "t1", "step": 1, "node": "model", "task_id": "t1"}
     emitter.emit(ev.StepFinished, **end, update='{"messages":\n[]}')

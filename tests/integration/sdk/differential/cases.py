@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 MODES = ("values", "updates", "messages-tuple", "custom", "tasks", "checkpoints", "debug")
+OTHER_MODES = ("messages", "tools")
+"""Compared in runs of their own: `messages-tuple` goes before `messages`."""
 
 
 @dataclass(frozen=True)

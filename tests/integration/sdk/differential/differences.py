@@ -56,18 +56,35 @@ def answered_questions(items: list[Item]) -> list[Item]:
 
 def removals(items: list[Item]) -> list[Item]:
     """Leave out the messages that tell of a removal."""
-    return [
-        item
-        for item in items
-        if not (item.event.startswith("messages") and item.data[0]["type"] == "remove")
-    ]
+    return [item for item in items if not (_is_message(item) and item.data[0]["type"] == "remove")]
 
 
 def returned_messages(items: list[Item]) -> list[Item]:
     """Leave out the name of the library, of messages that no model gave."""
     for item in items:
-        if item.event.startswith("messages") and "ls_model_type" not in item.data[1]:
-            item.data[1].pop("ls_integration", None)
+        about = item.data[1:] if _is_message(item) else []
+        if item.event == "messages/metadata":
+            about = [one["metadata"] for one in item.data.values()]
+        for metadata in about:
+            if "ls_model_type" not in metadata:
+                metadata.pop("ls_integration", None)
+    return items
+
+
+def tool_events(items: list[Item]) -> list[Item]:
+    """Give LangGraph's events of tools the names and fields that ours have."""
+    names = {"tool-started": "on_tool_start", "tool-finished": "on_tool_end"}
+    names |= {"tool-error": "on_tool_error", "tool-output-delta": "on_tool_event"}
+    for item in items:
+        if item.event.partition("|")[0] != "tools":
+            continue
+        data = item.data
+        if data["event"] in names:
+            data["event"] = names[data["event"]]
+            data["toolCallId"] = data["tool_call_id"]
+            data["data"] = data.get("delta")
+        item.data = {key: data.get(key) for key in ("event", "toolCallId", "input", "data")}
+        item.data["output"] = _output(data.get("output"))
     return items
 
 
@@ -94,6 +111,17 @@ def first_checkpoint_of_functions(items: list[Item]) -> list[Item]:
     return items
 
 
+def _output(output: Any) -> Any:
+    """Return a tool's text; of a command, which ours has as JSON, only that it is one."""
+    if isinstance(output, dict):
+        return output.get("content", "<command>")
+    return "<command>" if isinstance(output, str) and '"update":' in output else output
+
+
+def _is_message(item: Item) -> bool:
+    return item.event.partition("|")[0] in ("messages", "messages/complete")
+
+
 def _task_of(item: Item) -> dict[str, Any] | None:
     mode = item.event.partition("|")[0]
     if mode == "debug" and item.data["type"] != "checkpoint":
@@ -108,6 +136,7 @@ DIFFERENCES: dict[str, Callable[[list[Item]], list[Item]]] = {
     "answered questions": answered_questions,
     "removals": removals,
     "returned messages": returned_messages,
+    "tool events": tool_events,
     "finished functions": finished_functions,
     "first checkpoint of functions": first_checkpoint_of_functions,
     "writers of functions": writers_of_functions,

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from langchain_core.messages import AIMessageChunk
+from langchain_core.messages import AIMessageChunk, message_chunk_to_message
 
 NORMALISED = (
     (re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"), "<id>"),
@@ -65,6 +65,34 @@ def merged(items: list[Item]) -> list[Item]:
             known.data[0] += _chunk(message)
     for item in open_.values():
         item.data[0] = item.data[0].model_dump()
+    return out
+
+
+def whole(items: list[Item]) -> list[Item]:
+    """Return messages as LangGraph's server makes them of tuples for the mode `messages`.
+
+    Of each message its metadata and its last form: how many come between is nobody's promise.
+    """
+    out: list[Item] = []
+    last: dict[str, Item] = {}
+    are_tuples = any(item.event.partition("|")[0] == "messages" for item in items)
+    for item in merged(items) if are_tuples else items:
+        name = item.event.partition("|")[0]
+        if name == "messages":
+            message, metadata = item.data
+            out.append(Item("messages/metadata", {message["id"]: {"metadata": metadata}}))
+            if message["type"] == "AIMessageChunk":
+                chunk = message_chunk_to_message(_chunk(message))
+                message = chunk.model_dump()
+            out.append(Item("messages", [message]))
+        elif name in ("messages/partial", "messages/complete"):
+            ((message,), known) = item.data, last.get(item.data[0]["id"])
+            if known is None:
+                known = last[message["id"]] = Item("messages", [])
+                out.append(known)
+            known.data = [message]
+        else:
+            out.append(item)
     return out
 
 

@@ -11,7 +11,9 @@ if TYPE_CHECKING:
     from cases import Case
 
 
-async def play(client: Any, case: Case, *, subgraphs: bool) -> list[Played]:
+async def play(
+    client: Any, case: Case, *, subgraphs: bool, modes: tuple[str, ...] = MODES
+) -> list[Played]:
     """Run the turns of a case; return what each one showed and left."""
     thread_id = (await client.threads.create())["thread_id"]
     turns = []
@@ -25,7 +27,7 @@ async def play(client: Any, case: Case, *, subgraphs: bool) -> list[Played]:
             async for part in client.runs.stream(
                 thread_id,
                 case.graph,
-                stream_mode=list(MODES),
+                stream_mode=list(modes),
                 stream_subgraphs=subgraphs,
                 config=case.config or None,
                 **given,

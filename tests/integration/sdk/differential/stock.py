@@ -34,7 +34,7 @@ def plain(value: Any) -> Any:
     return str(value)
 
 
-async def play(case: Case, *, subgraphs: bool) -> list[Played]:
+async def play(case: Case, *, subgraphs: bool, modes: tuple[str, ...] = MODES) -> list[Played]:
     """Run the turns of a case; return what each one showed and left."""
     graph = getattr(importlib.import_module(case.module), case.graph)
     graph = graph.copy(update={"checkpointer": InMemorySaver()})
@@ -48,8 +48,8 @@ async def play(case: Case, *, subgraphs: bool) -> list[Played]:
             asked = (await graph.aget_state(thread)).interrupts
             given = Command(resume={one.id: turn.value for one in asked})
         items = []
-        modes = ["messages" if mode == "messages-tuple" else mode for mode in MODES]
-        stream = graph.astream(given, config, stream_mode=modes, subgraphs=subgraphs)
+        asked = ["messages" if mode == "messages-tuple" else mode for mode in modes]
+        stream = graph.astream(given, config, stream_mode=asked, subgraphs=subgraphs)
         async for ns, mode, data in stream if subgraphs else _rooted(stream):
             items.append(Item("|".join((mode, *ns)), plain(data)))
         state = await graph.aget_state(thread)

@@ -17,9 +17,9 @@ sys.path.insert(0, str(Path(__file__).parent / "graphs"))
 sys.path.insert(0, str(Path(__file__).parent))
 import served
 import stock
-from cases import CASES, MODES
-from differences import DIFFERENCES, left_out, state_left_out
-from played import merged, normalised
+from cases import CASES, MODES, OTHER_MODES
+from differences import DIFFERENCES, left_out, removals, state_left_out
+from played import merged, normalised, whole
 from recorded import FILE, facts
 
 if TYPE_CHECKING:
@@ -50,6 +50,10 @@ async def test_graphs_do_the_same_as_on_langgraph(comparable: Any) -> None:
                 for number, (our, their) in enumerate(zip(ours, theirs, strict=True)):
                     _recall(where, number, deepcopy(our), compared, different)
                     _compare(f"{where}[{number}]", our, their, compared, different)
+                ours = await served.play(client, case, subgraphs=subgraphs, modes=OTHER_MODES)
+                theirs = await stock.play(case, subgraphs=subgraphs, modes=OTHER_MODES)
+                for number, (our, their) in enumerate(zip(ours, theirs, strict=True)):
+                    _compare_others(f"{where}[{number}]", our, their, compared, different)
     print(f"compared with LangGraph: {sum(compared.values())} items, {dict(compared)}")
     assert not different, "\n".join(different)
 
@@ -72,6 +76,26 @@ def _compare(
         our, their = (normalised(state_left_out(getattr(one, name))) for one in (ours, theirs))
         compared[name] += 1
         _differ(f"{where} {name}", our, their, different)
+
+
+def _compare_others(
+    where: str, ours: Played, theirs: Played, compared: Counter[str], different: list[str]
+) -> None:
+    """Compare the modes that have runs of their own."""
+    for mode in OTHER_MODES:
+        our, their = (
+            [
+                (normalised(item.event), normalised(item.data))
+                for item in left_out(whole(removals(played.items)))
+                if item.event.startswith(mode)
+            ]
+            for played in (ours, theirs)
+        )
+        if mode == "tools":  # of one step they run at once
+            for items in (our, their):
+                items.sort(key=lambda item: item[1]["toolCallId"])
+        compared[f"{mode} alone" if mode == "messages" else mode] += len(their)
+        _differ(f"{where} {mode}", our, their, different)
 
 
 def _recall(
