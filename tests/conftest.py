@@ -8,6 +8,7 @@ its data in memory where there is room.
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import shutil
 import tempfile
@@ -202,3 +203,15 @@ def ledger_dsn(ledgers: Ledgers) -> Iterator[str]:
     """Return the URL of a migrated database in which nothing has happened."""
     with ledgers.lent() as url:
         yield url
+
+
+@pytest.fixture
+def uncollected() -> Iterator[None]:
+    """Keep in `gc.garbage` what a collection finds, and make none meanwhile."""
+    gc.collect()
+    gc.disable()
+    gc.set_debug(gc.DEBUG_SAVEALL)
+    yield
+    gc.set_debug(0)
+    gc.garbage.clear()
+    gc.enable()

@@ -4,6 +4,9 @@ Through ASGI's `send` a frame costs half as much again, and one reader that stal
 wait. What is written here must leave the connection as the protocol class would have: whole frames
 after the handshake and before the close, whole chunks inside a chunked body.
 
+A connection and a request refer to each other while they last. At their ends these circles are
+broken, so that no request waits for a garbage collection (`tests/streams/edge/test_cycles.py`).
+
 uvicorn bounds neither a request's head nor the time that it takes. Here a head, the trailers of a
 body, or bytes that the parser skips have at most `HEAD_BYTES_MAX`, and `Arrivals` ends what takes
 too long.
@@ -11,6 +14,7 @@ too long.
 
 from __future__ import annotations
 
+import weakref
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, cast
 
@@ -71,6 +75,7 @@ class EdgeWebSocketProtocol(WebSocketsSansIOProtocol):
         """Leave."""
         self._arrivals.settle(self)
         super().connection_lost(exc)
+        self.app_state = {}  # it is in there
 
     def settle(self) -> None:
         """Note that the caller is known: the socket may stay."""
@@ -113,6 +118,7 @@ class EdgeWebSocketProtocol(WebSocketsSansIOProtocol):
     def on_task_complete(self, task: asyncio.Task[None]) -> None:
         """Bound what is left of a socket that is over: its close may find no reader."""
         super().on_task_complete(task)
+        self.scope = {}  # type: ignore[typeddict-item]  # it is in there
         if not self.disconnected:
             self._arrivals.wait(self, 2 * self.close_timeout)
 
@@ -162,6 +168,7 @@ class EdgeHttpProtocol(HttpToolsProtocol):
         self._discarded = 0
         self._deaf = False  # answered for good: what still comes is thrown away
         self._watched = False  # by the sockets' watchdog
+        self._upgraded = False
         self._unsent_bytes = 0
 
     @property
@@ -182,6 +189,12 @@ class EdgeHttpProtocol(HttpToolsProtocol):
         """Leave."""
         self._arrivals.settle(self)
         super().connection_lost(exc)
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """Refer to nothing that refers to this connection; an app that still runs keeps its own."""
+        self.app_state = {}
+        self.parser = self.cycle = self.scope = None  # type: ignore[assignment]
 
     def settle(self) -> None:
         """Note that the sockets' watchdog looks after the answer, whose caller is known."""
@@ -213,6 +226,9 @@ class EdgeHttpProtocol(HttpToolsProtocol):
             at += len(part)
             self._moved = False
             super().data_received(part)
+            if self._upgraded:
+                self._let_go()
+                return
             if self.transport.is_closing():
                 return
             self._still_bytes = 0 if self._moved else self._still_bytes + len(part)
@@ -223,7 +239,7 @@ class EdgeHttpProtocol(HttpToolsProtocol):
     def handle_websocket_upgrade(self) -> None:
         """Hand the connection to the WebSocket class."""
         self._arrivals.settle(self)
-        self._deaf = True
+        self._deaf = self._upgraded = True
         super().handle_websocket_upgrade()
 
     def on_message_begin(self) -> None:
@@ -268,7 +284,11 @@ class EdgeHttpProtocol(HttpToolsProtocol):
         """End an answer and wait for the next request; a part of it may be here."""
         super().on_response_complete()
         # of requests that came together the next one may have begun to run
-        if self.cycle.response_complete and self not in self._arrivals.waiting:
+        if (
+            self.cycle is not None
+            and self.cycle.response_complete
+            and self not in self._arrivals.waiting
+        ):
             self._idle()
 
     def send_400_response(self, msg: str) -> None:
@@ -347,13 +367,14 @@ class _Lingering:
 
     def __init__(self, protocol: EdgeHttpProtocol, cycle: RequestResponseCycle) -> None:
         self._protocol = protocol
-        self._cycle = cycle
+        self._cycle = weakref.ref(cycle)  # it refers to this
         self.write = protocol.transport.write
         self.is_closing = protocol.transport.is_closing
 
     def close(self) -> None:
         """Close once the peer has sent its request, or stopped to."""
-        if self._cycle.response_complete and self._cycle.more_body:
+        cycle = self._cycle()
+        if cycle is not None and cycle.response_complete and cycle.more_body:
             self._protocol.linger()
         else:
             self._protocol.transport.close()

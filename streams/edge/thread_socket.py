@@ -68,6 +68,7 @@ class Socket:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            self._subscriptions.clear()  # their stacks refer to this
 
     async def _expect_thread(self) -> None:
         """Close the socket of a thread that nobody begins.

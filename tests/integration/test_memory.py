@@ -6,11 +6,8 @@ import gc
 import json
 import types
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-
-import pytest
 
 from turnstream.schemas.events import TurnCompleted, TurnFailed
 
@@ -29,18 +26,6 @@ graph.add_edge(START, "model")
 graph.add_edge("model", END)
 graph = graph.compile()
 """
-
-
-@pytest.fixture
-def uncollected() -> Iterator[None]:
-    """Keep what a collection finds in `gc.garbage`."""
-    gc.collect()
-    gc.disable()
-    gc.set_debug(gc.DEBUG_SAVEALL)
-    yield
-    gc.set_debug(0)
-    gc.garbage.clear()
-    gc.enable()
 
 
 def left() -> Counter[str]:

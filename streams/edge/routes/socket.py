@@ -137,6 +137,7 @@ class PlainSocket:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            self._subscriptions.clear()  # their stacks refer to this
 
     async def _room(self) -> None:
         """Wait while too many commands are under way: the client is read no further."""
