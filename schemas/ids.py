@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import uuid
+from functools import lru_cache
 
 from turnstream.schemas.errors import InvalidRequestError
 
@@ -17,6 +18,7 @@ GRAPH_NAMESPACE = uuid.UUID("6ba7b821-9dad-11d1-80b4-00c04fd430c8")
 """In which LangGraph's server derives an assistant's id from its graph's name."""
 
 
+@lru_cache(maxsize=1024)
 def assistant_id_of(graph: str) -> str:
     """Return the id of a graph's assistant, as LangGraph's server derives it."""
     return str(uuid.uuid5(GRAPH_NAMESPACE, graph))

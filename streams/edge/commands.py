@@ -118,6 +118,7 @@ class Commands:
         return thread_key(self.principal.tenant, check_thread_id(self.thread_id))
 
     async def _start(self, command: Command) -> dict[str, Any]:
+        await self.edge.pressure.enter()
         params = command.params
         graph = self.edge.graph_of(_text(params, "assistant_id"))
         if graph is None:
@@ -149,6 +150,7 @@ class Commands:
         return given
 
     async def _respond(self, command: Command) -> dict[str, Any]:
+        await self.edge.pressure.enter()
         params = command.params
         key = await self.edge.authorised(self.principal, self.thread_id)
         if "responses" in params:

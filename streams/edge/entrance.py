@@ -1,5 +1,8 @@
 """Where every request and socket enters: who may send it from where, and what no route caught.
 
+A request that would start a turn while none is taken ends here as well (503), before its caller is
+known and its body read: an edge that is asked ten times too much spends its time on turns that run.
+
 A browser sends requests to this edge in the name of any page. With tokens that is harmless, because
 a page has none. Without authentication (dev mode) the edge therefore takes loopback hosts only, so
 that no foreign name leads here (DNS rebinding), and refuses foreign origins on every route. A body
@@ -10,7 +13,9 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
-from typing import TYPE_CHECKING, Any
+import re
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
@@ -35,6 +40,8 @@ if TYPE_CHECKING:
 
     from turnstream.streams.settings import Settings
 
+_STARTS = re.compile(r"(?:/threads/[^/]+)?/runs(?:/stream|/wait)?|/runs/batch|/chat")
+"""Paths of POST requests that start turns; `/commands` may also cancel, so it checks by itself."""
 _DEFAULT_PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}
 EXPOSED_HEADERS = (
     "Content-Location",
@@ -48,10 +55,13 @@ EXPOSED_HEADERS = (
 )
 
 
-def install(app: FastAPI, settings: Settings, *, dev: bool) -> None:
-    """Put the entrance before an app's other middleware, and CORS before it where it is set."""
+def install(app: FastAPI, settings: Settings, *, dev: bool, door: Door) -> None:
+    """Put the entrance before an app's other middleware, and CORS before it where it is set.
+
+    `door`: of requests that start turns.
+    """
     hosts = frozenset({urlsplit(settings.edge_url).hostname or ""} - {""})
-    app.add_middleware(Entrance, dev=dev, origins=settings.allowed_origins, hosts=hosts)
+    app.add_middleware(Entrance, dev=dev, origins=settings.allowed_origins, hosts=hosts, door=door)
     if settings.allowed_origins:
         app.add_middleware(
             CORSMiddleware,
@@ -63,13 +73,32 @@ def install(app: FastAPI, settings: Settings, *, dev: bool) -> None:
         )
 
 
+class Door(Protocol):
+    """What lets requests in that start turns."""
+
+    async def enter(self) -> None:
+        """Count a request and wait for its turn, or raise an `UnavailableError` at once."""
+        ...
+
+    def turned_away(self) -> None:
+        """Count a request no more that started nothing."""
+        ...
+
+
 class Entrance:
     """ASGI middleware: refuse what may not enter, and answer for what no route caught."""
 
     def __init__(
-        self, app: ASGIApp, *, dev: bool, origins: tuple[str, ...], hosts: frozenset[str]
+        self,
+        app: ASGIApp,
+        *,
+        dev: bool,
+        origins: tuple[str, ...],
+        hosts: frozenset[str],
+        door: Door,
     ) -> None:
         self._app = app
+        self._door = door
         self._dev = dev
         self._origins = origins
         self._hosts = hosts
@@ -82,17 +111,23 @@ class Entrance:
             await self._socket(scope, receive, send)
 
     async def _request(self, scope: Scope, receive: Receive, send: Send) -> None:
-        started = False
+        started = entered = False
 
         async def watched(message: Message) -> None:
-            nonlocal started
+            nonlocal started, entered
             started = True
+            if entered and message.get("status", 0) >= HTTPStatus.BAD_REQUEST:
+                entered = False
+                self._door.turned_away()
             await send(message)
 
         try:
             headers = Headers(scope=scope)
             self._check(headers)
             check_json(headers)
+            if scope["method"] == "POST" and _STARTS.fullmatch(scope["path"]):
+                await self._door.enter()
+                entered = True
             await self._app(scope, receive, watched)
         except ClientDisconnect:
             return

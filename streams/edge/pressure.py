@@ -1,14 +1,17 @@
 """Whether a turn may be asked for now: what workers, Kafka and Postgres can take.
 
 A command that is refused here was not published: the client may simply ask again. What is read is
-at most `CHECK_EVERY_S` old. A command that Kafka has in spite of it waits there; nothing is lost.
+at most `CHECK_EVERY_S` old, so an edge publishes no more starts in between than there was room for.
+A command that Kafka has in spite of it waits there; nothing is lost.
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
+from collections import deque
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import structlog
 
@@ -18,6 +21,9 @@ from turnstream.schemas.errors import (
     OverloadedError,
     TurnstreamError,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _log = structlog.get_logger(__name__)
 CHECK_EVERY_S = 1.0
@@ -48,19 +54,73 @@ class OpenTurns(Protocol):
         ...
 
 
+class Turnstile:
+    """Lets `AT_ONCE` pass in one iteration of the event loop; the others pass later, in order.
+
+    What all of them do first would otherwise be done in one go, and everything else would wait.
+    """
+
+    AT_ONCE = 4
+
+    def __init__(self) -> None:
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._left = self.AT_ONCE
+        self._turning = False
+
+    async def passed(self) -> None:
+        """Return when the caller may go on."""
+        loop = asyncio.get_running_loop()
+        if not self._turning:
+            self._turning = True
+            loop.call_soon(self._turn)
+        if self._left:
+            self._left -= 1
+            return
+        waiting = loop.create_future()
+        self._waiting.append(waiting)
+        await waiting
+
+    def _turn(self) -> None:
+        self._left = self.AT_ONCE
+        while self._left and self._waiting:
+            waiting = self._waiting.popleft()
+            if not waiting.done():  # else its caller has left
+                waiting.set_result(None)
+                self._left -= 1
+        self._turning = bool(self._waiting)
+        if self._turning:
+            asyncio.get_running_loop().call_soon(self._turn)
+
+
 @dataclass(slots=True)
 class Pressure:
     """Refuses commands while they would only pile up; recovers by itself.
 
     `workers` is how many hold a lease, None where that is not known. An edge without any takes
     commands: Kafka keeps them until one comes.
+
+    Requests that start turns pass a door (`enter`) before anything is done for them. It lets no
+    more in than there is room for, and once it had to refuse some, evenly over the next second. A
+    few begin at a time: what is let in is much work, and refusals and tokens would wait for it.
     """
 
     tail: Tail
     ledger: OpenTurns
     open_turns_max: int
     workers: int | None = None
+    clock: Callable[[], float] = time.monotonic
     _refusal: TurnstreamError | None = field(default=None)
+    _room: int = field(init=False)
+    _looked_at: float = 0.0
+    _started: int = 0
+    _entered: int = 0
+    _refused: bool = False
+    _scarce: bool = False
+    _turnstile: Turnstile = field(default_factory=Turnstile)
+
+    def __post_init__(self) -> None:
+        """Take the ledger for empty until it is read."""
+        self._room = self.open_turns_max
 
     def check(self, *, starts: bool) -> None:
         """Raise where a command is not to be published.
@@ -70,29 +130,59 @@ class Pressure:
         """
         if self.tail.lag_s > TAIL_SILENT_MAX_S:
             raise KafkaUnavailableError(f"no answer from Kafka for {self.tail.lag_s:.0f} s")
-        if isinstance(self._refusal, OverloadedError) and not starts:
-            return
         if self._refusal is not None:
             raise type(self._refusal)(str(self._refusal))
+        if starts and self._started >= self._room:
+            self._overloaded()
+
+    def started(self) -> None:
+        """Note that this edge publishes a command that starts a turn."""
+        self._started += 1
+
+    async def enter(self) -> None:
+        """Let a request in that is about to start a turn; raises as `check` does, at once."""
+        self.check(starts=True)
+        since_s = self.clock() - self._looked_at
+        share = min(1.0, since_s / CHECK_EVERY_S) if self._scarce else 1.0
+        if self._entered >= self._room * share:
+            self._overloaded()
+        self._entered += 1
+        await self._turnstile.passed()
+
+    def turned_away(self) -> None:
+        """Give the place back of a request that entered and started nothing."""
+        self._entered -= 1
+
+    def _overloaded(self) -> None:
+        self._refused = True
+        raise OverloadedError("as many turns are open as are taken on")
 
     @property
     def broken(self) -> str:
         """Return the code of the error for which all commands are refused, "" if there is none."""
-        if self._refusal is None or isinstance(self._refusal, OverloadedError):
-            return ""
-        return self._refusal.code
+        return "" if self._refusal is None else self._refusal.code
 
     async def watch(self) -> None:
         """Look at the ledger once a second, until cancelled."""
+        before = ""
         while True:
-            refusal = await self._look()
-            if type(refusal) is not type(self._refusal):
-                code = "" if refusal is None else refusal.code
-                _log.warning("commands refused" if code else "commands taken", code=code)
-            self._refusal = refusal
+            await self.look()
+            code = self.broken or (OverloadedError.code if self._scarce else "")
+            if code != before:
+                what = "commands refused" if code else "commands taken"
+                _log.warning(what, code=code, room=self._room)
+            before = code
             await asyncio.sleep(CHECK_EVERY_S)
 
-    async def _look(self) -> TurnstreamError | None:
+    async def look(self) -> None:
+        """Look at the ledger once: what is refused, and how many starts may enter from now on."""
+        self._refusal = await self._asked()
+        if self._refusal is None:
+            self._looked_at = self.clock()
+            self._scarce, self._refused = self._refused or self._room <= 0, False
+            self._started = self._entered = 0
+
+    async def _asked(self) -> TurnstreamError | None:
         try:
             async with asyncio.timeout(CHECK_TIMEOUT_S):
                 open_turns = await self.ledger.open_total()
@@ -103,8 +193,5 @@ class Pressure:
         except DatabaseUnavailableError as error:
             self.workers = None
             return error
-        if open_turns >= self.open_turns_max:
-            return OverloadedError(
-                f"{open_turns} turns are open, {self.open_turns_max} are taken on"
-            )
+        self._room = self.open_turns_max - open_turns
         return None

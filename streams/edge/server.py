@@ -53,7 +53,7 @@ def build_app(edge: EdgeContext) -> FastAPI:
     problems.install(app)
     app.add_middleware(thread_stream.CommandsFirst)
     app.add_middleware(BodyLimit, bytes_max=edge.settings.edge_body_bytes_max)
-    entrance.install(app, edge.settings, dev=edge.auth.dev)
+    entrance.install(app, edge.settings, dev=edge.auth.dev, door=edge.pressure)
     app.include_router(thread_stream.router, responses=PROBLEMS)
     for router in routes.ROUTERS:
         app.include_router(router)

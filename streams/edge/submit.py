@@ -44,6 +44,10 @@ class Gate(Protocol):
         """Raise an `UnavailableError` where they are not."""
         ...
 
+    def started(self) -> None:
+        """Note that a command is published that starts a turn."""
+        ...
+
 
 class CommandLog(Protocol):
     """What carries commands: the `turns` topic."""
@@ -227,7 +231,10 @@ class Submit:
                 f"the command has {size} bytes, {COMMAND_BYTES_MAX} are allowed",
                 code="command_too_large",
             )
-        self.gate.check(starts=not isinstance(command, CancelTurn))
+        starts = not isinstance(command, CancelTurn)
+        self.gate.check(starts=starts)
+        if starts:
+            self.gate.started()
         await self.log.append(key, command)
 
     def _remember(self, key: str) -> None:

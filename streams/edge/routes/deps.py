@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from turnstream.streams.edge.states import States
 
 LEDGER_POLL_S = 0.02
+"""Before the second look for a turn that was just sent; then each wait is twice as long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,11 +91,14 @@ class Rest:
         )
 
     async def _soon(self, key: str, read: Any) -> Any:
-        deadline = asyncio.get_running_loop().time() + self.edge.submit.start_wait_s
+        loop = asyncio.get_running_loop()
+        deadline, wait_s = loop.time() + self.edge.submit.start_wait_s, LEDGER_POLL_S
         while (found := await read()) is None:
-            if not self.edge.submit.is_recent(key) or asyncio.get_running_loop().time() > deadline:
+            left_s = deadline - loop.time()
+            if not self.edge.submit.is_recent(key) or left_s < 0:
                 return None
-            await asyncio.sleep(LEDGER_POLL_S)
+            await asyncio.sleep(min(wait_s, left_s))
+            wait_s *= 2  # behind a backlog it takes long, and the ledger has enough to do
         return found
 
 

@@ -114,6 +114,38 @@ async def test_a_full_ledger_refuses_turns_until_there_is_room(settings, open_ru
         await until_taken(edge)
 
 
+@pytest.mark.parametrize(
+    "path",
+    ["/runs", "/runs/wait", "/runs/stream", "/runs/batch", "/chat"]
+    + [f"/threads/b{path}" for path in ("/runs", "/runs/wait", "/runs/stream")],
+)
+async def test_starts_are_refused_before_the_caller_is_known_and_the_body_read(
+    settings, open_running, worker, path
+):
+    await worker.pool.execute("UPDATE tally SET unclosed = 5 WHERE bucket = 0")
+    full = settings.model_copy(
+        update={
+            "open_turns_max": 5,
+            "jwt_secret": SecretStr("0123456789abcdefghijklmnopqrstuvwxyz"),
+        }
+    )
+    body = {"content": "[", "headers": {"content-type": "application/json"}}
+    async with (
+        open_running(full) as edge,
+        httpx.AsyncClient(base_url=edge.url, timeout=60) as client,
+    ):
+        async with asyncio.timeout(60):
+            while (answer := await client.post(path, **body)).status_code == 400:
+                await asyncio.sleep(0.01)  # it has not looked yet
+        refused(answer, "overloaded")
+        assert (await client.post(f"/threads/b/runs/{NEVER}/cancel")).status_code == 401
+        await worker.pool.execute("UPDATE tally SET unclosed = 0 WHERE bucket = 0")
+        async with asyncio.timeout(60):
+            while (answer := await client.post(path, **body)).status_code == 503:
+                await asyncio.sleep(0.01)
+        assert answer.status_code == 400
+
+
 async def test_a_database_that_is_cut_off_refuses_turns_until_it_is_back(
     settings, open_running, worker
 ):
