@@ -2,7 +2,8 @@
 
 Reads the input topics from the ledger's position on; writes `dead-letters` and, through `admit`,
 the ledger. A record that cannot be taken is in `dead-letters`, acked, before the position passes
-it. The intake pauses while the ledger holds too many open turns, not because this worker is busy.
+it. The intake takes in no more than the ledger has room for and pauses while it is full, not
+because this worker is busy. What it takes in at once is bounded, so that turns that run here go on.
 """
 
 from __future__ import annotations
@@ -43,6 +44,8 @@ POLL_S = 0.2
 RETRY_S = 0.2
 CHECK_EVERY_S = 1.0
 PARTITIONS_AT_ONCE = 4
+RECORDS_AT_ONCE = 100
+"""Records of one round; turns that run here go on between two rounds."""
 LEARN_EVERY_S = 5.0
 HOLD_S = 10.0
 """A partition rests for so long after an error that is no record's fault."""
@@ -99,6 +102,8 @@ class Intake:
         self._tenant_of = tenant_of
         self._topic_ids = topic_ids
         self._open_turns_max = open_turns_max
+        self._room = open_turns_max
+        self._held_back = False
         self._relearn = relearn
         self._learned_at = -LEARN_EVERY_S
         self._timeline = -1
@@ -134,7 +139,9 @@ class Intake:
                 self._inbox.displace()
                 await asyncio.sleep(RETRY_S)
                 continue
-            batches = await self._inbox.batches(wait_s=POLL_S)
+            batches = await self._inbox.batches(
+                wait_s=POLL_S, records_max=max(1, min(RECORDS_AT_ONCE, self._room))
+            )
             if batches:
                 await asyncio.gather(
                     *(self._partition(tp, records) for tp, records in batches.items())
@@ -169,10 +176,12 @@ class Intake:
             log.warning("ledger_timeline_changed", before=self._timeline, now=timeline)
             self._inbox.displace()
         self._timeline = timeline
-        full = await self._ledger.open_total() >= self._open_turns_max
-        if full != self._inbox.paused:
-            log.warning("intake_paused" if full else "intake_resumed")
-            self._inbox.paused = full
+        self._room = self._open_turns_max - await self._ledger.open_total()
+        held_back = self._inbox.paused or self._room <= 0
+        if held_back != self._held_back:
+            log.warning("intake_paused" if held_back else "intake_resumed")
+            self._held_back = held_back
+        self._inbox.paused = self._room <= 0
 
     async def _partition(self, tp: TopicPartition, records: Sequence[Record]) -> None:
         async with self._gate:
@@ -245,6 +254,8 @@ class Intake:
             self._inbox.moved(tp, end_of(records[-1]))
             self.passed += len(records)
             self.admitted += len(commands)
+            self._room -= len(commands)
+            self._inbox.paused = self._room <= 0  # until the next check
             return
 
     def _read(

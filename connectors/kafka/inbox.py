@@ -28,8 +28,9 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-RECORDS_MAX = 500
 FETCH_WAIT_MS = 250
+PARTITION_BYTES = 64 << 10
+"""Of a partition before the next one is read: a backlog of one does not keep the others waiting."""
 COMMIT_EVERY_S = 5.0
 LEAVE_TIMEOUT_S = 3.0
 SESSION_TIMEOUT_MS = 6_000  # a broker's default minimum: so long wait a killed worker's partitions
@@ -94,6 +95,7 @@ class Inbox:
             auto_offset_reset="none",
             isolation_level="read_committed",
             fetch_max_wait_ms=FETCH_WAIT_MS,
+            max_partition_fetch_bytes=PARTITION_BYTES,
             session_timeout_ms=SESSION_TIMEOUT_MS,
             heartbeat_interval_ms=SESSION_TIMEOUT_MS // 6,
             max_poll_interval_ms=300_000,
@@ -202,15 +204,19 @@ class Inbox:
             (self._consumer.pause if paused else self._consumer.resume)(*placed)
         self._paused = paused
 
-    async def batches(self, *, wait_s: float) -> dict[TopicPartition, list[InputRecord]]:
+    async def batches(
+        self, *, wait_s: float, records_max: int
+    ) -> dict[TopicPartition, list[InputRecord]]:
         """Return what came in, per partition and in order; waits for the first at most `wait_s`.
+
+        Together they are at most `records_max`.
 
         Raises `InputLostError` where the ledger's position is not in the log, and
         `KafkaUnavailableError`.
         """
         try:
             got = await self._consumer.getmany(
-                timeout_ms=round(wait_s * 1000), max_records=RECORDS_MAX
+                timeout_ms=round(wait_s * 1000), max_records=records_max
             )
         except OffsetOutOfRangeError as error:
             raise InputLostError(

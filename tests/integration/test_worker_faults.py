@@ -140,7 +140,16 @@ async def test_the_intake_pauses_on_the_ledgers_open_total(scene) -> None:
         for i, turn in enumerate(slow):
             await scene.done(f"slow-{i}", turn)
         assert isinstance((await scene.done("late", late)).terminal, TurnCompleted)
-        assert not worker._intake._inbox.paused
+        await scene.until(lambda: not worker._intake._inbox.paused)
+
+
+async def test_the_intake_takes_in_what_there_is_room_for(scene) -> None:
+    turns = [await scene.start(f"t-{i}", "tokens=5 rate=10") for i in range(8)]
+    async with scene.worker(open_turns_max=3) as worker:
+        await scene.until(lambda: worker._intake._inbox.paused)
+        assert await scene.db.fetchval("SELECT count(*) FROM turns") == 3
+        for i, turn in enumerate(turns):
+            assert isinstance((await scene.done(f"t-{i}", turn)).terminal, TurnCompleted)
 
 
 async def test_ends_that_nobody_published_are_swept(scene) -> None:
