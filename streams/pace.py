@@ -1,41 +1,71 @@
 """How many turns a worker may run: as many as its event loop serves in time.
 
 The lag of the loop tells whether the cores, which neighbours may share, are enough for what runs.
-As in TCP the limit doubles until the loop is late for the first time; from then on it shrinks
-quickly and grows slowly. No turn that runs is stopped. What is not claimed waits in the ledger, for
-a peer or for later.
+While the loop is in time nothing is limited. When it is late for two spans the limit shrinks, in
+proportion to the lag; when it is in time again the limit grows back, slowly. No turn that runs is
+stopped. What is not claimed waits in the ledger, for a peer or for later.
 """
 
 from __future__ import annotations
 
-LIMIT_MIN = 4
-"""Turns that a worker runs however late its loop is: some must come to an end."""
+import asyncio
+import time
 
-START_SHARE = 1 / 8
-"""Of `turns_max`, in the beginning."""
+SPAN_S = 0.5
+"""The lag is a mean over so long. A block of the loop, however long, makes one span late."""
 
-SHRINK = 0.8
-GROW_SHARE = 1 / 32
-"""Of `turns_max`, each time."""
+BEAT_EVERY_S = 0.1
 
-ADJUST_EVERY_S = 1.0
+LIMIT_MIN = 16
+"""Turns that a worker runs however late its loop is, for neighbours may be what makes it late."""
+
+SHRINK_MIN = 0.5
+"""A step leaves at least this share of what runs."""
+
+GROW_SHARE = 1 / 64
+"""Of `turns_max`, each span."""
 
 
-def next_limit(
-    limit: int, *, running: int, lag_s: float, target_s: float, turns_max: int, late_before: bool
-) -> int:
+class LoopLag:
+    """How late an event loop was on average over the last span: `mean_s`."""
+
+    def __init__(self) -> None:
+        self.mean_s = 0.0
+        self._sum_s, self._beats = 0.0, 0
+        self._span_at = 0.0
+
+    def beat(self, now: float, late_s: float) -> bool:
+        """Note that the loop ran `late_s` later than asked; return whether `mean_s` is new."""
+        self._sum_s += max(0.0, late_s)
+        self._beats += 1
+        if now - self._span_at < SPAN_S:
+            return False
+        self.mean_s = self._sum_s / self._beats
+        self._sum_s, self._beats, self._span_at = 0.0, 0, now
+        return True
+
+    async def watch(self) -> None:
+        """Beat until cancelled."""
+        while True:
+            began = time.monotonic()
+            await asyncio.sleep(BEAT_EVERY_S)
+            now = time.monotonic()
+            self.beat(now, now - began - BEAT_EVERY_S)
+
+
+def next_limit(limit: int, *, running: int, lag_s: float, target_s: float, turns_max: int) -> int:
     """Return how many turns may run from now on.
 
-    `lag_s`: how late the loop was lately, on average. `late_before`: it has passed the target once.
+    `lag_s`: how late the loop was at least, on average, in each of the last two spans.
     """
-    floor = min(LIMIT_MIN, turns_max)
     if lag_s > target_s:
-        # from what runs on: a limit that nothing reaches would shrink for long without effect
-        return max(floor, int(min(limit, running) * SHRINK))
-    step = max(1, int(turns_max * GROW_SHARE))
-    if lag_s > target_s / 2 or running < limit - step:
-        return limit  # near the target, or not used up: growing would only allow a burst
-    return min(turns_max, limit + step if late_before else 2 * limit)
+        if running > limit:
+            return limit  # it takes effect when turns end; then it is seen whether that was enough
+        left = int(running * max(SHRINK_MIN, target_s / lag_s))
+        return min(limit, max(min(LIMIT_MIN, turns_max), left))
+    if lag_s > target_s / 2:
+        return limit
+    return min(turns_max, limit + max(1, int(turns_max * GROW_SHARE)))
 
 
 class Pace:
@@ -45,33 +75,26 @@ class Pace:
     """
 
     def __init__(self, *, turns_max: int, target_s: float) -> None:
-        self.lag_s = 0.0
+        self.limit = turns_max
+        self._lag = LoopLag()
         self._turns_max = turns_max
         self._target_s = target_s
-        start = max(LIMIT_MIN, int(turns_max * START_SHARE)) if target_s else turns_max
-        self.limit = min(turns_max, start)
-        self._late_before = False
-        self._sum_s, self._beats = 0.0, 0
-        self._adjusted_at = 0.0
+
+    @property
+    def lag_s(self) -> float:
+        """How late the loop was lately, on average."""
+        return self._lag.mean_s
 
     def beat(self, now: float, *, late_s: float, running: int) -> bool:
         """Note that the loop ran `late_s` later than asked; return whether the limit has grown."""
-        self._sum_s += max(0.0, late_s)
-        self._beats += 1
-        if now - self._adjusted_at < ADJUST_EVERY_S:
+        earlier_s, before = self.lag_s, self.limit
+        if not self._lag.beat(now, late_s) or not self._target_s:
             return False
-        self.lag_s = self._sum_s / self._beats
-        self._sum_s, self._beats, self._adjusted_at = 0.0, 0, now
-        if not self._target_s:
-            return False
-        before = self.limit
         self.limit = next_limit(
             before,
             running=running,
-            lag_s=self.lag_s,
+            lag_s=min(earlier_s, self.lag_s),
             target_s=self._target_s,
             turns_max=self._turns_max,
-            late_before=self._late_before,
         )
-        self._late_before = self._late_before or self.limit < before
         return self.limit > before

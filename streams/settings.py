@@ -90,10 +90,10 @@ class Settings(BaseSettings):
     # worker
     turns_max: int = Field(256, ge=1, description="turns that run in one worker")
     loop_lag_target_ms: float = Field(
-        0.0,
+        50.0,
         ge=0,
         description="a worker claims fewer turns while its event loop is later than this on"
-        " average, such as 100; 0: always turns_max",
+        " average, and more again when it is in time; 0: always turns_max",
     )
     turn_timeout_s: float = Field(3600.0, gt=0, description="of a turn, from its first claim")
     step_timeout_s: float = Field(600.0, gt=0, description="of one step of a turn's graph")

@@ -29,6 +29,7 @@ from turnstream.streams.drain import hand_over
 from turnstream.streams.garbage import IdleCollector
 from turnstream.streams.hearing import PROBE_EVERY_S
 from turnstream.streams.memory import resident_bytes
+from turnstream.streams.pace import BEAT_EVERY_S
 from turnstream.streams.polls import Polls
 from turnstream.streams.roster import Roster
 from turnstream.streams.unclaimed import Unclaimed
@@ -57,7 +58,6 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-WATCH_EVERY_S = 0.1
 WATCH_LATE_S = 1.0
 FLUSH_TIMEOUT_S = 3.0
 RETRY_S = 0.5
@@ -260,9 +260,9 @@ class Worker:
                 garbage.idle(self.roster.counts.claimed)
             self._look_at_memory()
             began = time.monotonic()
-            await asyncio.sleep(WATCH_EVERY_S)
+            await asyncio.sleep(BEAT_EVERY_S)
             now = time.monotonic()
-            late_s = now - began - WATCH_EVERY_S
+            late_s = now - began - BEAT_EVERY_S
             if self.pace.beat(now, late_s=late_s, running=len(self.roster.running)):
                 self.roster.wake.set()
 

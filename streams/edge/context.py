@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from starlette.requests import HTTPConnection  # noqa: TC002  FastAPI reads the annotation
@@ -10,6 +10,7 @@ from starlette.requests import HTTPConnection  # noqa: TC002  FastAPI reads the 
 from turnstream.schemas.errors import NotFoundError
 from turnstream.schemas.ids import check_thread_id, thread_key
 from turnstream.streams.edge.auth import Authenticator, Principal, bearer
+from turnstream.streams.pace import LoopLag
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -80,6 +81,7 @@ class EdgeContext:
     pressure: Pressure
     ready: Callable[[], Awaitable[dict[str, str]]]
     rate: RequestRate | None = None
+    lag: LoopLag = field(default_factory=LoopLag)
 
     def count(self, principal: Principal, requests: int = 1) -> None:
         """Count requests and frames of a caller; raises `TooManyRequestsError`."""

@@ -79,6 +79,7 @@ class EdgeCollector(Collector):
             "ring_bytes": ("bytes of log in memory", tail.ring_bytes if tail else 0),
             "tail_silent_seconds": ("since a broker answered", tail.lag_s if tail else 0),
             "incarnation": ("of the event topic", feed.incarnation),
+            "loop_lag_seconds": ("how late the event loop was lately", edge.lag.mean_s),
         }
         counters = {
             "frames": ("events written to sockets", sockets.frames_total),

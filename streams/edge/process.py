@@ -138,6 +138,7 @@ class Edge:
             asyncio.create_task(self.pressure.watch(), name="pressure"),
             asyncio.create_task(self.context.sockets.watch(), name="watchdog"),
             asyncio.create_task(self.context.arrivals.watch(), name="arrivals"),
+            asyncio.create_task(self.context.lag.watch(), name="lag"),
         ]
         serving = asyncio.create_task(self.server.run(), name="server")
         try:
