@@ -32,6 +32,7 @@ class Measured:
     tokens: int = 0
     turns: int = 0
     latencies: list[float] = field(default_factory=list)
+    gaps: list[float] = field(default_factory=list)
     first: list[float] = field(default_factory=list)
     usage: Usage | None = None
     errors: list[str] = field(default_factory=list)
@@ -215,7 +216,8 @@ async def run(
     window.on = False
     row.usage = meter.stop()
     sampling()
-    row.latencies, row.tokens = window.latencies, len(window.latencies)
+    row.latencies, row.gaps = window.latencies, window.gaps
+    row.tokens = len(window.latencies)
     for ended in await asyncio.gather(*tasks, return_exceptions=True):
         if isinstance(ended, BaseException):
             row.errors.append(repr(ended))

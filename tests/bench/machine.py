@@ -21,6 +21,14 @@ def cpu_s(pid: int) -> float:
     return total / 1e9
 
 
+def waited_s(pid: int) -> float:
+    """Seconds for which a process's main thread could have run, but had no core."""
+    try:
+        return int(Path(f"/proc/{pid}/schedstat").read_text().split()[1]) / 1e9
+    except OSError:
+        return 0.0
+
+
 def tree_cpu_s(pid: int) -> float:
     """CPU seconds of a process, its living children, and the children it has reaped (Postgres)."""
     try:
@@ -52,11 +60,22 @@ def machine_busy_s() -> float:
 
 @dataclass
 class Usage:
-    """CPU seconds by part over a span, and what others used of the machine (0 to 1)."""
+    """CPU seconds by part over a span, and what others used of the machine (0 to 1).
+
+    `waits`: seconds for which a part's main thread was ready to run and had no core.
+    """
 
     parts: dict[str, float]
     wall_s: float
     others_share: float
+    waits: dict[str, float]
+
+    def said(self) -> str:
+        """Return each part's cores, and the share of the time that it waited for one."""
+        return ", ".join(
+            f"{name} {spent / self.wall_s:.2f} (waited {self.waits[name] / self.wall_s:.2f})"
+            for name, spent in self.parts.items()
+        )
 
 
 class Meter:
@@ -73,13 +92,15 @@ class Meter:
 
     def start(self) -> None:
         self._at, self._busy, self._before = time.monotonic(), machine_busy_s(), self._read()
+        self._waited = {name: waited_s(pid) for name, pid in self._pids.items()}
 
     def stop(self) -> Usage:
         wall = time.monotonic() - self._at
         after, busy = self._read(), machine_busy_s() - self._busy
         parts = {name: max(0.0, after[name] - self._before[name]) for name in after}
         others = max(0.0, busy - sum(parts.values())) / (wall * (os.cpu_count() or 1))
-        return Usage(parts, wall, others)
+        waits = {name: waited_s(pid) - self._waited[name] for name, pid in self._pids.items()}
+        return Usage(parts, wall, others, waits)
 
 
 def percentiles(values: list[float], *wanted: float) -> list[float]:

@@ -21,10 +21,14 @@ PING, PONG = 0x9, 0xA
 
 @dataclass
 class Window:
-    """What arrives on all streams of a row while `on`: latencies of tokens in seconds."""
+    """What arrives on all streams of a row while `on`, in seconds.
+
+    `latencies` of tokens; `gaps` between arrivals of one turn, each with one token or more.
+    """
 
     on: bool = False
     latencies: list[float] = field(default_factory=list)
+    gaps: list[float] = field(default_factory=list)
 
 
 @dataclass
@@ -32,6 +36,7 @@ class Reading:
     """What came of one turn."""
 
     first_at: float = 0.0
+    last_at: float = 0.0
     tokens: int = 0
     ends: int = 0
 
@@ -80,11 +85,15 @@ class Stream(asyncio.Protocol):
             return  # the end of a message repeats its whole text
         self.last_stamp = stamp
         reading = self.reading
+        at = now / 1e9
         if not reading.first_at:
-            reading.first_at = now / 1e9
+            reading.first_at = reading.last_at = at
         reading.tokens += 1
         if self.window.on:
             self.window.latencies.append((now - stamp) / 1e9)
+            if at > reading.last_at:
+                self.window.gaps.append(at - reading.last_at)
+        reading.last_at = at
 
     async def turn(self, timeout_s: float) -> None:
         """Wait for the next end."""

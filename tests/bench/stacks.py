@@ -112,10 +112,11 @@ def _kafka_pid(bootstrap: str) -> int:
 
 
 @contextlib.asynccontextmanager
-async def running(settings: dict[str, str], *, sample: bool = False):
+async def running(settings: dict[str, str], *, sample: bool = False, compared: bool = True):
     """Start everything and stop it again; `settings` are TURNSTREAM_* for ours.
 
-    `sample`: worker and edge run under `tests.bench.sampler`, see `Bench.sampling`.
+    `sample`: worker and edge run under `tests.bench.sampler`, see `Bench.sampling`. `compared` off:
+    without the template and the bare path, so that they take nothing of the machine.
     """
     from turnstream.deploy.local import LocalStack
     from turnstream.deploy.local.machine import Ports
@@ -183,6 +184,8 @@ async def running(settings: dict[str, str], *, sample: bool = False):
                 f"http://127.0.0.1:{ports['bare']}/",
             ),
         }  # fmt: skip
+        if not compared:
+            commands = {name: commands[name] for name in ("model", "worker", "edge")}
         processes: dict[str, subprocess.Popen[bytes]] = {}
         try:
             for name, (command, url) in commands.items():
@@ -199,10 +202,8 @@ async def running(settings: dict[str, str], *, sample: bool = False):
                 template_port=ports["template"],
                 bare_port=ports["bare"],
                 pids={name: pids[name] for name in ("worker", "edge", *servers)},
-                template_pids={name: pids[name] for name in ("template", "model", "postgres")},
-                bare_pids={
-                    name: pids[name] for name in ("bare worker", "bare edge", "model", "kafka")
-                },
+                template_pids=_of(pids, "template", "model", "postgres"),
+                bare_pids=_of(pids, "bare worker", "bare edge", "model", "kafka"),
                 logs=folder,
                 settings=env,
                 processes=processes,
@@ -217,6 +218,10 @@ async def running(settings: dict[str, str], *, sample: bool = False):
                 except subprocess.TimeoutExpired:
                     process.kill()
                     process.wait()
+
+
+def _of(pids: dict[str, int], *names: str) -> dict[str, int]:
+    return {name: pids[name] for name in names if name in pids}
 
 
 def http_json(url: str, body: object) -> object:
