@@ -69,7 +69,8 @@ class Event(msgspec.Struct, frozen=True, gc=False, kw_only=True):
 class AttemptStarted(Event, frozen=True, gc=False, kw_only=True):
     """The fence: from here on, events of a lower epoch are void. Its `n` is `high_n`.
 
-    `decided`: the turn has its outcome, of the attempt `base`; only its terminal follows.
+    `decided`: the turn has its outcome, of the attempt `base`; only its terminal follows. So it
+    does where the ledger decided, which is no attempt: such a start says `first` or `again`.
     """
 
     reason: Literal["first", "again", "decided"]

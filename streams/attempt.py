@@ -249,7 +249,7 @@ class TurnAttempt:
             )
             if resolved
             else (),
-            reason=_reason(claim),
+            reason=reason_of(claim),
             base=claim.base,
             keep_n=claim.keep_n,
             high_n=claim.high_n,
@@ -399,8 +399,12 @@ def turn_input(claim: Claim, command: Command, topics: Topics) -> TurnInput:
     )
 
 
-def _reason(claim: Claim) -> str:
-    if claim.outcome is not None:
+def reason_of(claim: Claim) -> str:
+    """Return why the attempt begins (W2).
+
+    An outcome that the ledger decided has no attempt, and `base` may be one that ended otherwise.
+    """
+    if claim.outcome is not None and claim.outcome.attempts:
         return "decided"
     return "again" if claim.started_again else "first"
 

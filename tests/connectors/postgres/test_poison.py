@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import uuid
 from typing import TYPE_CHECKING, Any
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from turnstream.schemas.results import Carried
+from turnstream.streams.attempt import reason_of
 
 if TYPE_CHECKING:
     from turnstream.connectors.postgres.ledger import Claim
@@ -92,6 +94,20 @@ async def test_one_that_kills_even_who_parks_it_gets_its_outcome_from_the_ledger
     assert "parked after 5 attempts" in claim.outcome.message
     assert await scene.ledger.finish(worker, 1, [(claim.thread_key, claim.epoch, 1, 1)]) == []
     assert (await scene.ledger.turn("acme", claim.turn_id)).closed_at is not None
+
+
+async def test_an_end_that_the_ledger_decided_is_of_no_attempt(scene):
+    """`base` may name an attempt whose own end a restore has lost, and readers then show that."""
+    worker = await scene.worker()
+    await scene.admit(worker, scene.start("bad"))
+    for _ in range(5):
+        await dies(scene, worker)
+        worker, claims = await next_claims(scene)
+    claim = claims["a"]
+    assert claim.outcome is not None
+    assert reason_of(claim) == "again"
+    by_attempt = msgspec.structs.replace(claim.outcome, attempts=claim.attempts)
+    assert reason_of(dataclasses.replace(claim, outcome=by_attempt)) == "decided"
 
 
 async def test_a_suspect_waits_for_its_turn_and_does_not_hold_others_up(scene):
