@@ -74,7 +74,7 @@ def model_node(model: ModelClient, specs: Sequence[ToolSpec], settings: AgentSet
 async def _begin_again(
     here: Step, context: TurnContext, settings: RetrySettings, error: ModelError, tries: int
 ) -> bool:
-    """Wait, and say that the node runs again; False where it is not to, after so many tries."""
+    """Wait, and say that the node runs again (W11); False where it is not to."""
     wait_s = context.retries.wait_s(settings, error, tries)
     if wait_s is None:
         return False

@@ -2,8 +2,8 @@
 
 LangGraph tells nested graphs to resume in a retry (`CONFIG_KEY_RESUMING`), but numbers the graphs
 that a task calls across its retries: the first one called gets another namespace than before, finds
-no checkpoint there, and begins anew. After a crash it would go on. Here both do (RULES, retry of a
-task), and what it had committed is neither done nor said again.
+no checkpoint there, and begins anew. After a crash it would go on. Here both do (W11), and what it
+had committed is neither done nor said again.
 """
 
 from __future__ import annotations

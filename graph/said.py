@@ -55,7 +55,7 @@ class Said:
 
     `carried` is what earlier attempts at the turn handed on; `retried` counts what it says of tasks
     that run again. After `close` nothing is passed on: the graph's last words, when its tasks are
-    being stopped, are not heard (RULES W7), while the attempt can still publish the turn's end.
+    being stopped, are not heard (W7), while the attempt can still publish the turn's end.
     """
 
     def __init__(self, emitter: Emitter, carried: Carried | None = None) -> None:

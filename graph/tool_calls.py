@@ -60,7 +60,7 @@ async def call_once(
     find: Callable[[], Awaitable[Any]],
     unknown: Callable[[str], Any],
 ) -> Any:
-    """Return the call's result: the recorded one, or that of `run`, which is then recorded.
+    """Return the call's result: the recorded one, or that of `run`, recorded then (T1 to T3).
 
     `find` returns what an earlier call came to, or None; `unknown` makes a result of the words that
     say why there is none. What `run` raises leaves the call as begun: it may have taken effect. A

@@ -78,7 +78,7 @@ class TurnView:
 
 
 def rolled_back(view: TurnView) -> bool:
-    """Tell whether the turn was taken back as a whole: readers show nothing of it."""
+    """Tell whether the turn was taken back as a whole: readers show nothing of it (F3)."""
     return isinstance(view.terminal, TurnCancelled) and view.terminal.cause == "rollback"
 
 
@@ -143,7 +143,7 @@ def apply_to_turn(  # noqa: PLR0911  one return a rule
         return _start(view, record)
     if isinstance(record, TurnEnded):
         return _end(view, record)
-    if epoch < view.epoch:
+    if epoch < view.epoch:  # F2 from here on
         return Verdict.IGNORED, _NONE
     dropped = _NONE
     if epoch > view.epoch:  # its start came before this reader began
@@ -161,7 +161,7 @@ def apply_to_turn(  # noqa: PLR0911  one return a rule
     if isinstance(record, TaskRetried):
         dropped += _take_back(view, record)
         view.items.append(record)
-    elif record.terminal:
+    elif record.terminal:  # F3
         view.done, view.terminal = True, record
     else:
         view.items.append(record)

@@ -311,7 +311,7 @@ class TurnEmitter:
         if first and self._on_refused is not None:
             self._on_refused(error)
 
-    # -- the one place where `n` is given out ----------------------------------------------------
+    # -- G2: the one place where `n` is given out -------------------------------------------------
 
     def _say(
         self, event_type: type[Event], path: str, fields: dict[str, Any], *, urgent: bool

@@ -1,8 +1,8 @@
 """Intake: from the input topics into the ledger, in batches, each command once.
 
-Reads the input topics from the ledger's position on; writes `dead-letters` and, through `admit`,
-the ledger. A record that cannot be taken is in `dead-letters`, acked, before the position passes
-it. The intake takes in no more than the ledger has room for and pauses while it is full, not
+Reads the input topics from the ledger's position on (A1); writes `dead-letters` and, through
+`admit`, the ledger. A record that cannot be taken is in `dead-letters`, acked, before the position
+passes it. The intake takes in no more than the ledger has room for and pauses while it is full, not
 because this worker is busy. What it takes in at once is bounded, so that turns that run here go on.
 """
 

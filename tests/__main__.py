@@ -47,7 +47,9 @@ TOGETHER = (
     "tests/schemas",
     "tests/streams/cli",
     *sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("tests/streams/test_*.py")),
+    "tests/model",
     "tests/test_docs.py",
+    "tests/test_rules.py",
     "tests/test_package.py",
 )
 """The longest first."""

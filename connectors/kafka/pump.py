@@ -4,9 +4,9 @@ Cost follows produce requests and not records, so one pump gathers what every se
 produces it in rounds: one batch a partition, one round in flight per leader, idempotent, acks=all.
 Writes to Kafka; reads nothing.
 
-Order: records of one partition land in the order of `put`. A batch that the broker refuses ends
-every sender with a record in it and replaces the producer, whose sequence for that partition is
-spent. A missing ack ends nothing: the producer sends again, and `stalled_s` says for how long.
+Order (G2): records of one partition land in the order of `put`. A batch that the broker refuses
+ends every sender with a record in it and replaces the producer, whose sequence for that partition
+is spent. A missing ack ends nothing: the producer sends again, and `stalled_s` says for how long.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 LangGraph hands checkpoints and writes over as background jobs. A `Session` puts them in one queue
 and commits the queue's front in one fenced statement at a time, each only after the log has
-acknowledged what had been said until then (model: W5, W5n, W6). It writes through a `Send`.
+acknowledged what had been said until then (W5, W5n, W6). It writes through a `Send`.
 """
 
 from __future__ import annotations
@@ -303,7 +303,7 @@ class Session:
     # What the runner calls (graph/ports.py: Commits).
 
     def finished(self, task_id: str) -> bool:
-        """Tell whether a loaded checkpoint holds this task's writes: it is not run again."""
+        """Tell whether a loaded checkpoint holds this task's writes: it is not run again (W4)."""
         return task_id in self._finished
 
     def stored(self, message_id: str) -> bool:

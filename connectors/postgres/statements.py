@@ -1,7 +1,7 @@
 """One SQL statement for all that a saver writes at once, fenced or not. Pure: rows in, SQL out.
 
 The tables are those of `langgraph-checkpoint-postgres`; a fenced statement also takes the row of
-`threads` at the attempt's epoch, or finds none and then writes nothing.
+`threads` at the attempt's epoch, or finds none and then writes nothing (docs/rules.md, G1).
 """
 
 from __future__ import annotations

@@ -95,7 +95,7 @@ def next_offset(since: Cursor) -> int:
 
 
 def fence_at(place: Place, start: int) -> int:
-    """Return the epoch below which all is void for a reader that begins at `start`; 0: none is."""
+    """Return the epoch below which all is void for a reader begun at `start`; 0: none (R1)."""
     over = not place.alive and place.closed_to is not None and start > place.closed_to
     return place.epoch + 1 if over else 0
 

@@ -30,7 +30,7 @@ class UnclaimedEnds:
     decoder: Decoder
 
     async def tell(self, reader: Reader, key: bytes, place: Place, after: int) -> None:
-        """Tell a reader of the ends before it begins, whose client has all before `after`.
+        """Tell a reader of the ends before it begins, whose client has all before `after` (R2).
 
         The ledger knows of the last record of each, which may lie behind `after`, or of none yet;
         whether there was one before, the log says from the time on when the end was decided.

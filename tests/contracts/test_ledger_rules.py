@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 import asyncpg
+import pytest
 from psycopg_pool import AsyncConnectionPool
 
 from turnstream.connectors.memory import MemoryEmitter
@@ -39,6 +40,8 @@ from turnstream.connectors.postgres.statements import CheckpointRow, Fence, Rows
 from turnstream.schemas.errors import CancelAheadError, FencedError
 from turnstream.schemas.events import Interrupt
 from turnstream.schemas.results import Outcome
+
+pytestmark = pytest.mark.promises("P1", "P2", "P6", "P12")
 
 THREADS = ("acme/a", "acme/b")
 TURNS = tuple(f"t{i}" for i in range(1, 15))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import pytest
 from langgraph.checkpoint.conformance import checkpointer_test, validate
 from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
 from psycopg_pool import AsyncConnectionPool
@@ -13,6 +14,8 @@ from turnstream.connectors.postgres.saver import FencedSaver
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
+
+pytestmark = pytest.mark.promises("P13")
 
 
 async def test_passes_the_conformance_suite(database: str) -> None:

@@ -22,6 +22,8 @@ from turnstream.graph.ending import ends_after
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
+pytestmark = pytest.mark.promises("P13")
+
 
 class State(TypedDict, total=False):
     log: Annotated[list[str], operator.add]

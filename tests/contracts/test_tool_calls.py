@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from turnstream.connectors.postgres.commits import Session
     from turnstream.graph.ports import ToolCalls
 
+pytestmark = pytest.mark.promises("P8", "P9")
+
 KEY = "default/t"
 
 
@@ -192,6 +194,7 @@ async def test_results_of_any_kind_come_back_as_they_were(ledger: Any, result: A
 # -- Postgres alone --------------------------------------------------------------------------------
 
 
+@pytest.mark.promises("P6")
 async def test_a_superseded_attempt_records_nothing_and_is_lost(real: Real) -> None:
     origin = uuid.uuid4()
     frozen = real.session(origin)
@@ -208,6 +211,7 @@ async def test_a_superseded_attempt_records_nothing_and_is_lost(real: Real) -> N
     assert real.sql("SELECT count(*) FROM tool_calls") == [(1,)]
 
 
+@pytest.mark.promises("P6")
 async def test_an_attempt_of_another_timeline_records_nothing(real: Real) -> None:
     session = real.session(uuid.uuid4())
     real.sql("SELECT raise_timeline()")

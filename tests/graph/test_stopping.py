@@ -1,4 +1,4 @@
-"""A turn that is told to stop is silent before its end waits for the log (RULES W7).
+"""A turn that is told to stop is silent before its end waits for the log (W7).
 
 Else the ledger's outcome has less text than the log: readers would show words that the next turn's
 model never sees.

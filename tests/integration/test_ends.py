@@ -1,4 +1,4 @@
-"""A turn's end: first the ledger has it, then the log, then the turn is closed (RULES W7-W9, A5).
+"""A turn's end: first the ledger has it, then the log, then the turn is closed (W7 to W9, A5).
 
 In every other order a crash in between leaves readers with an end that the ledger does not hold, or
 with none. Here the ledger or the log refuses in between.

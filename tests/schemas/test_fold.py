@@ -140,7 +140,7 @@ def test_done_is_final_within_a_timeline_only():
     assert not fold.turns[TURN].done
 
 
-T2 = 2 << 40
+LATER = 2 << 40
 
 
 def _attempt(epoch, *, decided_by=0, high_n=0, keep_n=0):
@@ -167,10 +167,10 @@ def test_an_end_that_is_said_again_in_a_later_timeline_changes_nothing(owners):
         ]
     before, _ = _fold(records)
     again = [
-        _attempt(T2 + 1, decided_by=1, high_n=1, keep_n=1),
-        _event(TurnCompleted, T2 + 1, 2),
-        _attempt(T2 + 2, decided_by=1, high_n=1, keep_n=1),
-        _event(TurnCompleted, T2 + 2, 2),
+        _attempt(LATER + 1, decided_by=1, high_n=1, keep_n=1),
+        _event(TurnCompleted, LATER + 1, 2),
+        _attempt(LATER + 2, decided_by=1, high_n=1, keep_n=1),
+        _event(TurnCompleted, LATER + 2, 2),
     ]
     fold, changes = _fold([*records, *again])
     assert {change.verdict for change in changes[len(records) :]} == {Verdict.IGNORED}
@@ -185,7 +185,7 @@ def test_an_end_that_is_said_again_in_a_later_timeline_changes_nothing(owners):
 
 
 def test_an_unclaimed_end_that_is_said_again_changes_nothing():
-    ends = [_event(TurnEnded, epoch, 1, outcome="cancelled") for epoch in (1 << 40, T2, T2)]
+    ends = [_event(TurnEnded, epoch, 1, outcome="cancelled") for epoch in (1 << 40, LATER, LATER)]
     other = _event(TurnEnded, 3 << 40, 1, outcome="failed", code="expired")
     fold, changes = _fold([*ends, other])
     assert [change.verdict for change in changes] == [
@@ -198,13 +198,13 @@ def test_an_unclaimed_end_that_is_said_again_changes_nothing():
 def test_another_end_than_the_one_that_is_shown_is_said():
     """Put back to before its end, it ends anew; put back once more, the first end stands."""
     anew = [
-        _attempt(T2 + 1),
-        _event(CustomEmitted, T2 + 1, 1, name="x", payload=""),
-        _event(TurnCancelled, T2 + 1, 2, cause="user"),
+        _attempt(LATER + 1),
+        _event(CustomEmitted, LATER + 1, 1, name="x", payload=""),
+        _event(TurnCancelled, LATER + 1, 2, cause="user"),
     ]
     first = [
-        _attempt(2 * T2, decided_by=1, high_n=1, keep_n=1),
-        _event(TurnCompleted, 2 * T2, 2),
+        _attempt(2 * LATER, decided_by=1, high_n=1, keep_n=1),
+        _event(TurnCompleted, 2 * LATER, 2),
     ]
     fold, changes = _fold([*_ended_turn(), *anew, *first])
     assert [change.verdict for change in changes[-2:]] == [Verdict.STARTED, Verdict.ACCEPTED]

@@ -148,7 +148,7 @@ BEGIN
     END IF;
     left_ := left_ - 1;
 
-    t.epoch := greatest(t.epoch, line << 40) + 1;
+    t.epoch := greatest(t.epoch, line << 40) + 1;  -- G3
     t.attempts := t.attempts + 1;
     IF NOT again THEN
       t.attempts := 1;

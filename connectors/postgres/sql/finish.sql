@@ -1,5 +1,5 @@
 -- W9 for a batch: close each head, and claim the thread's next turn under the same lock. An item of
--- another epoch or timeline is dropped, and so is one whose turn has no outcome.
+-- another epoch or timeline is dropped (G1), and so is one whose turn has no outcome.
 CREATE OR REPLACE FUNCTION finish(
   p_worker uuid, p_room integer, p_key text[], p_epoch bigint[], p_last bigint[], p_first bigint[]
 ) RETURNS SETOF ledger_row LANGUAGE plpgsql SET enable_seqscan = off AS $$
@@ -37,7 +37,7 @@ BEGIN
 END
 $$;
 
--- Give threads back in mid-turn; they wait in ready for the next owner. Not counted as an attempt,
+-- W10: give threads back in mid-turn; they wait in ready for the next owner. Not counted as an attempt,
 -- unless something is told to be wrong: then the thread waits the longer the more attempts there were.
 CREATE OR REPLACE FUNCTION release(
   p_key text[], p_epoch bigint[], p_trouble text DEFAULT NULL

@@ -1,4 +1,4 @@
--- The timeline: a number that rises when Postgres is restored or fails over.
+-- G3, the timeline: a number that rises when Postgres is restored or fails over.
 
 CREATE OR REPLACE FUNCTION server_timeline() RETURNS bigint LANGUAGE sql STABLE AS $$
   SELECT ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::bigint

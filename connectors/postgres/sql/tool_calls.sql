@@ -20,7 +20,7 @@ CREATE TABLE tool_calls (
 ) WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_cost_delay = 0);
 CREATE INDEX tool_calls_started ON tool_calls (started_at);
 
--- The thread's row, locked, if the attempt still holds it; else no row. Comes first in each function.
+-- G1: the thread's row, locked, if the attempt still holds it; else no row. Comes first in each function.
 CREATE FUNCTION hold_thread(p_key text, p_epoch bigint) RETURNS TABLE (cancel text)
 LANGUAGE sql AS $$
   SELECT t.cancel FROM threads t
@@ -28,7 +28,7 @@ LANGUAGE sql AS $$
      FOR NO KEY UPDATE
 $$;
 
--- TX start. No row: fenced. `found`: new (call it), started, done (with type and result), other
+-- T1. No row: fenced. `found`: new (call it), started, done (with type and result), other
 -- (recorded with another digest), cancelled (the turn is to stop: nothing was recorded).
 CREATE FUNCTION start_tool(
   p_key text, p_epoch bigint, p_origin uuid, p_path text, p_ordinal integer, p_name text,
@@ -68,7 +68,7 @@ BEGIN
 END
 $$;
 
--- TX result: what the tool returned (done), or that it asks (asked). A recorded result is never
+-- T2: what the tool returned (done), or that it asks (asked). A recorded result is never
 -- replaced. No row: fenced.
 CREATE FUNCTION end_tool(
   p_key text, p_epoch bigint, p_origin uuid, p_path text, p_ordinal integer, p_state text,

@@ -72,7 +72,7 @@ BEGIN
 END
 $$;
 
--- Free the threads of one dead worker: how many they were, null if nobody is dead. One worker a
+-- W12: free the threads of one dead worker: how many they were, null if nobody is dead. One worker a
 -- transaction, so that rows are locked in key order. Cheap when nobody is dead, so it is polled.
 CREATE OR REPLACE FUNCTION reap() RETURNS integer LANGUAGE plpgsql AS $$
 DECLARE
