@@ -86,6 +86,16 @@ async def test_a_stale_epoch_changes_nothing(scene):
     assert (thread.owner, thread.epoch, thread.head) == (other, new.epoch, scene.turn_id("1"))
 
 
+async def test_a_stale_epoch_closes_nothing(scene):
+    worker, other = await scene.worker(), await scene.worker()
+    (old,) = await claimed(scene, worker, scene.start("1"))
+    await scene.ledger.release([(old.thread_key, old.epoch)])
+    (new,) = await scene.ledger.reclaim(other, 1)
+    assert await scene.settle(new)
+    assert await scene.ledger.finish(worker, 5, [Finish(old.thread_key, old.epoch, 1)]) == []
+    assert (await scene.ledger.turn("acme", old.turn_id)).closed_at is None
+
+
 async def test_another_timeline_fences_the_same_epoch(scene):
     worker = await scene.worker()
     (old,) = await claimed(scene, worker, scene.start("1"))
