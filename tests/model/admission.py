@@ -1,4 +1,4 @@
-"""Transactions of an intake and of who publishes unclaimed ends (A1 to A5).
+"""Transactions of intakes, and of workers that publish unclaimed ends (A1 to A5).
 
 What the project runs: `connectors/postgres/sql/admit.sql`, `connectors/postgres/sql/ended.sql`.
 """
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Admitted(NamedTuple):
-    """What a batch came to: turns that ended unclaimed, and a claim for who admitted it."""
+    """What a batch came to: turns that ended unclaimed, and the admitting worker's claim."""
 
     decided: tuple[str, ...]
     claim: Claim | None

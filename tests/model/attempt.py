@@ -139,7 +139,7 @@ class Attempt(Process):
         return event
 
     def take_back(self, path: str, keep: Sequence[Keep]) -> None:
-        """Forget what a task has said, but for what is kept (F4)."""
+        """Forget what a task has said, except what is kept (F4)."""
         self.visible = [
             event
             for event in self.visible

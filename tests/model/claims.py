@@ -79,7 +79,7 @@ def claim(ledger: Ledger, worker: object) -> Claim | None:
 
 @transaction
 def finish(ledger: Ledger, epoch: int, turn: str, log_length: int, worker: object) -> Claim | None:
-    """Close the turn and hand the thread on: to `worker`, to `ready`, or to nobody (W9)."""
+    """Close the turn and give the thread to `worker` or to `ready`, or leave it idle (W9)."""
     ledger.compare(epoch)
     ledger.witness(epoch, "a finish")
     row = ledger.turns[turn]

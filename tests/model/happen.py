@@ -1,4 +1,4 @@
-"""What becomes of each move in a modelled world: it goes on, breaks, or somebody comes."""
+"""What each move does to a modelled world."""
 
 from __future__ import annotations
 

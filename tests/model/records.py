@@ -104,7 +104,7 @@ def terminal(at: Envelope, outcome: Outcome) -> Event:
 
 
 def ended(turn: str, epoch: int, outcome: Outcome) -> Event:
-    """Return the one record of a turn that nobody claimed (A5)."""
+    """Return the one record of a turn that was never claimed (A5)."""
     kind = outcome.kind if outcome.kind in ("failed", "rejected") else "cancelled"
     return _record(TurnEnded, Envelope(turn, epoch, 1), outcome=kind, code=outcome.kind)
 

@@ -46,7 +46,7 @@ class Script(World):
             self.settle()
 
     def owner_but(self, *others: Attempt) -> Attempt | None:
-        """Return who holds the thread, unless it is one of these."""
+        """Return the attempt that holds the thread, unless it is one of these."""
         owner = self.ledger.owner
         return owner if isinstance(owner, Attempt) and owner not in others else None
 

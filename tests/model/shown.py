@@ -31,7 +31,7 @@ LATE_READERS = 8
 
 
 def violations_shown(world: World) -> Iterator[Violation]:
-    """Yield what readers show, or do not, against the invariants."""
+    """Yield violations in what readers show."""
     whole = readers.Whole(world.log, list(world.ledger.turns))
     for name, row in world.ledger.turns.items():
         yield from _records(world, whole, name)

@@ -91,7 +91,7 @@ class World:
         return [p for p in self.processes if isinstance(p, Attempt) and p.threads]
 
     def worker_with_room(self) -> Attempt | None:
-        """Return who may claim, if anybody has room."""
+        """Return a new attempt, for a claim, if a worker has room."""
         room = len(self.attempts()) < ATTEMPTS_AT_ONCE and self.chance(self.room_rate)
         return Attempt(self) if room else None
 
