@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 import subprocess
 from pathlib import Path
@@ -112,6 +113,14 @@ def test_every_event_and_topic_is_documented():
         assert f"`{topic.name}`" in architecture, topic.name
 
 
+@functools.cache
+def _help(name: str) -> tuple[int, str]:
+    """Return the exit code of a command's `--help`, and its complaint."""
+    turnstream = ROOT / ".venv/bin/turnstream"
+    run = subprocess.run([turnstream, name, "--help"], capture_output=True, text=True, check=False)
+    return run.returncode, run.stderr
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_commands_that_a_page_names_exist(page):
     made = (ROOT / "Makefile").read_text()
@@ -120,7 +129,5 @@ def test_commands_that_a_page_names_exist(page):
         if program == "make":
             assert re.search(rf"^{name}:", made, re.MULTILINE), command
         else:
-            run = subprocess.run(
-                [ROOT / ".venv/bin/turnstream", name, "--help"], capture_output=True, check=False
-            )
-            assert run.returncode == 0, (command, run.stderr.decode()[-500:])
+            code, said = _help(name)
+            assert code == 0, (command, said[-500:])

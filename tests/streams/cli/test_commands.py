@@ -17,6 +17,15 @@ from turnstream.streams.cli import main
 if TYPE_CHECKING:
     from pathlib import Path
 
+GRAPH = """
+from langgraph.graph import START, MessagesState, StateGraph
+builder = StateGraph(MessagesState)
+builder.add_node("node", lambda state: {})
+builder.add_edge(START, "node")
+graph = builder.compile()
+def make(config):
+    raise RuntimeError("no key")
+"""
 SECRET = "a-secret-that-nobody-may-see-0123456789"
 
 
@@ -44,6 +53,7 @@ def run(monkeypatch, capsys):
         for name, value in environment.items():
             monkeypatch.setenv(f"TURNSTREAM_{name}", value)
         monkeypatch.setattr(sys, "argv", ["turnstream", *args])
+        monkeypatch.setattr(sys, "path", [*sys.path])  # a graph's folder goes on it
         monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
         capsys.readouterr()
         with pytest.raises(SystemExit) as ended:
@@ -250,31 +260,29 @@ def test_config_check_finds_what_does_not_fit_together(run):
     assert run("config", "check", "--offline").returncode == 0
 
 
-def test_config_check_loads_the_graphs_and_names_file_and_line(tmp_path: Path):
-    def checked(source: str, reference: str = "./mine.py:graph", **more: object) -> str:
-        (tmp_path / "mine.py").write_text(source)
-        path = tmp_path / "langgraph.json"
-        path.write_text(json.dumps({"graphs": {"mine": reference}, **more}))
-        given = apart("config", "check", "--offline", "--json", LANGGRAPH_JSON=str(path))
-        (row,) = [row for row in json.loads(given.stdout) if row["check"] == "graphs"]
-        assert given.returncode == (0 if row["ok"] else 3)
-        return row["detail"]
-
-    good = """
-from langgraph.graph import START, MessagesState, StateGraph
-builder = StateGraph(MessagesState)
-builder.add_node("node", lambda state: {})
-builder.add_edge(START, "node")
-graph = builder.compile()
-def make(config):
-    raise RuntimeError("no key")
-"""
-    assert checked(good) == "mine"
-    assert f"{tmp_path}/mine.py:8" in checked(good, "./mine.py:make")
-    assert f"{tmp_path}/mine.py:2" in checked("\nimport no_such_module")
-    assert f"{tmp_path}/mine.py:3" in checked("\n\n  x = 1")
-    assert "'store' is not supported" in checked(good, store={"index": {}})
-    assert "there is no folder" in checked(good, dependencies=["./gone"])
+@pytest.mark.parametrize(
+    ("source", "reference", "more", "detail"),
+    [
+        (GRAPH, "graph", {}, "mine"),
+        (GRAPH, "make", {}, "{folder}/mine.py:8"),
+        ("\nimport no_such_module", "graph", {}, "{folder}/mine.py:2"),
+        ("\n\n  x = 1", "graph", {}, "{folder}/mine.py:3"),
+        (GRAPH, "graph", {"store": {"index": {}}}, "'store' is not supported"),
+        (GRAPH, "graph", {"dependencies": ["./gone"]}, "there is no folder"),
+    ],
+    ids=["good", "raises", "import", "indent", "store", "folder"],
+)
+def test_config_check_loads_the_graphs_and_names_file_and_line(
+    source, reference, more, detail, tmp_path: Path, run
+):
+    (tmp_path / "mine.py").write_text(source)
+    path = tmp_path / "langgraph.json"
+    path.write_text(json.dumps({"graphs": {"mine": f"./mine.py:{reference}"}, **more}))
+    given = run("config", "check", "--offline", "--json", LANGGRAPH_JSON=str(path))
+    (row,) = [row for row in json.loads(given.stdout) if row["check"] == "graphs"]
+    assert given.returncode == (0 if row["ok"] else 3)
+    assert row["ok"] == (detail == "mine")
+    assert detail.format(folder=tmp_path) in row["detail"]
 
 
 def test_config_check_wants_a_database_that_keeps_what_it_says(database: str, run):
