@@ -6,10 +6,9 @@ import time
 import uuid
 from typing import TYPE_CHECKING
 
-import msgspec
 import psycopg
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
+from tests.bench.burst import backend
 from tests.bench.machine import Meter
 from tests.bench.rows import judge, line
 
@@ -25,34 +24,16 @@ async def turns(bench: Bench, settings: dict[str, str], count: int) -> int:
     print(
         f"\nturns ({count} one-token turns on as many threads, in through Kafka, durability sync)"
     )
-    prefix, bootstrap = settings["TURNSTREAM_TOPIC_PREFIX"], settings["TURNSTREAM_KAFKA_BOOTSTRAP"]
-    producer = AIOKafkaProducer(bootstrap_servers=bootstrap, linger_ms=5)
-    consumer = AIOKafkaConsumer(
-        f"{prefix}turn-results.default", bootstrap_servers=bootstrap, auto_offset_reset="latest"
-    )
-    await producer.start()
-    await consumer.start()
-    try:
-        for partition in consumer.assignment():
-            await consumer.position(partition)
+    async with backend(settings) as log:
         commits = _commits(settings["TURNSTREAM_DATABASE_URL"])
         meter = Meter(bench.pids)
         bench.sampling()
         meter.start()
         began = time.monotonic()
         for _ in range(count):
-            thread = str(uuid.uuid4())
-            body = {"thread_id": thread, "text": "tokens=1 rate=0 ttft=0"}
-            await producer.send(
-                f"{prefix}turns.default",
-                msgspec.json.encode(body),
-                key=f"default/{thread}".encode(),
-            )
-        await producer.flush()
-        done = 0
-        while done < count and time.monotonic() - began < 120:
-            for records in (await consumer.getmany(timeout_ms=500)).values():
-                done += len(records)
+            await log.send(str(uuid.uuid4()), "tokens=1 rate=0 ttft=0")
+        left = await log.all_ended(120)
+        done = count - left
         took = time.monotonic() - began
         usage = meter.stop()
         bench.sampling()
@@ -76,10 +57,7 @@ async def turns(bench: Bench, settings: dict[str, str], count: int) -> int:
         print(f"    CPU ms a turn: {parts}; others {usage.others_share:.0%} of the machine")
         if bench.stacks:
             print(bench.profile())
-        return count - done
-    finally:
-        await producer.stop()
-        await consumer.stop()
+        return left
 
 
 def _commits(database: str) -> int:
