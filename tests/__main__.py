@@ -7,13 +7,15 @@ Most of a test's time is spent waiting for servers, so two processes with server
 little more than half the time of one. What measures a time, fills the machine or plays a race has
 it to itself: all that is not named here, so that a new folder is alone until it is named.
 
-However it ends, it leaves no process: what its tests have started becomes its own child when their
-process ends, and is killed.
+However it ends, it leaves no process and no data of a server: what its tests have started becomes
+its own child when their process ends, and is killed.
 """
 
 from __future__ import annotations
 
 import ctypes
+import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -57,6 +59,9 @@ PROCESSES = 2
 COUNTED = ("tests", "failures", "errors", "skipped")
 QUICK = "not servers and not model and not registry"
 SLOWEST = 30
+SERVERS = "TURNSTREAM_TEST_SERVERS"
+"""How the names of folders begin in which the tests' servers keep their data (`conftest.py`)."""
+PLACES = (Path("/dev/shm"), Path(tempfile.gettempdir()))
 STOP_TIMEOUT_S = 60.0
 """For pytest to stop its servers after Ctrl-C; what is left then is killed."""
 _PR_SET_CHILD_SUBREAPER = 36
@@ -71,7 +76,7 @@ def main() -> int:
     )
     if "--quick" in sys.argv[1:]:
         parts = ((*together, "-m", QUICK, "tests"),)
-    with _leaving_no_process(), tempfile.TemporaryDirectory(prefix="turnstream-reports-") as folder:
+    with _leaving_nothing(), tempfile.TemporaryDirectory(prefix="turnstream-reports-") as folder:
         reports = [Path(folder, f"{number}.xml") for number in range(len(parts))]
         codes = [_run(*part, f"--junit-xml={at}") for part, at in zip(parts, reports, strict=True)]
         print(_slowest(reports))
@@ -90,17 +95,20 @@ def _run(*arguments: str) -> int:
 
 
 @contextmanager
-def _leaving_no_process() -> Iterator[None]:
-    """Adopt what descendants leave behind, and kill it at the end; a SIGTERM is a Ctrl-C."""
+def _leaving_nothing() -> Iterator[None]:
+    """Adopt what descendants leave behind, and end it with its data; a SIGTERM is a Ctrl-C."""
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _stop)
+    begins = os.environ[SERVERS] = f"turnstream-tests-{os.getpid()}-"
     try:
         yield
     finally:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)
         end_descendants()
+        for folder in (folder for place in PLACES for folder in place.glob(f"{begins}*")):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _stop(_: int, __: FrameType | None) -> None:

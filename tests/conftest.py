@@ -98,7 +98,8 @@ def stack(starts_servers: None) -> Iterator[dict[str, str]]:
 def _folder() -> Iterator[Path]:
     """A folder for the servers' data: in memory, where a topic's 32 partitions wait for no disk."""
     roomy = MEMORY.is_dir() and shutil.disk_usage(MEMORY).free >= MEMORY_FREE_MIN
-    folder = Path(tempfile.mkdtemp(prefix="turnstream-tests-", dir=MEMORY if roomy else None))
+    begins = os.environ.get("TURNSTREAM_TEST_SERVERS", "turnstream-tests-")
+    folder = Path(tempfile.mkdtemp(prefix=begins, dir=MEMORY if roomy else None))
     folder.chmod(0o711)  # Postgres' account goes through it
     try:
         yield folder

@@ -1,4 +1,4 @@
-"""`python -m tests`: it leaves no process, and names the slowest tests of all parts."""
+"""`python -m tests`: it leaves nothing behind, and names the slowest tests of all parts."""
 
 from __future__ import annotations
 
@@ -17,17 +17,21 @@ from tests.__main__ import _slowest, _total
 ROOT = Path(__file__).parents[1]
 RUN = """
 import subprocess, sys
-from tests.__main__ import _leaving_no_process
+from tests.__main__ import _leaving_nothing
 
 ORPHAN = (
     "import subprocess as s;"
     "print(s.Popen(['sleep', '600'], start_new_session=True, stdout=s.DEVNULL).pid)"
 )
-DEAF = "import signal, time; signal.signal(signal.SIGINT, signal.SIG_IGN); time.sleep(600)"
-with _leaving_no_process():
+DEAF = (
+    "import signal, time; signal.signal(signal.SIGINT, signal.SIG_IGN);"
+    "from tests.conftest import _folder; held = _folder(); print(held.__enter__(), flush=True);"
+    "time.sleep(600)"
+)
+with _leaving_nothing():
     made = subprocess.run([sys.executable, "-c", ORPHAN], stdout=subprocess.PIPE, text=True)
-    deaf = subprocess.Popen([sys.executable, "-c", DEAF], stdout=subprocess.DEVNULL)
-    print(int(made.stdout), deaf.pid, flush=True)
+    deaf = subprocess.Popen([sys.executable, "-c", DEAF], stdout=subprocess.PIPE, text=True)
+    print(int(made.stdout), deaf.pid, deaf.stdout.readline().strip(), flush=True)
     {end}
 """
 
@@ -41,7 +45,7 @@ with _leaving_no_process():
         ("raise SystemExit(3)", 0, 3),
     ],
 )
-def test_it_leaves_no_process_however_it_ends(end: str, number: int, code: int):
+def test_it_leaves_nothing_however_it_ends(end: str, number: int, code: int):
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen(
         [sys.executable, "-c", RUN.format(end=end)],
@@ -53,14 +57,16 @@ def test_it_leaves_no_process_however_it_ends(end: str, number: int, code: int):
     signal.signal(signal.SIGINT, before)
     assert process.stdout is not None
     with process.stdout:
-        orphan, deaf = map(int, process.stdout.readline().split())
+        orphan, deaf, data = process.stdout.readline().split()
+    assert Path(data).exists() or not number
     if number:
         os.kill(process.pid, number)
     assert process.wait(timeout=60) == code
     deadline = time.monotonic() + 60
-    while psutil.pid_exists(orphan) or psutil.pid_exists(deaf):
+    while psutil.pid_exists(int(orphan)) or psutil.pid_exists(int(deaf)):
         assert time.monotonic() < deadline
         time.sleep(0.01)
+    assert not Path(data).exists()
 
 
 def test_the_slowest_of_all_parts_are_named(tmp_path: Path):
