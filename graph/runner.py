@@ -16,7 +16,7 @@ import msgspec
 from langgraph.errors import GraphDrained
 from langgraph.runtime import RunControl
 
-from turnstream.graph import nested_retries, node_exits, tool_answers, wait_for
+from turnstream.graph import nested_retries, node_exits, tool_answers, unheard, wait_for
 from turnstream.graph.closing import closing_calls
 from turnstream.graph.deadlines import TurnLimits, overrun
 from turnstream.graph.ending import drop_frames, last_answer, outcome_of, text_in, with_words
@@ -51,6 +51,7 @@ if TYPE_CHECKING:
 nested_retries.install()
 wait_for.install()
 tool_answers.install()
+unheard.install()
 
 T = TypeVar("T")
 
