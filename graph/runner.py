@@ -239,6 +239,8 @@ class _Attempt:
         return outcome
 
     def _use(self, access: Access) -> Use:
+        if self.entry.factory is None:  # no factory reads it
+            return Use(access=access)
         config = self.turn.runnable_config(limit_max=self.steps_max)
         return Use(access=access, config=config, context=self.turn.context or None)
 

@@ -89,7 +89,7 @@ class Call:
         self.push = push
         self.pushed = self.ending = False
         self.parser = DeltaParser({tool.name for tool in request.tools})
-        self._loop = asyncio.get_running_loop()
+        self.loop = asyncio.get_running_loop()
         self.last = 0.0  # loop time of the last event
         self._watch: asyncio.TimerHandle | None = None
 
@@ -98,8 +98,8 @@ class Call:
         limits = self.server.limits
         try:
             async with asyncio.timeout(None) as deadline:
-                first = self._loop.time() + limits.first_token_timeout_s
-                self._watch = self._loop.call_at(first, deadline.reschedule, first)
+                first = self.loop.time() + limits.first_token_timeout_s
+                self._watch = self.loop.call_at(first, deadline.reschedule, first)
                 return await self._read(deadline)
         except TimeoutError as error:
             if self.parser.whole:  # the server said all, and did not end its body
@@ -125,10 +125,10 @@ class Call:
         if self._watch is not None:
             self._watch.cancel()
         at = self.last + self.server.limits.token_gap_timeout_s
-        if self._loop.time() >= at:
+        if self.loop.time() >= at:
             deadline.reschedule(at)
         else:
-            self._watch = self._loop.call_at(at, self.watch_gap, deadline)
+            self._watch = self.loop.call_at(at, self.watch_gap, deadline)
 
     def expect_end(self, deadline: asyncio.Timeout) -> None:
         """Wait for the end of the body, and not for long."""
@@ -137,7 +137,7 @@ class Call:
         self.ending = True
         if self._watch is not None:
             self._watch.cancel()
-        deadline.reschedule(self._loop.time() + END_WAIT_S)
+        deadline.reschedule(self.loop.time() + END_WAIT_S)
 
     async def _read(self, deadline: asyncio.Timeout) -> ChatAnswer:
         server = self.server
@@ -226,7 +226,7 @@ class _Reading:
             raise _unreadable(error) from error
         if parser.seen != self._seen:  # comments are no sign of life
             self._seen = parser.seen
-            call.last = asyncio.get_running_loop().time()
+            call.last = call.loop.time()
         if deltas:
             if not call.pushed:
                 call.pushed = True

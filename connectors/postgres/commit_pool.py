@@ -92,7 +92,9 @@ class CommitPool:
     async def _uncut(self, timeout_s: float | None) -> Any:
         """Return a connection that the server has not cut: a statement sent into one is unknown."""
         while True:
-            connection = await self._pool.acquire(timeout=timeout_s)
+            # an idle connection comes at once, and a time-out would cost a task and a timer
+            idle = self._pool.get_idle_size()
+            connection = await self._pool.acquire(timeout=None if idle else timeout_s)
             if not connection.is_cut():
                 return connection
             connection.terminate()

@@ -8,6 +8,7 @@ suite) it behaves like the stock saver, without its process-wide lock.
 from __future__ import annotations
 
 import asyncio
+import inspect
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, cast
 
@@ -337,6 +338,12 @@ class FencedSaver(AsyncPostgresSaver):
             if ahead:
                 raise CancelAheadError(ahead[0]["cancel"])
         return None
+
+
+# LangGraph asks for this signature at the start of each run, and `inspect` would derive it anew
+FencedSaver.aput_writes.__signature__ = inspect.signature(  # type: ignore[attr-defined]
+    FencedSaver.aput_writes
+)
 
 
 def _with_thread(config: RunnableConfig, key: str) -> RunnableConfig:

@@ -8,9 +8,8 @@ refused: Postgres would take longer for one than a worker may be silent.
 from __future__ import annotations
 
 import dataclasses
-from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import ormsgpack
 from langgraph.checkpoint.serde import jsonplus
@@ -20,9 +19,6 @@ from pydantic import BaseModel
 from turnstream.schemas.errors import UnstorableStateError
 from turnstream.schemas.transcript import clean_text
 from turnstream.schemas.unexpected import class_name
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 VALUE_BYTES_MAX = 64 << 20
 """Of one channel's value as it is stored."""
@@ -43,23 +39,13 @@ def _encode(data: Any) -> bytes:
 jsonplus._msgpack_enc = _encode  # noqa: SLF001
 
 
-@contextmanager
-def _strict() -> Iterator[None]:
-    token = _STRICT.set(True)
-    try:
-        yield
-    finally:
-        _STRICT.reset(token)
-
-
 class StateSerializer(JsonPlusSerializer):
     """Serializes states; raises `UnstorableStateError` for what no store could give back."""
 
     def dumps_typed(self, obj: Any) -> tuple[str, bytes]:
         """Return the kind and the bytes of a value, its text cleaned."""
         try:
-            with _strict():
-                kind, data = super().dumps_typed(obj)
+            kind, data = self._strictly(obj)
         except Exception:  # noqa: BLE001  also raised by a value's own model_dump
             kind, data = self._cleaned(obj)
         if len(data) > VALUE_BYTES_MAX:
@@ -67,6 +53,13 @@ class StateSerializer(JsonPlusSerializer):
                 f"a value of the state has {len(data)} bytes, {VALUE_BYTES_MAX} are allowed"
             )
         return kind, data
+
+    def _strictly(self, obj: Any) -> tuple[str, bytes]:
+        token = _STRICT.set(True)
+        try:
+            return super().dumps_typed(obj)
+        finally:
+            _STRICT.reset(token)
 
     def _cleaned(self, obj: Any) -> tuple[str, bytes]:
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import json
 import math
 import uuid
@@ -450,6 +451,12 @@ async def test_another_thread_is_written_unfenced(bench: Bench) -> None:
         other: Any = {"configurable": {"thread_id": "default/other", "checkpoint_ns": ""}}
         await bench.saver.aput(other, checkpoint(), {"source": "loop", "step": 1}, {})
     assert bench.count("checkpoints") == 1
+
+
+def test_langgraph_finds_the_signature_that_is_kept_and_not_another() -> None:
+    kept = inspect.signature(FencedSaver.aput_writes)
+    assert kept is FencedSaver.aput_writes.__signature__  # type: ignore[attr-defined]
+    assert list(kept.parameters) == ["self", "config", "writes", "task_id", "task_path"]
 
 
 class State(TypedDict):
