@@ -12,10 +12,9 @@ from langchain_core.messages import AIMessage
 from langchain_core.messages.ai import InputTokenDetails, OutputTokenDetails, UsageMetadata
 from langchain_core.messages.tool import invalid_tool_call, tool_call
 
-from turnstream.graph.values import clean
 from turnstream.schemas.events import MessageFinished, MessageStarted, Usage
 from turnstream.schemas.limits import DEPTH_MAX, depth_of
-from turnstream.schemas.transcript import clean_text, text_sha256
+from turnstream.schemas.text import clean_json, clean_text, text_sha256
 
 if TYPE_CHECKING:
     from langchain_core.messages import InvalidToolCall, ToolCall
@@ -194,7 +193,7 @@ def _arguments(raw: str, *, missing: bool) -> dict[str, Any]:
         if "\\u" not in raw:
             raise
     # halves of characters, which Python reads and msgspec does not
-    found = clean(json.loads(raw))
+    found = clean_json(json.loads(raw))
     if not isinstance(found, dict):
         raise ValueError("another kind of value")  # noqa: TRY004  it is caught as such
     return found

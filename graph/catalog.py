@@ -16,7 +16,8 @@ from turnstream.graph import langgraph_json
 from turnstream.graph.ending import ends_after
 from turnstream.graph.factories import WANTED, Factory, Use, as_graph, factory_of
 from turnstream.graph.graph_modules import load_module
-from turnstream.schemas.errors import CatalogError, GraphUnsupportedError
+from turnstream.schemas.errors import CatalogError, GraphUnsupportedError, NotFoundError
+from turnstream.schemas.ids import assistant_id_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Mapping
@@ -104,6 +105,19 @@ class Catalog:
     def get(self, name: str) -> GraphEntry | None:
         """Return the entry of this name."""
         return self._entries.get(name)
+
+    def find(self, assistant_id: str) -> GraphEntry:
+        """Return the entry of an assistant: its graph's name, or the id made of the name.
+
+        Raises `NotFoundError` (`assistant_not_found`).
+        """
+        for entry in self:
+            if assistant_id in (entry.name, assistant_id_of(entry.name)):
+                return entry
+        raise NotFoundError(
+            f"there is no assistant {assistant_id[:100]!r}; there are: {', '.join(self.names)}",
+            code="assistant_not_found",
+        )
 
     def __contains__(self, name: object) -> bool:
         return name in self._entries

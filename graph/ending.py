@@ -24,7 +24,7 @@ from turnstream.schemas.errors import (
     TurnstreamError,
 )
 from turnstream.schemas.results import Outcome
-from turnstream.schemas.transcript import clean_text, text_sha256
+from turnstream.schemas.text import clean_text, text_sha256
 from turnstream.schemas.unexpected import class_name, described, note
 
 if TYPE_CHECKING:

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import jsonschema_rs
 import msgspec
 
-from turnstream.graph.values import clean, to_json
+from turnstream.graph.values import to_json
 from turnstream.schemas.errors import GraphError
-from turnstream.schemas.transcript import clean_text
+from turnstream.schemas.text import clean_json, clean_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -58,7 +58,7 @@ def wrong_answer(answers: Mapping[str, Any], schemas: Mapping[str, str]) -> str:
         except GraphError as error:  # another version stored it
             return f"answers.{interrupt_id}: {error}"
         try:
-            errors = list(validator.iter_errors(clean(answer)))
+            errors = list(validator.iter_errors(clean_json(answer)))
         except (ValueError, TypeError, OverflowError) as error:  # NaN, say: JSON has no such thing
             return f"answers.{interrupt_id}: {error}"
         if errors:

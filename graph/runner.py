@@ -33,7 +33,7 @@ from turnstream.graph.watch import RUNTIME, Prompts, RetryWatch, SigningRuntime,
 from turnstream.schemas.errors import GraphError, TurnError, TurnstreamError
 from turnstream.schemas.events import InputRequested
 from turnstream.schemas.results import Carried, Outcome
-from turnstream.schemas.transcript import text_sha256
+from turnstream.schemas.text import text_sha256
 from turnstream.schemas.unexpected import note
 
 if TYPE_CHECKING:

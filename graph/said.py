@@ -15,7 +15,7 @@ from turnstream.schemas.events import (
 )
 from turnstream.schemas.fold import covers, is_kept
 from turnstream.schemas.results import Carried
-from turnstream.schemas.transcript import clean_text
+from turnstream.schemas.text import clean_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -15,7 +15,7 @@ from turnstream.graph.ports import Tool, ToolCallContext, TurnContext
 from turnstream.graph.state import AgentSettings, AgentState, Node, turn_settings
 from turnstream.graph.step import Step, step
 from turnstream.graph.tool_calls import FAILED, TIMED_OUT, call_once, digest_of
-from turnstream.graph.values import clean, to_json
+from turnstream.graph.values import to_json
 from turnstream.schemas.errors import (
     ToolArgumentsError,
     ToolCallsError,
@@ -25,6 +25,7 @@ from turnstream.schemas.errors import (
     ToolUnknownError,
 )
 from turnstream.schemas.events import ToolFailed, ToolFinished, ToolProgressed, ToolStarted
+from turnstream.schemas.text import clean_json
 from turnstream.schemas.tool_calls import ToolCall, idempotency_key
 from turnstream.schemas.unexpected import class_name, note
 
@@ -197,10 +198,10 @@ class _Runs:
 
     def _finished(self, output: Any) -> Reply:
         text = output if isinstance(output, str) else to_json(output)
-        return Reply(bounded(clean(text), self.settings.tool_output_chars_max))
+        return Reply(bounded(clean_json(text), self.settings.tool_output_chars_max))
 
     def _failed(self, error: ToolError) -> Reply:
-        text = bounded(clean(str(error)), self.settings.tool_output_chars_max)
+        text = bounded(clean_json(str(error)), self.settings.tool_output_chars_max)
         return Reply(text, error.code)
 
 

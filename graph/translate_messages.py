@@ -18,7 +18,7 @@ from turnstream.graph.usage import counted, estimated
 from turnstream.graph.values import is_small, text_of, to_json
 from turnstream.schemas.events import MessageFinished, MessageStarted
 from turnstream.schemas.fold import covers
-from turnstream.schemas.transcript import text_sha256
+from turnstream.schemas.text import text_sha256
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, Literal
 from langgraph.types import Command
 
 from turnstream.graph.tool_answers import signed
-from turnstream.graph.values import clean
 from turnstream.schemas.command_rules import IDENTITY_KEYS
 from turnstream.schemas.ids import assistant_id_of, split_thread_key
 from turnstream.schemas.results import Carried
+from turnstream.schemas.text import clean_json
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -84,9 +84,9 @@ class TurnInput:
         if self.kind == "resume":
             return None
         if self.input is None:
-            message = {"role": "user", "content": clean(self.text), "id": self.turn_id}
+            message = {"role": "user", "content": clean_json(self.text), "id": self.turn_id}
             return {"messages": [message]}
-        return clean(self.input)
+        return clean_json(self.input)
 
     @property
     def thread_id(self) -> str:
@@ -103,7 +103,7 @@ class TurnInput:
         given = self.config.get("configurable")
         configurable = {
             key: value
-            for key, value in (clean(given) if isinstance(given, dict) else {}).items()
+            for key, value in (clean_json(given) if isinstance(given, dict) else {}).items()
             if not key.startswith(("__", "checkpoint_"))
         }
         if self.identity is not None:
@@ -119,7 +119,7 @@ class TurnInput:
     def context(self) -> dict[str, Any]:
         """Return the context that the caller gave, an empty one without."""
         given = self.config.get("context")
-        return clean(given) if isinstance(given, dict) else {}
+        return clean_json(given) if isinstance(given, dict) else {}
 
     @property
     def _ids(self) -> dict[str, Any]:
@@ -137,7 +137,7 @@ class TurnInput:
         the input again. `limit` is the graph's own recursion limit; the caller's goes before it,
         and neither beyond `limit_max`.
         """
-        given = clean(self.config)
+        given = clean_json(self.config)
         configurable = self.configurable
         if self.kind == "resume":
             configurable[STRICT_RESUME] = True
@@ -146,7 +146,7 @@ class TurnInput:
             "configurable": configurable,
             "metadata": {
                 **(metadata if isinstance(metadata, dict) else {}),
-                **clean(self.metadata),
+                **clean_json(self.metadata),
                 **self._ids,
                 "turn_id": self.turn_id,
             },
@@ -168,7 +168,7 @@ class TurnInput:
         """
         if self.kind == "start":
             return self.given
-        answers = signed(clean(self.answers), self.askers)
+        answers = signed(clean_json(self.answers), self.askers)
         if pending is not None:
             answers = {key: value for key, value in answers.items() if key in pending}
             if not answers:

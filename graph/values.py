@@ -8,25 +8,12 @@ import msgspec
 from langchain_core.messages import BaseMessage
 from pydantic import BaseModel
 
-from turnstream.schemas.transcript import clean_text
+from turnstream.schemas.text import clean_text
 
 DEPTH_MAX = 50
 """Deeper than any sensible payload, shallower than the stack."""
 MESSAGE_CHARS_MIN = 100
 """Of a message's JSON without its content."""
-
-
-def clean(value: Any) -> Any:
-    """Return JSON data whose strings Postgres and UTF-8 take: NUL, lone surrogates are U+FFFD."""
-    if isinstance(value, str):
-        if value.isascii() and "\x00" not in value:
-            return value
-        return clean_text(value).replace("\x00", "\ufffd")
-    if isinstance(value, dict):
-        return {clean(key): clean(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [clean(item) for item in value]
-    return value
 
 
 def to_json(value: Any) -> str:

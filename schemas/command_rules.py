@@ -21,11 +21,10 @@ from turnstream.schemas.limits import (
     check_bytes,
     check_chars,
     check_label,
-    clean_json,
     compact,
     read_json,
 )
-from turnstream.schemas.transcript import clean_text
+from turnstream.schemas.text import clean_json, clean_text
 
 JSON_FIELDS = ("input", "config", "metadata", "answers")
 """Fields that are JSON text in a record; all but `input` hold an object."""

@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from turnstream.schemas.errors import InvalidRequestError, TooLargeError, UndecodableError
-from turnstream.schemas.transcript import clean_text
+from turnstream.schemas.text import clean_json, storable_text
 
 DEPTH_MAX = 64
 """Arrays and objects inside one another, in each JSON value of a command or request."""
@@ -125,7 +125,7 @@ def check_bytes(field: str, text: str, bytes_max: int) -> None:
 
 def check_label(field: str, text: str) -> None:
     """Raise `InvalidRequestError` for what cannot be an id, a name or a key."""
-    if len(text) > LABEL_CHARS_MAX or "\x00" in text or clean_text(text) != text:
+    if len(text) > LABEL_CHARS_MAX or storable_text(text) != text:
         raise InvalidRequestError(
             f"{field}: at most {LABEL_CHARS_MAX} characters, no NUL and no lone surrogates",
             code=f"invalid_{field}",
@@ -170,23 +170,6 @@ def check_text(text: str) -> str:
     except UnicodeEncodeError:
         raise ValueError("contains a lone surrogate: send valid Unicode") from None
     return text
-
-
-def clean_json(value: Any) -> Any:
-    """Return the value with lone surrogates and NUL in its strings replaced by U+FFFD.
-
-    Postgres stores neither; what a model reads must be what the record said, visibly. For values
-    that `check_depth` has passed.
-    """
-    if isinstance(value, str):
-        if value.isascii() and "\x00" not in value:
-            return value
-        return clean_text(value).replace("\x00", "\ufffd")
-    if isinstance(value, list):
-        return [clean_json(item) for item in value]
-    if isinstance(value, dict):
-        return {clean_json(key): clean_json(item) for key, item in value.items()}
-    return value
 
 
 def _check_numbers(value: Any, field: str) -> None:

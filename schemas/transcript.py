@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -18,24 +17,11 @@ from turnstream.schemas.events import (
     ToolStarted,
 )
 from turnstream.schemas.fold import rolled_back
+from turnstream.schemas.text import text_sha256
 
 if TYPE_CHECKING:
     from turnstream.schemas.events import Event, Usage
     from turnstream.schemas.fold import TurnView
-
-
-def text_sha256(text: str) -> str:
-    """Return the SHA-256 (hex) of a text's UTF-8; lone surrogates count as U+FFFD."""
-    return hashlib.sha256(clean_text(text).encode()).hexdigest()
-
-
-def clean_text(text: str) -> str:
-    """Return the text with each lone surrogate replaced by U+FFFD, so that it is UTF-8."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return "".join("\ufffd" if "\ud800" <= char <= "\udfff" else char for char in text)
-    return text
 
 
 @dataclass(slots=True)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from turnstream.schemas.transcript import clean_text
+from turnstream.schemas.text import clean_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

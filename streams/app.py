@@ -44,7 +44,6 @@ from turnstream.graph.retries import RetrySettings
 from turnstream.graph.state import AgentSettings
 from turnstream.graph.tools import built_in_tools
 from turnstream.schemas.errors import ConfigurationError
-from turnstream.schemas.ids import assistant_id_of
 from turnstream.streams.admission import Rules
 from turnstream.streams.attempt import Bench, TurnAttempt
 from turnstream.streams.dead_letters import DeadLetters
@@ -135,7 +134,6 @@ async def open_edge(
             arrivals=arrivals_of(settings),
             state=reading,
             exists=threads.exists,
-            graph_of=lambda assistant_id: _graph_of(catalog, assistant_id),
             ledger=ledger,
             catalog=catalog,
             saver=saver,
@@ -200,14 +198,6 @@ def _catalog(settings: Settings, built_in: GraphEntry) -> Catalog:
         catalog.load(settings.langgraph_json)
     catalog.add_built_in(built_in)
     return catalog
-
-
-def _graph_of(catalog: Catalog, assistant_id: str) -> str | None:
-    """Return the graph of an assistant: its name, or the id that LangGraph derives from it."""
-    for name in catalog.names:
-        if assistant_id in {name, assistant_id_of(name)}:
-            return name
-    return None
 
 
 def _states(catalog: Catalog, saver: FencedSaver, ledger: Ledger) -> States:

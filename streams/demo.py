@@ -24,7 +24,7 @@ from turnstream.schemas.errors import (
     UnavailableError,
 )
 from turnstream.schemas.ids import new_turn_id, thread_key
-from turnstream.schemas.transcript import text_sha256
+from turnstream.schemas.text import text_sha256
 from turnstream.streams.chat import Chat, End, Piece
 from turnstream.streams.replay_log import Replayer
 

@@ -31,8 +31,8 @@ from turnstream.schemas.events import (
     TokensEmitted,
 )
 from turnstream.schemas.ids import event_id, thread_key
+from turnstream.schemas.text import clean_text
 from turnstream.schemas.topics import EVENT_BYTES_MAX
-from turnstream.schemas.transcript import clean_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable

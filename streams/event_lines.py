@@ -11,6 +11,7 @@ import msgspec
 
 from turnstream.schemas.errors import InvalidRequestError, UndecodableError
 from turnstream.schemas.events import EVENTS
+from turnstream.schemas.text import visible_text
 
 if TYPE_CHECKING:
     from turnstream.connectors.kafka.scan import RawRecord
@@ -19,8 +20,6 @@ TYPES = {event.__name__.lower(): event.__name__ for event in EVENTS}
 TEXT_CHARS_MAX = 200
 _ENVELOPE = frozenset(("event_id", "tenant", "thread_id", "turn_id", "epoch", "n", "path", "at"))
 _UNIT_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
-# what goes to a terminal may move no cursor
-_VISIBLE = dict.fromkeys((*range(32), 127, *range(128, 160)), "\ufffd")
 
 
 class Decoder(Protocol):
@@ -111,4 +110,4 @@ def _line(raw: RawRecord, name: str, fields: dict[str, object], *, as_json: bool
         if field not in _ENVELOPE and value not in ("", [], None):
             text = value if isinstance(value, str) else msgspec.json.encode(value).decode()
             words.append(f"{field}={text[:TEXT_CHARS_MAX]}")
-    return " ".join(filter(None, words)).translate(_VISIBLE)
+    return visible_text(" ".join(filter(None, words)))

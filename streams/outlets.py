@@ -20,8 +20,8 @@ from turnstream.schemas.errors import ProduceRefusedError, TurnstreamError
 from turnstream.schemas.ids import thread_key, turn_id_of_record
 from turnstream.schemas.result_json import json_of_result
 from turnstream.schemas.results import DeadLetter
+from turnstream.schemas.text import clean_text
 from turnstream.schemas.topics import EVENT_BYTES_MAX
-from turnstream.schemas.transcript import clean_text
 from turnstream.schemas.unexpected import note
 from turnstream.streams.admission import LETTER_HEADER, REQUEUES_HEADER, letter_of
 from turnstream.streams.outcomes import ended_of, resolved_of, result_of

@@ -16,7 +16,7 @@ from turnstream.schemas.commands import CancelTurn, Command
 from turnstream.schemas.errors import InvalidRequestError
 from turnstream.schemas.ids import check_tenant, check_thread_id, parse_turn_id, turn_id_of_key
 from turnstream.schemas.results import DEAD_LETTER, TurnResult
-from turnstream.schemas.transcript import clean_text
+from turnstream.schemas.text import clean_text
 
 if TYPE_CHECKING:
     from turnstream.connectors.avro import Codec

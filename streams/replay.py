@@ -18,7 +18,8 @@ from turnstream.schemas.events import (
 )
 from turnstream.schemas.fold import ThreadFold, TurnView, Verdict
 from turnstream.schemas.ids import split_thread_key
-from turnstream.schemas.transcript import Message, Transcript, text_sha256, transcript
+from turnstream.schemas.text import text_sha256
+from turnstream.schemas.transcript import Message, Transcript, transcript
 
 if TYPE_CHECKING:
     import msgspec

@@ -19,7 +19,7 @@ from turnstream.connectors.models.refusals import error_in
 from turnstream.schemas.errors import ModelBadResponseError
 from turnstream.schemas.events import Usage
 from turnstream.schemas.limits import DEPTH_MAX, ENVELOPE_LEVELS, depth_of
-from turnstream.schemas.transcript import clean_text
+from turnstream.schemas.text import clean_text, storable_text
 
 MODEL_CHARS_MAX = 256
 _JSON = json.JSONDecoder()
@@ -290,4 +290,4 @@ def _function(value: Any) -> Function:
 def _id(value: Any) -> str | None:
     if isinstance(value, int) and not isinstance(value, bool):
         value = str(value)
-    return clean_text(value).replace("\x00", "\ufffd") if isinstance(value, str) else None
+    return storable_text(value) if isinstance(value, str) else None

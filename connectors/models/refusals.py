@@ -22,7 +22,7 @@ from turnstream.schemas.errors import (
     ModelRefusedError,
 )
 from turnstream.schemas.limits import check_depth
-from turnstream.schemas.transcript import clean_text
+from turnstream.schemas.text import storable_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -141,7 +141,7 @@ def shown(text: str, key: str = "") -> str:
     if key:
         text = text.replace(key, "[key]")
     text = _KEY.sub("[key]", _NAMED_KEY.sub(r"\1[key]", _ADDRESS.sub("[address]", text)))
-    text = " ".join(clean_text(text).replace("\x00", "\ufffd").split())
+    text = " ".join(storable_text(text).split())
     return text if len(text) <= MESSAGE_CHARS_MAX else text[: MESSAGE_CHARS_MAX - 1] + "…"
 
 

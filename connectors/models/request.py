@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from turnstream.schemas.transcript import clean_text
+from turnstream.schemas.text import clean_json
 
 if TYPE_CHECKING:
     from turnstream.schemas.chat import ChatRequest
@@ -38,14 +38,4 @@ def request_body(request: ChatRequest, model: str) -> bytes:
     try:
         return msgspec.json.encode(body)
     except UnicodeEncodeError:
-        return msgspec.json.encode(_clean(body))
-
-
-def _clean(value: Any) -> Any:
-    if isinstance(value, str):
-        return clean_text(value)
-    if isinstance(value, dict):
-        return {_clean(key): _clean(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_clean(item) for item in value]
-    return value
+        return msgspec.json.encode(clean_json(body))

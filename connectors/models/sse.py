@@ -23,7 +23,7 @@ from turnstream.connectors.models.surrogates import split_half
 from turnstream.connectors.models.thinking import Thinking
 from turnstream.connectors.models.tool_pieces import Piece, ToolPieces
 from turnstream.schemas.chat import Delta
-from turnstream.schemas.transcript import clean_text
+from turnstream.schemas.text import storable_text
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -75,7 +75,7 @@ class DeltaParser:
     @property
     def model(self) -> str:
         """Return the model's name as the server gives it."""
-        return clean_text(self._model[:MODEL_CHARS_MAX]).replace("\x00", "\ufffd")
+        return storable_text(self._model[:MODEL_CHARS_MAX])
 
     @property
     def usage(self) -> Usage | None:
@@ -202,7 +202,7 @@ class DeltaParser:
     def _finish(self, choice: Choice, reason: str) -> None:
         if ending_of(reason) is Ending.NONE or self.ending not in (Ending.NONE, Ending.WHOLE):
             return
-        self.finish_reason = clean_text(reason[:REASON_CHARS_MAX]).replace("\x00", "\ufffd")
+        self.finish_reason = storable_text(reason[:REASON_CHARS_MAX])
         self._late = False
         if choice.usage:
             self._counted = choice.usage

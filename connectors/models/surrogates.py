@@ -5,7 +5,7 @@ Some servers escape such a character as `\ud83d\ude00` and send its halves in tw
 
 from __future__ import annotations
 
-from turnstream.schemas.transcript import clean_text
+from turnstream.schemas.text import clean_text
 
 
 def split_half(text: str) -> tuple[str, str]:

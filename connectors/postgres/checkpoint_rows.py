@@ -13,7 +13,7 @@ from langgraph.checkpoint.serde.types import _DeltaSnapshot
 
 from turnstream.connectors.postgres.commits import Item
 from turnstream.connectors.postgres.statements import BlobRow, CheckpointRow, Rows, WriteRow
-from turnstream.schemas.transcript import clean_text
+from turnstream.schemas.text import clean_text, storable_text
 from turnstream.schemas.unexpected import class_name
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ def _json(value: object) -> str:
 def _plain(value: Any) -> Any:
     """Return the value made of JSON's own types, with strings that jsonb takes."""
     if isinstance(value, str):
-        return clean_text(str(value)).replace("\x00", "\ufffd")
+        return storable_text(str(value))
     if isinstance(value, dict):
         return {_plain(key): _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):

@@ -17,7 +17,7 @@ from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from pydantic import BaseModel
 
 from turnstream.schemas.errors import UnstorableStateError
-from turnstream.schemas.transcript import clean_text
+from turnstream.schemas.text import clean_text
 from turnstream.schemas.unexpected import class_name
 
 VALUE_BYTES_MAX = 64 << 20

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from turnstream.schemas.ids import check_thread_id
+from turnstream.schemas.text import visible_text
 from turnstream.streams.cli.options import HERE, Dir, parsed
 
 if TYPE_CHECKING:
@@ -21,9 +22,6 @@ if TYPE_CHECKING:
 
 EXIT_FAILED = 1
 EXIT_CANCELLED = 130
-
-# model output goes to a terminal: nothing in it may move the cursor or set a title
-_VISIBLE = {code: "\ufffd" for code in (*range(32), 127, *range(128, 160)) if code not in {9, 10}}
 
 
 def chat(
@@ -216,11 +214,11 @@ class Screen:
             self._leave_thought()
             if self._tty:  # elsewhere the text is all that standard output shall hold
                 self._line()
-            self._err.print(text.translate(_VISIBLE), style="dim", markup=False)
+            self._err.print(visible_text(text, lines=True), style="dim", markup=False)
 
     def _write(self, text: str) -> None:
         if not self._json and text:
-            shown = text.translate(_VISIBLE)
+            shown = visible_text(text, lines=True)
             sys.stdout.write(shown)
             sys.stdout.flush()
             self._column = 0 if shown.endswith("\n") else 1
@@ -228,7 +226,9 @@ class Screen:
     def _think(self, text: str) -> None:
         if self._tty and not self._json:
             self._thinking = True
-            self._err.print(text.translate(_VISIBLE), style="dim italic", end="", markup=False)
+            self._err.print(
+                visible_text(text, lines=True), style="dim italic", end="", markup=False
+            )
 
     def _leave_thought(self) -> None:
         if self._thinking:

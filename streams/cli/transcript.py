@@ -10,7 +10,8 @@ from rich.console import Console
 from rich.markup import escape
 
 from turnstream.schemas.events import CustomEmitted, InputRequested
-from turnstream.schemas.transcript import Message, Tool, text_sha256
+from turnstream.schemas.text import text_sha256
+from turnstream.schemas.transcript import Message, Tool
 
 if TYPE_CHECKING:
     from turnstream.schemas.events import Event

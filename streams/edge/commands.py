@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 import msgspec
 
 from turnstream.schemas.commands import OnBusy
-from turnstream.schemas.errors import CommandError, NotFoundError
+from turnstream.schemas.errors import CommandError
 from turnstream.schemas.ids import check_thread_id, thread_key
 from turnstream.schemas.limits import INT_MAX, INT_MIN, check_depth
 from turnstream.streams.edge.cursor import Cursor
@@ -120,9 +120,7 @@ class Commands:
     async def _start(self, command: Command) -> dict[str, Any]:
         await self.edge.pressure.enter()
         params = command.params
-        graph = self.edge.graph_of(_text(params, "assistant_id"))
-        if graph is None:
-            raise NotFoundError("there is no such assistant", code="assistant_not_found")
+        graph = self.edge.catalog.find(_text(params, "assistant_id")).name
         _refuse_unsupported(params)
         given = await self._input(params)
         start_turn = self.edge.submit.start_of(

@@ -15,6 +15,7 @@ from turnstream.streams.pace import LoopLag
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from turnstream.graph.catalog import Catalog
     from turnstream.streams.edge.arrivals import Arrivals
     from turnstream.streams.edge.fanout import Sockets
     from turnstream.streams.edge.feed import Feed
@@ -57,10 +58,9 @@ class TailView(Protocol):
 
 @dataclass(slots=True, kw_only=True)
 class EdgeContext:
-    """The edge's parts; `ledger`, `catalog`, `saver`, `threads`, `letters` serve the REST routes.
+    """The edge's parts; `ledger`, `saver`, `threads`, `letters` serve the REST routes.
 
-    `exists(key)` says whether a thread is known (in the ledger, or made by `POST /threads`);
-    `graph_of(assistant_id)` names the graph to run, None for an unknown assistant.
+    `exists(key)` says whether a thread is known (in the ledger, or made by `POST /threads`).
     """
 
     settings: Settings
@@ -70,10 +70,9 @@ class EdgeContext:
     sockets: Sockets
     arrivals: Arrivals
     state: StateReader
+    catalog: Catalog
     exists: Callable[[str], Awaitable[bool]]
-    graph_of: Callable[[str], str | None] = lambda assistant_id: assistant_id
     ledger: Any = None
-    catalog: Any = None
     saver: Any = None
     threads: Any = None
     letters: Any = None

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import msgspec
 
+from turnstream.schemas.text import clean_text
+
 VALUES = "values"
 # no method of the protocol's: carries only the `seq` where a stream begins
 OPENED = "stream.opened"
@@ -24,13 +26,14 @@ def json_bytes(value: object) -> bytes:
 
 def embed(text: str) -> bytes:
     """Return JSON text on one line, to stand inside other JSON; other text as a JSON string."""
-    raw = text.encode("utf-8", "replace")
+    text = clean_text(text)
+    raw = text.encode()
     try:
         msgspec.json.decode(raw, type=msgspec.Raw)
         # a line break between tokens would end an SSE field
         return msgspec.json.format(raw, indent=-1) if b"\n" in raw or b"\r" in raw else raw
     except msgspec.DecodeError:
-        return _encode(text.encode("utf-8", "replace").decode())
+        return _encode(text)
 
 
 def websocket_frame(payload: bytes) -> bytes:

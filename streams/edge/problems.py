@@ -16,6 +16,7 @@ from starlette.responses import Response
 
 from turnstream.schemas import unexpected
 from turnstream.schemas.errors import TooManyRequestsError, TurnstreamError
+from turnstream.schemas.text import clean_text
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -56,15 +57,10 @@ def problem_of(error: TurnstreamError) -> Problem:
         title=HTTPStatus(error.status).phrase,
         status=error.status,
         code=error.code,
-        detail=_printable(str(error)),
+        detail=clean_text(str(error)),
         field=error.field,
         retryable=error.retryable,
     )
-
-
-def _printable(text: str) -> str:
-    """Return text that UTF-8 can carry (a quoted id may hold lone surrogates)."""
-    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def problem_answer(error: TurnstreamError) -> Response:
@@ -92,8 +88,8 @@ async def _invalid(_request: Request, error: Exception) -> Response:
             title=status.phrase,
             status=status,
             code="invalid_json" if malformed else "invalid_request",
-            detail=_printable(str(first.get("msg", ""))),
-            field="body" if malformed else _printable(".".join(map(str, first.get("loc", ())))),
+            detail=clean_text(str(first.get("msg", ""))),
+            field="body" if malformed else clean_text(".".join(map(str, first.get("loc", ())))),
         )
     )
 
@@ -106,7 +102,7 @@ async def _http(_request: Request, error: Exception) -> Response:
             title=phrase,
             status=error.status_code,
             code=phrase.lower().replace(" ", "_").replace("-", "_"),
-            detail=_printable(str(error.detail)),
+            detail=clean_text(str(error.detail)),
         ),
         dict(error.headers or {}),
     )

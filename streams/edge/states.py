@@ -14,7 +14,7 @@ import msgspec
 
 from turnstream.schemas.errors import ConflictError, DatabaseUnavailableError, NotFoundError
 from turnstream.schemas.ids import split_thread_key
-from turnstream.schemas.transcript import clean_text
+from turnstream.schemas.text import clean_text
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping

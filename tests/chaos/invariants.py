@@ -26,7 +26,8 @@ from turnstream.schemas.events import (
     TurnFailed,
 )
 from turnstream.schemas.fold import TIMELINE_BITS, Verdict, rolled_back
-from turnstream.schemas.transcript import text_sha256, transcript
+from turnstream.schemas.text import text_sha256
+from turnstream.schemas.transcript import transcript
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -45,8 +45,9 @@ from turnstream.schemas.events import (
     ToolStarted,
 )
 from turnstream.schemas.fold import ThreadFold, TurnView
+from turnstream.schemas.text import text_sha256
 from turnstream.schemas.tool_calls import idempotency_key
-from turnstream.schemas.transcript import text_sha256, transcript
+from turnstream.schemas.transcript import transcript
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -16,7 +16,8 @@ from turnstream.graph.catalog import AGENT, BUILT_IN, Catalog, GraphEntry
 from turnstream.graph.factories import Use
 from turnstream.graph.graph_modules import module_name
 from turnstream.graph.turn_input import TurnInput
-from turnstream.schemas.errors import CatalogError
+from turnstream.schemas.errors import CatalogError, NotFoundError
+from turnstream.schemas.ids import assistant_id_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -422,3 +423,12 @@ def test_dependencies_are_folders_to_import_from_or_packages_that_are_there(
             configured(tmp_path, dependencies=[wrong])
     with pytest.raises(CatalogError, match="write a list"):
         configured(tmp_path, dependencies="langgraph")
+
+
+def test_an_assistant_is_found_by_its_graphs_name_and_by_its_id() -> None:
+    catalog = Catalog()
+    catalog.add_built_in(GraphEntry(name=AGENT, native=True))
+    assert catalog.find(AGENT).name == AGENT
+    assert catalog.find(assistant_id_of(BUILT_IN)).name == BUILT_IN
+    with pytest.raises(NotFoundError, match=r"no assistant 'agnet'; there are: .*agent"):
+        catalog.find("agnet")

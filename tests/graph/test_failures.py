@@ -20,7 +20,8 @@ from turnstream.schemas.events import (
     StepFinished,
     ToolFailed,
 )
-from turnstream.schemas.transcript import clean_text, transcript
+from turnstream.schemas.text import clean_text
+from turnstream.schemas.transcript import transcript
 from turnstream.schemas.unexpected import counts
 
 if TYPE_CHECKING:

@@ -28,7 +28,7 @@ from turnstream.schemas.events import (
     ToolStarted,
     Usage,
 )
-from turnstream.schemas.transcript import text_sha256
+from turnstream.schemas.text import text_sha256
 
 
 class Desk:

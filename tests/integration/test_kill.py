@@ -38,7 +38,8 @@ from turnstream.schemas.events import (
 )
 from turnstream.schemas.fold import Verdict
 from turnstream.schemas.ids import event_id
-from turnstream.schemas.transcript import text_sha256, transcript
+from turnstream.schemas.text import text_sha256
+from turnstream.schemas.transcript import transcript
 
 sys.path.insert(0, str(Path(__file__).parent))
 from kill_clients import PlainSocket, Sdk, Shown, shown_in

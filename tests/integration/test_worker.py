@@ -6,7 +6,8 @@ import aiohttp
 
 from turnstream.deploy.local.machine import Ports
 from turnstream.schemas.events import TurnCompleted
-from turnstream.schemas.transcript import text_sha256, transcript
+from turnstream.schemas.text import text_sha256
+from turnstream.schemas.transcript import transcript
 
 
 async def test_a_turn_from_end_to_end(scene) -> None:

@@ -18,7 +18,7 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from turnstream.connectors.avro import Codec
 from turnstream.schemas.commands import StartTurn
 from turnstream.schemas.events import MessageStarted, TurnCompleted, TurnEnded, TurnFailed
-from turnstream.schemas.transcript import text_sha256
+from turnstream.schemas.text import text_sha256
 from turnstream.streams.outlets import is_cut
 
 CODEC = Codec()

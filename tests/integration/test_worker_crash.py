@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 from turnstream.schemas.events import AttemptStarted, TokensEmitted, TurnCancelled, TurnCompleted
 from turnstream.schemas.fold import ThreadFold, Verdict
-from turnstream.schemas.transcript import text_sha256, transcript
+from turnstream.schemas.text import text_sha256
+from turnstream.schemas.transcript import transcript
 
 if TYPE_CHECKING:
     from tests.integration.conftest import Process

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from turnstream.schemas.command_json import command_of_json, is_json
 from turnstream.schemas.commands import CancelTurn, ResumeTurn, StartTurn
 from turnstream.schemas.errors import UndecodableError
-from turnstream.schemas.limits import clean_json
+from turnstream.schemas.text import clean_json
 
 
 @given(

@@ -16,7 +16,7 @@ from turnstream.schemas.events import (
     TurnCompleted,
 )
 from turnstream.schemas.ids import event_id
-from turnstream.schemas.transcript import text_sha256
+from turnstream.schemas.text import text_sha256
 from turnstream.streams.cli.transcript import as_json
 from turnstream.streams.replay import Replay, ThreadReplay
 

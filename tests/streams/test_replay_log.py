@@ -26,8 +26,8 @@ from turnstream.schemas.events import (
     TurnCompleted,
 )
 from turnstream.schemas.ids import event_id
+from turnstream.schemas.text import text_sha256
 from turnstream.schemas.topics import Topics
-from turnstream.schemas.transcript import text_sha256
 from turnstream.streams.replay_log import Replayer
 
 if TYPE_CHECKING:

@@ -13,8 +13,7 @@ from fastapi import APIRouter, Query
 
 from turnstream.graph.factories import Use
 from turnstream.graph.reading import cannot_be_made
-from turnstream.schemas.errors import NotFoundError, TurnstreamError
-from turnstream.schemas.ids import assistant_id_of
+from turnstream.schemas.errors import TurnstreamError
 from turnstream.streams.edge.routes.bodies import AssistantFilter, AssistantSearch, Id
 from turnstream.streams.edge.routes.deps import Caller, JsonAnswer, Rest, answers
 from turnstream.streams.edge.routes.present import assistant_json, selected
@@ -56,7 +55,7 @@ async def count(rest: Caller, body: AssistantFilter | None = None) -> JsonAnswer
 )
 async def get(rest: Caller, assistant_id: Id) -> JsonAnswer:
     """Return an assistant by its id or its graph's name."""
-    entry = entry_of(rest, assistant_id)
+    entry = rest.edge.catalog.find(assistant_id)
     return JsonAnswer(assistant_json(entry.name, entry.description))
 
 
@@ -68,7 +67,7 @@ async def graph(
 ) -> JsonAnswer:
     """Return an assistant's nodes and edges; `xray` shows nested graphs (to a depth)."""
     depth = min(xray, 16) if not isinstance(xray, bool) else xray
-    async with _opened(entry_of(rest, assistant_id)) as made:
+    async with _opened(rest.edge.catalog.find(assistant_id)) as made:
         drawing = await made.aget_graph(xray=depth)
     return JsonAnswer(drawing.to_json())
 
@@ -76,7 +75,7 @@ async def graph(
 @router.get("/assistants/{assistant_id}/schemas", responses=answers(GraphSchemas, "its schemas"))
 async def schemas(rest: Caller, assistant_id: Id) -> JsonAnswer:
     """Return an assistant's JSON schemas."""
-    entry = entry_of(rest, assistant_id)
+    entry = rest.edge.catalog.find(assistant_id)
     async with _opened(entry) as made:
         return JsonAnswer(_schemas_of(entry.name, made))
 
@@ -86,7 +85,7 @@ async def subgraphs(
     rest: Caller, assistant_id: Id, recurse: Annotated[bool, Query()] = False
 ) -> JsonAnswer:
     """Return the schemas of an assistant's nested graphs, by namespace."""
-    entry = entry_of(rest, assistant_id)
+    entry = rest.edge.catalog.find(assistant_id)
     async with _opened(entry) as made:
         nested = [pair async for pair in made.aget_subgraphs(recurse=recurse)]
         return JsonAnswer({name: _schemas_of(entry.name, inner) for name, inner in nested})
@@ -102,18 +101,6 @@ async def _opened(entry: GraphEntry) -> AsyncIterator[AnyPregel]:
         raise
     except Exception as error:
         raise cannot_be_made(entry, error) from error
-
-
-def entry_of(rest: Rest, assistant_id: str) -> GraphEntry:
-    """Return an assistant's graph; raises `NotFoundError` (`assistant_not_found`)."""
-    for entry in rest.edge.catalog:
-        if assistant_id in (entry.name, assistant_id_of(entry.name)):
-            return entry  # type: ignore[no-any-return]
-    names = ", ".join(entry.name for entry in rest.edge.catalog)
-    raise NotFoundError(
-        f"there is no assistant {assistant_id[:100]!r}; there are: {names}",
-        code="assistant_not_found",
-    )
 
 
 def _all(rest: Rest) -> list[dict[str, Any]]:

@@ -24,7 +24,6 @@ from turnstream.streams.edge.directory import patiently
 from turnstream.streams.edge.entrance import check_same_site
 from turnstream.streams.edge.event_stream import EventStream, LaterAnswer, sse
 from turnstream.streams.edge.feed import Begins, Reset
-from turnstream.streams.edge.routes.assistants import entry_of
 from turnstream.streams.edge.routes.bodies import SEARCH_LIMIT_MAX, ChatBody, Id, Text
 from turnstream.streams.edge.routes.deps import Caller, JsonAnswer, Rest, answers, streams
 from turnstream.streams.edge.routes.following import LastEventId, place_of
@@ -179,7 +178,7 @@ def said(rest: Rest, body: ChatBody, turn_id: str = "") -> StartTurn:
     return rest.edge.submit.start_of(
         rest.caller,
         body.thread_id or str(uuid.uuid4()),
-        graph=entry_of(rest, body.graph).name,
+        graph=rest.edge.catalog.find(body.graph).name,
         text=body.text,
         turn_id=turn_id,
         idempotency_key=body.idempotency_key or "",

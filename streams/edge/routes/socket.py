@@ -37,7 +37,7 @@ from turnstream.schemas.errors import (
     TurnstreamError,
 )
 from turnstream.schemas.limits import INT_MAX, INT_MIN, check_depth
-from turnstream.schemas.transcript import clean_text
+from turnstream.schemas.text import clean_text
 from turnstream.streams.edge.auth import TOKEN_SUBPROTOCOL
 from turnstream.streams.edge.connections import INTERNAL_CLOSE_CODE, connection_of
 from turnstream.streams.edge.context import DEFAULT_GRAPH, edge_of, principal_of

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from turnstream.schemas.errors import ConflictError, InvalidRequestError
-from turnstream.streams.edge.routes.assistants import entry_of
 from turnstream.streams.edge.routes.bodies import RunBody, json_text
 from turnstream.streams.edge.routes.threads import make_if_needed
 from turnstream.streams.edge.run_events import MODES
@@ -47,7 +46,7 @@ async def start(
     Raises what the edge answers with: 404 for thread or assistant, 409 for a rejected turn or a
     question that is not open, 413, 422 for what cannot be right or is not supported, 503.
     """
-    graph = entry_of(rest, body.assistant_id).name
+    graph = rest.edge.catalog.find(body.assistant_id).name
     _check(body)
     own = own_config(
         body.config,

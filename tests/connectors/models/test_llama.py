@@ -19,7 +19,7 @@ from turnstream.graph.state import AgentSettings
 from turnstream.schemas.chat import ChatRequest, Delta
 from turnstream.schemas.errors import ModelContextError, ModelError
 from turnstream.schemas.events import MessageFinished, TokensEmitted
-from turnstream.schemas.transcript import text_sha256
+from turnstream.schemas.text import text_sha256
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
