@@ -5,42 +5,28 @@ from __future__ import annotations
 import json
 import re
 import uuid
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 from langchain_core.messages import AIMessage
-from langchain_core.messages.ai import InputTokenDetails, OutputTokenDetails, UsageMetadata
 from langchain_core.messages.tool import invalid_tool_call, tool_call
 
-from turnstream.schemas.events import MessageFinished, MessageStarted, Usage
+from turnstream.schemas.events import MessageFinished, MessageStarted
 from turnstream.schemas.limits import DEPTH_MAX, depth_of
+from turnstream.schemas.messages import Message, usage_metadata
 from turnstream.schemas.text import clean_json, clean_text, text_sha256
 
 if TYPE_CHECKING:
     from langchain_core.messages import InvalidToolCall, ToolCall
+    from langchain_core.messages.ai import UsageMetadata
 
     from turnstream.graph.ports import Emitter
     from turnstream.schemas.chat import ChatAnswer, Delta
+    from turnstream.schemas.messages import Block
 
 
 _LIMIT = re.compile(r"length|max_", re.IGNORECASE)
 """In a `finish_reason`: the answer is as long as it may be."""
-
-
-class _Block:
-    """A run of deltas of one kind; for a tool call all that belongs to it."""
-
-    __slots__ = ("call_id", "index", "kind", "name", "parts")
-
-    def __init__(self, index: int, kind: str) -> None:
-        self.index = index
-        self.kind = kind
-        self.parts: list[str] = []
-        self.call_id = self.name = ""
-
-    @property
-    def text(self) -> str:
-        return "".join(self.parts)
 
 
 class Answer:
@@ -56,9 +42,9 @@ class Answer:
         self._emitter = emitter
         self._path = path
         self._taken = taken
-        self._blocks: list[_Block] = []
-        self._calls: dict[int, _Block] = {}
-        self._open: _Block | None = None  # the block of the delta before, unless a tool call's
+        self._message = Message(message_id, path=path)
+        self._calls: dict[int, Block] = {}
+        self._open: Block | None = None  # the block of the delta before, unless a tool call's
 
     def push(self, deltas: list[Delta]) -> None:
         """Say the deltas of one network read."""
@@ -67,7 +53,7 @@ class Answer:
             kind = delta.kind
             block = self._open
             if block is None or block.kind != kind:
-                if not self._blocks:
+                if not self._message.blocks:
                     self._start()
                 if kind == "tool_args":
                     self._tool_args(delta)
@@ -90,10 +76,8 @@ class Answer:
             MessageStarted, path=self._path, message_id=self.message_id, role="assistant", name=""
         )
 
-    def _new(self, kind: str) -> _Block:
-        block = _Block(len(self._blocks), kind)
-        self._blocks.append(block)
-        return block
+    def _new(self, kind: str) -> Block:
+        return self._message.add(len(self._message.blocks), kind, "")
 
     def _tool_args(self, delta: Delta) -> None:
         self._open = None
@@ -101,8 +85,8 @@ class Answer:
         first = block is None
         if block is None:
             block = self._calls[delta.index] = self._new("tool_args")
-            block.call_id = self._call_id(delta.tool_call_id, block.index)
-            block.name = delta.tool_name
+            block.tool_call_id = self._call_id(delta.tool_call_id, block.index)
+            block.tool_name = delta.tool_name
         text = delta.text.replace("\x00", "\ufffd")
         block.parts.append(text)
         self._emitter.tokens(
@@ -111,8 +95,8 @@ class Answer:
             block=block.index,
             kind="tool_args",
             text=text,
-            tool_call_id=block.call_id if first else "",
-            tool_name=block.name if first else "",
+            tool_call_id=block.tool_call_id if first else "",
+            tool_name=block.tool_name if first else "",
         )
 
     def _call_id(self, given: str, index: int) -> str:
@@ -123,9 +107,9 @@ class Answer:
 
     def finish(self, answer: ChatAnswer, params: dict[str, Any]) -> AIMessage:
         """Say that the message is whole and return it."""
-        if not self._blocks:
+        if not self._message.blocks:
             self._start()
-        text = self._text("text")
+        text = self._message.text
         self._emitter.emit(
             MessageFinished,
             path=self._path,
@@ -136,7 +120,7 @@ class Answer:
             request_sha256=answer.request_sha256,
             params=msgspec.json.encode(params).decode() if params else "",
         )
-        reasoning = self._text("reasoning")
+        reasoning = self._message.reasoning
         calls, bad = self._tool_calls(answer.finish_reason)
         return AIMessage(
             content=clean_text(text),
@@ -149,33 +133,29 @@ class Answer:
             },
             tool_calls=calls,
             invalid_tool_calls=bad,
-            usage_metadata=usage_metadata(answer.usage),
+            usage_metadata=cast("UsageMetadata | None", usage_metadata(answer.usage)),
         )
-
-    def _text(self, kind: str) -> str:
-        return "".join(block.text for block in self._blocks if block.kind == kind)
 
     def _tool_calls(self, finish_reason: str) -> tuple[list[ToolCall], list[InvalidToolCall]]:
         cut = _LIMIT.search(finish_reason) is not None
+        last = next(reversed(self._message.blocks.values()), None)
         calls: list[ToolCall] = []
         bad: list[InvalidToolCall] = []
-        for block in self._blocks:
-            if block.kind != "tool_args":
-                continue
+        for block in self._message.calls:
             raw = clean_text(block.text)
             try:
-                arguments = _arguments(raw, missing=cut and block is self._blocks[-1])
+                arguments = _arguments(raw, missing=cut and block is last)
             except ValueError as error:
                 bad.append(
                     invalid_tool_call(
-                        name=block.name,
+                        name=block.tool_name,
                         args=raw,
-                        id=block.call_id,
+                        id=block.tool_call_id,
                         error=f"no JSON object: {error}",
                     )
                 )
             else:
-                calls.append(tool_call(name=block.name, args=arguments, id=block.call_id))
+                calls.append(tool_call(name=block.tool_name, args=arguments, id=block.tool_call_id))
         return calls, bad
 
 
@@ -197,16 +177,3 @@ def _arguments(raw: str, *, missing: bool) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise ValueError("another kind of value")  # noqa: TRY004  it is caught as such
     return found
-
-
-def usage_metadata(usage: Usage | None) -> UsageMetadata | None:
-    """Return LangChain's form of a usage."""
-    if usage is None:
-        return None
-    return UsageMetadata(
-        input_tokens=usage.input_tokens,
-        output_tokens=usage.output_tokens,
-        total_tokens=usage.input_tokens + usage.output_tokens,
-        input_token_details=InputTokenDetails(cache_read=usage.cached_tokens),
-        output_token_details=OutputTokenDetails(reasoning=usage.reasoning_tokens),
-    )

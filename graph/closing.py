@@ -17,6 +17,7 @@ from turnstream.graph.open_head import accepts, add_to_open_head
 from turnstream.graph.stopped_calls import closing_id
 from turnstream.graph.tool_calls import STOPPED
 from turnstream.schemas.errors import TurnstreamError
+from turnstream.schemas.text import clean_text
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from langgraph.pregel import Pregel
 
     from turnstream.graph.ports import SaverCall
-    from turnstream.graph.said import SaidMessage
+    from turnstream.schemas.messages import Message
 
 NOT_FINISHED = "The call was not finished: {why}."
 REWIND_STEPS_MAX = 1000
@@ -101,7 +102,7 @@ async def closing_calls(
     *,
     turn_id: str,
     given: Any,
-    said: Iterable[SaidMessage],
+    said: Iterable[Message],
     why: str,
     unknown: Collection[str] = (),
     open_ended: bool = False,
@@ -171,7 +172,7 @@ async def _rewound(
 
 def _added(
     head: CheckpointTuple | None,
-    said: Iterable[SaidMessage],
+    said: Iterable[Message],
     *,
     turn_id: str,
     why: str,
@@ -205,7 +206,11 @@ def _added(
     ]
     ids = {message.id for message in (*known, *added)}
     added += [
-        AIMessage(message.text, id=message.message_id, response_metadata={"finish_reason": why})
+        AIMessage(
+            clean_text(message.text),
+            id=message.message_id,
+            response_metadata={"finish_reason": why},
+        )
         for message in said
         if message.role == "assistant" and message.message_id not in ids and message.text
     ]

@@ -111,7 +111,7 @@ def _text(error: BaseException) -> str:
 def with_words(ended: Outcome, said: Said) -> Outcome:
     """Return the outcome of a turn that did not come to its end, with what it had said last."""
     spoken = [message for message in said.messages.values() if message.text]
-    text = spoken[-1].text if spoken else ""
+    text = clean_text(spoken[-1].text) if spoken else ""
     return Outcome(
         status=ended.status,
         code=ended.code,

@@ -33,7 +33,7 @@ from turnstream.graph.watch import RUNTIME, Prompts, RetryWatch, SigningRuntime,
 from turnstream.schemas.errors import GraphError, TurnError, TurnstreamError
 from turnstream.schemas.events import InputRequested
 from turnstream.schemas.results import Carried, Outcome
-from turnstream.schemas.text import text_sha256
+from turnstream.schemas.text import clean_text, text_sha256
 from turnstream.schemas.unexpected import note
 
 if TYPE_CHECKING:
@@ -352,7 +352,7 @@ class _Attempt:
             message_id, text = last_answer(self.values)
         answer = None if text else self.said.answer()
         if answer is not None:
-            message_id, text = answer.message_id, answer.text
+            message_id, text = answer.message_id, clean_text(answer.text)
         if not text and "messages" in graph.channels:
             # an earlier attempt said it
             message_id, text = last_answer((await graph.aget_state(config)).values)

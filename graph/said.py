@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from turnstream.schemas.events import (
@@ -14,8 +13,8 @@ from turnstream.schemas.events import (
     Usage,
 )
 from turnstream.schemas.fold import covers, is_kept
+from turnstream.schemas.messages import Message
 from turnstream.schemas.results import Carried
-from turnstream.schemas.text import clean_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -24,34 +23,8 @@ if TYPE_CHECKING:
     from turnstream.schemas.events import Event, Keep
 
 
-@dataclass(slots=True)
-class SaidMessage:
-    """A message as far as it was said; `parts` are its text blocks' tokens by block.
-
-    `started_n` and `finished_n`: where its first and its last event stand.
-    """
-
-    message_id: str
-    role: str
-    path: str
-    started_n: int
-    parts: dict[int, list[str]] = field(default_factory=dict)
-    finished_n: int = 0
-    usage: Usage | None = None
-
-    @property
-    def finished(self) -> bool:
-        """True when the message is whole."""
-        return self.finished_n > 0
-
-    @property
-    def text(self) -> str:
-        """Return the text blocks in order."""
-        return clean_text("".join("".join(self.parts[block]) for block in sorted(self.parts)))
-
-
 class Said:
-    """An emitter that passes everything on and remembers the messages.
+    """An emitter that passes everything on and remembers the messages: their text blocks.
 
     `carried` is what earlier attempts at the turn handed on; `retried` counts what it says of tasks
     that run again. After `close` nothing is passed on: the graph's last words, when its tasks are
@@ -63,7 +36,7 @@ class Said:
         self._shut = False
         self._before = carried or Carried()
         self._lost: list[Usage] = []
-        self.messages: dict[str, SaidMessage] = {}
+        self.messages: dict[str, Message] = {}
         self.questions: dict[str, Interrupt] = {}
         self.retried = 0
 
@@ -84,9 +57,8 @@ class Said:
         if event_type is MessageStarted:
             message_id = fields["message_id"]
             self.messages.pop(message_id, None)
-            self.messages[message_id] = SaidMessage(
-                message_id, fields.get("role", "assistant"), path, n
-            )
+            role = fields.get("role", "assistant")
+            self.messages[message_id] = Message(message_id, role, path=path, n=n)
         elif event_type is MessageFinished:
             message = self.messages.get(fields["message_id"])
             if message is not None:
@@ -128,16 +100,16 @@ class Said:
             tool_name=tool_name,
         )
         if kind == "text" and (message := self.messages.get(message_id)) is not None:
-            parts = message.parts.get(block)
-            if parts is None:
-                message.parts[block] = [text]
+            known = message.blocks.get(block)
+            if known is None:
+                message.add(block, kind, text)
             else:
-                parts.append(text)
+                known.parts.append(text)
 
-    def answer(self) -> SaidMessage | None:
+    def answer(self) -> Message | None:
         """Return the last whole assistant message with text."""
         for message in reversed(self.messages.values()):
-            if message.finished and message.role == "assistant" and message.parts:
+            if message.finished and message.role == "assistant" and message.blocks:
                 return message
         return None
 
@@ -164,13 +136,13 @@ class Said:
             stands = message.finished_n <= keep_n or is_kept(message.path, message.finished_n, keep)
             if message.usage is not None:
                 (usage if stands else lost).append(message.usage)
-            if stands and message.parts and message.role == "assistant":
+            if stands and message.blocks and message.role == "assistant":
                 last = message.message_id
         return Carried(usage=summed(usage), lost_usage=summed(lost), message_id=last)
 
     def _take_back(self, path: str, keep: Sequence[Keep]) -> None:
         for message in list(self.messages.values()):
-            if covers(path, message.path) and not is_kept(message.path, message.started_n, keep):
+            if covers(path, message.path) and not is_kept(message.path, message.n, keep):
                 del self.messages[message.message_id]
                 if message.usage is not None:
                     self._lost.append(message.usage)

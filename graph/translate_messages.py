@@ -18,6 +18,7 @@ from turnstream.graph.usage import counted, estimated
 from turnstream.graph.values import is_small, text_of, to_json
 from turnstream.schemas.events import MessageFinished, MessageStarted
 from turnstream.schemas.fold import covers
+from turnstream.schemas.messages import Message
 from turnstream.schemas.text import text_sha256
 
 if TYPE_CHECKING:
@@ -40,15 +41,15 @@ EXTRA_BYTES_MAX = 256 << 10
 
 @dataclass(slots=True)
 class _Open:
-    path: str
+    """What LangChain tells of a message beside `message`, which has its text blocks."""
+
+    message: Message
     model: str = ""
     modelled: bool = False
     listed: list[Any] = field(default_factory=list)
     blocks: dict[tuple[str, Any], int] = field(default_factory=dict)
     calls: dict[Any, tuple[int, str]] = field(default_factory=dict)
     calls_begun: int = 0
-    text: dict[int, list[str]] = field(default_factory=dict)
-    finish_reason: str = ""
     response: dict[str, Any] = field(default_factory=dict)
     kwargs: dict[str, Any] = field(default_factory=dict)
     usage: dict[str, Any] = field(default_factory=dict)
@@ -127,13 +128,13 @@ class Messages:
     def finish_under(self, path: str) -> None:
         """End the messages that a task left open."""
         for message_id, opened in list(self._open.items()):
-            if covers(path, opened.path):
+            if covers(path, opened.message.path):
                 self._finish(message_id)
 
     def forget(self, path: str) -> None:
         """Drop the messages of a task that runs again; finished tasks have no open ones."""
         for message_id, opened in list(self._open.items()):
-            if covers(path, opened.path):
+            if covers(path, opened.message.path):
                 del self._open[message_id]
 
     def _start(self, message: BaseMessage, meta: Mapping[str, Any]) -> _Open:
@@ -142,7 +143,7 @@ class Messages:
         task_id = namespace.rpartition("|")[2].rpartition(":")[2]
         path = self._paths.of_namespace(namespace) if not above else f"{above}|{task_id}"
         opened = self._open[message_id] = _Open(
-            path,
+            Message(message_id, path=path),
             model=str(meta.get("ls_model_name") or ""),
             modelled="ls_model_type" in meta,
             prompt_tokens=self.prompts.get(namespace, 0),
@@ -195,9 +196,9 @@ class Messages:
     ) -> None:
         block = opened.block(kind, index)
         if kind == "text":
-            opened.text.setdefault(block, []).append(text)
+            opened.message.add(block, kind, text)
         self._emitter.tokens(
-            path=opened.path,
+            path=opened.message.path,
             message_id=message_id,
             block=block,
             kind=kind,
@@ -208,14 +209,14 @@ class Messages:
 
     def _finish(self, message_id: str, whole: BaseMessage | None = None) -> None:
         opened = self._open.pop(message_id)
-        text = "".join("".join(opened.text[block]) for block in sorted(opened.text))
+        text = opened.message.text
         model = str(opened.response.get("model_name") or opened.model)
         usage = counted(model, opened.usage)
         if usage is None and opened.modelled:
             usage = estimated(model, opened.prompt_tokens, text)
         self._emitter.emit(
             MessageFinished,
-            path=opened.path,
+            path=opened.message.path,
             message_id=message_id,
             finish_reason=str(opened.response.get("finish_reason") or ""),
             usage=usage,

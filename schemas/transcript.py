@@ -17,45 +17,11 @@ from turnstream.schemas.events import (
     ToolStarted,
 )
 from turnstream.schemas.fold import rolled_back
-from turnstream.schemas.text import text_sha256
+from turnstream.schemas.messages import Message
 
 if TYPE_CHECKING:
-    from turnstream.schemas.events import Event, Usage
+    from turnstream.schemas.events import Event
     from turnstream.schemas.fold import TurnView
-
-
-@dataclass(slots=True)
-class Message:
-    """One message; `blocks` maps a block's index to (kind, text so far)."""
-
-    message_id: str
-    role: str
-    name: str
-    path: str
-    n: int
-    blocks: dict[int, tuple[str, str]] = field(default_factory=dict)
-    finished: bool = False
-    finish_reason: str = ""
-    sha256: str = ""
-    usage: Usage | None = None
-
-    @property
-    def text(self) -> str:
-        """Return the text blocks in order."""
-        return self._joined("text")
-
-    @property
-    def reasoning(self) -> str:
-        """Return the reasoning blocks in order."""
-        return self._joined("reasoning")
-
-    @property
-    def intact(self) -> bool | None:
-        """Tell whether the text has the recorded SHA-256; None while none is recorded."""
-        return text_sha256(self.text) == self.sha256 if self.sha256 else None
-
-    def _joined(self, kind: str) -> str:
-        return "".join(text for _, (what, text) in sorted(self.blocks.items()) if what == kind)
 
 
 @dataclass(slots=True)
@@ -109,17 +75,14 @@ def _add(  # noqa: PLR0912  one branch an event type
         case MessageStarted() if item.role == "tool" and item.tool_call_id in tools:
             pass  # the tool shows it
         case MessageStarted():
-            message = Message(item.message_id, item.role, item.name, item.path, item.n)
-            messages[item.message_id] = message
+            message = messages[item.message_id] = Message.of(item)
             shown.entries.append(message)
         case TokensEmitted():
             if (message_ := messages.get(item.message_id)) is not None:
-                _, before = message_.blocks.get(item.block, (item.kind, ""))
-                message_.blocks[item.block] = (item.kind, before + item.text)
+                message_.take(item)
         case MessageFinished():
             if (message_ := messages.get(item.message_id)) is not None:
-                message_.finished, message_.finish_reason = True, item.finish_reason
-                message_.sha256, message_.usage = item.sha256, item.usage
+                message_.finish(item)
         case ToolStarted():
             tool = Tool(item.tool_call_id, item.name, item.args, item.path, item.n)
             tools[item.tool_call_id] = tool

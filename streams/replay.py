@@ -19,10 +19,12 @@ from turnstream.schemas.events import (
 from turnstream.schemas.fold import ThreadFold, TurnView, Verdict
 from turnstream.schemas.ids import split_thread_key
 from turnstream.schemas.text import text_sha256
-from turnstream.schemas.transcript import Message, Transcript, transcript
+from turnstream.schemas.transcript import Transcript, transcript
 
 if TYPE_CHECKING:
     import msgspec
+
+    from turnstream.schemas.messages import Message
 
 
 @dataclass(slots=True)

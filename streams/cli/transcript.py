@@ -10,14 +10,30 @@ from rich.console import Console
 from rich.markup import escape
 
 from turnstream.schemas.events import CustomEmitted, InputRequested
+from turnstream.schemas.messages import Message
 from turnstream.schemas.text import text_sha256
-from turnstream.schemas.transcript import Message, Tool
+from turnstream.schemas.transcript import Tool
 
 if TYPE_CHECKING:
     from turnstream.schemas.events import Event
     from turnstream.streams.replay import Attempt, Check, Input, ThreadReplay, TurnReplay
 
 _MARKS = {"match": "[green]✓[/]", "mismatch": "[bold red]✗[/]", "partial": "~", "open": "…"}
+
+_MESSAGE_FIELDS = (
+    "message_id",
+    "role",
+    "name",
+    "path",
+    "n",
+    "finished",
+    "finish_reason",
+    "sha256",
+    "usage",
+    "text",
+    "reasoning",
+    "intact",
+)
 
 
 def as_json(thread: ThreadReplay) -> dict[str, Any]:
@@ -68,12 +84,11 @@ def _entry_json(entry: Message | Tool | InputRequested | CustomEmitted) -> dict[
         InputRequested: "question",
         CustomEmitted: "custom",
     }[type(entry)]
-    body: dict[str, Any] = msgspec.to_builtins(entry)
+    body: Any = entry
     if isinstance(entry, Message):
-        body.pop("blocks")
-        body |= {"text": entry.text, "reasoning": entry.reasoning, "intact": entry.intact}
+        body = {name: getattr(entry, name) for name in _MESSAGE_FIELDS}
         body["computed_sha256"] = text_sha256(entry.text)
-    return {"kind": kind, **body}
+    return {"kind": kind, **msgspec.to_builtins(body)}
 
 
 def show(thread: ThreadReplay, console: Console | None = None) -> None:

@@ -1,197 +1,135 @@
-"""Messages as LangChain's JSON has them, put together from the log's events. Pure."""
+"""Messages as LangChain's JSON has them. Pure."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from turnstream.schemas.messages import usage_metadata
+
 if TYPE_CHECKING:
-    from turnstream.schemas.events import (
-        MessageFinished,
-        TokensEmitted,
-        ToolFailed,
-        ToolFinished,
-        Usage,
-    )
+    from turnstream.schemas.events import TokensEmitted, ToolFailed, ToolFinished
+    from turnstream.schemas.messages import Block, Message
 
 TYPES = {"assistant": "ai", "user": "human", "system": "system", "tool": "tool"}
 
 
-@dataclass(slots=True)
-class Block:
-    """A block of a message so far."""
-
-    kind: str
-    text: str = ""
-    tool_call_id: str = ""
-    tool_name: str = ""
-
-
-@dataclass(slots=True)
-class OpenMessage:
-    """A message that is being said; `role`, `tool_call_id` and `listed` as in `MessageStarted`.
-
-    `at_once`: no model streamed it. `metadata` is what goes beside it; `extra` is what its end
-    tells beside its blocks.
-    """
-
-    message_id: str
-    role: str
-    name: str
-    path: str
-    tool_call_id: str = ""
-    listed: bool = False
-    at_once: bool = False
-    metadata: dict[str, Any] = field(default_factory=dict)
-    extra: dict[str, Any] = field(default_factory=dict)
-    blocks: dict[int, Block] = field(default_factory=dict)
-    finish_reason: str = ""
-    usage: Usage | None = None
-    _calls: dict[int, int] = field(default_factory=dict)
-
-    def add(self, record: TokensEmitted) -> None:
-        """Take in some tokens."""
-        block = self.blocks.get(record.block)
-        if block is None:
-            block = self.blocks[record.block] = Block(record.kind)
-            if record.kind == "tool_args":
-                self._calls[record.block] = len(self._calls)
-        block.text += record.text
-        block.tool_call_id = block.tool_call_id or record.tool_call_id
-        block.tool_name = block.tool_name or record.tool_name
-
-    def finish(self, record: MessageFinished) -> None:
-        """Take in how it ended."""
-        self.finish_reason, self.usage = record.finish_reason, record.usage
-        if record.extra:
-            self.extra = msgspec.json.decode(record.extra)
-
-    def chunk(self, record: TokensEmitted) -> dict[str, Any]:
-        """Return these tokens as an `AIMessageChunk` (after `add`)."""
-        chunk = self._chunk()
-        if self.listed and record.kind != "tool_args":
-            about = {"type": record.kind, "index": record.block}
-            chunk["content"] = [{**about, record.kind: record.text}]
-        elif record.kind == "text":
-            chunk["content"] = record.text
-        elif record.kind == "reasoning":
-            chunk["additional_kwargs"] = {"reasoning_content": record.text}
-        else:
-            chunk["tool_call_chunks"] = [
-                {
-                    "name": record.tool_name or None,
-                    "args": record.text,
-                    "id": record.tool_call_id or None,
-                    "index": self._calls[record.block],
-                    "type": "tool_call_chunk",
-                }
-            ]
-        return chunk
-
-    def last_chunk(self) -> dict[str, Any]:
-        """Return the chunk that ends the message: no text, the finish reason and the usage."""
-        return {
-            **self._chunk(),
-            "response_metadata": self._response_metadata(),
-            "usage_metadata": usage_metadata(self.usage),
-            **self.extra,
-            "chunk_position": "last",
-        }
-
-    def whole(self) -> dict[str, Any]:
-        """Return the message so far."""
-        message: dict[str, Any] = {
-            "content": self._joined("text"),
-            "additional_kwargs": {},
-            "response_metadata": self._response_metadata(),
-            "type": TYPES[self.role],
-            "name": self.name or None,
-            "id": self.message_id,
-        }
-        if self.role == "assistant":
-            if reasoning := self._joined("reasoning"):
-                message["additional_kwargs"] = {"reasoning_content": reasoning}
-            calls, invalid = self._tool_calls()
-            message |= {
-                "tool_calls": calls,
-                "invalid_tool_calls": invalid,
-                "usage_metadata": usage_metadata(self.usage),
+def chunk(message: Message, block: Block, record: TokensEmitted) -> dict[str, Any]:
+    """Return these tokens, the last ones of the block, as an `AIMessageChunk`."""
+    shown = _chunk(message)
+    if message.listed and record.kind != "tool_args":
+        about = {"type": record.kind, "index": record.block}
+        shown["content"] = [{**about, record.kind: record.text}]
+    elif record.kind == "text":
+        shown["content"] = record.text
+    elif record.kind == "reasoning":
+        shown["additional_kwargs"] = {"reasoning_content": record.text}
+    else:
+        shown["tool_call_chunks"] = [
+            {
+                "name": record.tool_name or None,
+                "args": record.text,
+                "id": record.tool_call_id or None,
+                "index": block.call,
+                "type": "tool_call_chunk",
             }
-        elif self.role == "tool":
-            about = {"tool_call_id": self.tool_call_id, "artifact": None, "status": "success"}
-            message |= about
-        kwargs = message["additional_kwargs"] | self.extra.get("additional_kwargs", {})
-        message |= {**self.extra, "additional_kwargs": kwargs}
-        if self.listed:
-            message["content"] = self._listed()
-        return message
-
-    def _listed(self) -> list[dict[str, Any]]:
-        said: list[dict[str, Any]] = [
-            {"type": block.kind, block.kind: block.text, "index": number}
-            for number, block in sorted(self.blocks.items())
-            if block.kind != "tool_args"
         ]
-        said += self.extra.get("content", [])
-        return said
-
-    def _chunk(self) -> dict[str, Any]:
-        return {
-            "content": "",
-            "additional_kwargs": {},
-            "response_metadata": {},
-            "type": "AIMessageChunk",
-            "name": self.name or None,
-            "id": self.message_id,
-            "tool_calls": [],
-            "invalid_tool_calls": [],
-            "usage_metadata": None,
-            "tool_call_chunks": [],
-        }
-
-    def _response_metadata(self) -> dict[str, Any]:
-        metadata: dict[str, Any] = {}
-        if self.finish_reason:
-            metadata["finish_reason"] = self.finish_reason
-        if self.usage is not None:
-            metadata["model_name"] = self.usage.model
-        return metadata
-
-    def _joined(self, kind: str) -> str:
-        blocks = sorted(self.blocks.items())
-        return "".join(block.text for _, block in blocks if block.kind == kind)
-
-    def _tool_calls(self) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-        calls: list[dict[str, Any]] = []
-        invalid: list[dict[str, Any]] = []
-        for _, block in sorted(self.blocks.items()):
-            if block.kind != "tool_args":
-                continue
-            about = {"name": block.tool_name, "id": block.tool_call_id}
-            try:
-                args = msgspec.json.decode(block.text or "{}", type=dict[str, Any])
-            except msgspec.MsgspecError as error:
-                invalid.append(
-                    {**about, "args": block.text, "error": str(error), "type": "invalid_tool_call"}
-                )
-            else:
-                calls.append({**about, "args": args, "type": "tool_call"})
-        return calls, invalid
+    return shown
 
 
-def usage_metadata(usage: Usage | None) -> dict[str, Any] | None:
-    """Return a usage as LangChain's `UsageMetadata`."""
-    if usage is None:
-        return None
+def last_chunk(message: Message) -> dict[str, Any]:
+    """Return the chunk that ends a message: no text, the finish reason and the usage."""
     return {
-        "input_tokens": usage.input_tokens,
-        "output_tokens": usage.output_tokens,
-        "total_tokens": usage.input_tokens + usage.output_tokens,
-        "input_token_details": {"cache_read": usage.cached_tokens},
-        "output_token_details": {"reasoning": usage.reasoning_tokens},
+        **_chunk(message),
+        "response_metadata": _response_metadata(message),
+        "usage_metadata": usage_metadata(message.usage),
+        **_extra(message),
+        "chunk_position": "last",
     }
+
+
+def whole(message: Message) -> dict[str, Any]:
+    """Return a message as far as it was said."""
+    shown: dict[str, Any] = {
+        "content": message.text,
+        "additional_kwargs": {},
+        "response_metadata": _response_metadata(message),
+        "type": TYPES[message.role],
+        "name": message.name or None,
+        "id": message.message_id,
+    }
+    if message.role == "assistant":
+        if reasoning := message.reasoning:
+            shown["additional_kwargs"] = {"reasoning_content": reasoning}
+        calls, invalid = _tool_calls(message)
+        shown |= {
+            "tool_calls": calls,
+            "invalid_tool_calls": invalid,
+            "usage_metadata": usage_metadata(message.usage),
+        }
+    elif message.role == "tool":
+        about = {"tool_call_id": message.tool_call_id, "artifact": None, "status": "success"}
+        shown |= about
+    extra = _extra(message)
+    kwargs = shown["additional_kwargs"] | extra.get("additional_kwargs", {})
+    shown |= {**extra, "additional_kwargs": kwargs}
+    if message.listed:
+        shown["content"] = _listed(message) + extra.get("content", [])
+    return shown
+
+
+def _listed(message: Message) -> list[dict[str, Any]]:
+    return [
+        {"type": block.kind, block.kind: block.text, "index": number}
+        for number, block in sorted(message.blocks.items())
+        if block.kind != "tool_args"
+    ]
+
+
+def _extra(message: Message) -> dict[str, Any]:
+    return msgspec.json.decode(message.extra) if message.extra else {}
+
+
+def _chunk(message: Message) -> dict[str, Any]:
+    return {
+        "content": "",
+        "additional_kwargs": {},
+        "response_metadata": {},
+        "type": "AIMessageChunk",
+        "name": message.name or None,
+        "id": message.message_id,
+        "tool_calls": [],
+        "invalid_tool_calls": [],
+        "usage_metadata": None,
+        "tool_call_chunks": [],
+    }
+
+
+def _response_metadata(message: Message) -> dict[str, Any]:
+    metadata: dict[str, Any] = {}
+    if message.finish_reason:
+        metadata["finish_reason"] = message.finish_reason
+    if message.usage is not None:
+        metadata["model_name"] = message.usage.model
+    return metadata
+
+
+def _tool_calls(message: Message) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    calls: list[dict[str, Any]] = []
+    invalid: list[dict[str, Any]] = []
+    for block in sorted(message.calls, key=attrgetter("index")):
+        about = {"name": block.tool_name, "id": block.tool_call_id}
+        try:
+            args = msgspec.json.decode(block.text or "{}", type=dict[str, Any])
+        except msgspec.MsgspecError as error:
+            invalid.append(
+                {**about, "args": block.text, "error": str(error), "type": "invalid_tool_call"}
+            )
+        else:
+            calls.append({**about, "args": args, "type": "tool_call"})
+    return calls, invalid
 
 
 def tool_message(record: ToolFinished | ToolFailed) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from turnstream.schemas.events import (
     ToolProgressed,
     ToolStarted,
 )
+from turnstream.schemas.messages import Message
 from turnstream.streams.edge.frames import VALUES, embed, json_bytes
 from turnstream.streams.edge.protocol_message import Draft, OpenMessage, delta, failed, finish
 
@@ -109,7 +110,9 @@ def _open_message(
     # a message that was taken back comes again under another id: clients cannot unsay deltas
     public = turn.public.setdefault(message_id, message_id)
     space = _space(turn, path)
-    message = turn.open[message_id] = OpenMessage(public, json_bytes(public), space)
+    message = Message.of(record) if isinstance(record, MessageStarted) else Message(message_id)
+    opened = OpenMessage(message, public, json_bytes(public), space)
+    turn.open[message_id] = opened
     told = record.metadata if isinstance(record, MessageStarted) else ""
     metadata: dict[str, Any] = msgspec.json.decode(told) if told else {}
     metadata |= {"run_id": record.turn_id, "thread_id": record.thread_id}
@@ -117,7 +120,7 @@ def _open_message(
         metadata["langgraph_node"] = node
     data = {"event": "message-start", "id": public, "role": role, "metadata": metadata}
     start: Draft = ("messages", "messages", space, json_bytes(data))
-    return message, [*(_entered(turn, space) if space else ()), start]
+    return opened, [*(_entered(turn, space) if space else ()), start]
 
 
 def tokens(turn: OpenTurn, record: TokensEmitted) -> list[Draft]:

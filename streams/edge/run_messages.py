@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
@@ -17,22 +17,31 @@ from turnstream.schemas.events import (
     ToolFinished,
 )
 from turnstream.schemas.fold import covers
+from turnstream.schemas.messages import Message
 from turnstream.streams.edge.messages import (
-    OpenMessage,
+    chunk,
+    last_chunk,
     remove_message,
     tool_message,
     tool_message_id,
+    whole,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from turnstream.schemas.messages import Block
     from turnstream.streams.edge.run_tasks import Tasks
 
 PLACES = ("langgraph_", "checkpoint_", "ls_", "lc_versions", "tags")
 
 # an event's name, the path at which it was said, its data
 Said = tuple[str, str, Any]
+
+
+class _Open(NamedTuple):
+    message: Message
+    metadata: dict[str, Any]
 
 
 @dataclass(slots=True)
@@ -48,66 +57,56 @@ class RunMessages:
     tasks: Tasks
     keep_nested: bool = False
     partial: bool = False
-    _open: dict[str, OpenMessage] = field(default_factory=dict)
-    _nested: dict[str, OpenMessage] = field(default_factory=dict)
-    _held: dict[str, dict[str, OpenMessage]] = field(default_factory=dict)
+    _open: dict[str, _Open] = field(default_factory=dict)
+    _nested: dict[str, _Open] = field(default_factory=dict)
+    _held: dict[str, dict[str, _Open]] = field(default_factory=dict)
     _told: set[str] = field(default_factory=set)  # messages/metadata shows, once for each
 
     def began(self, record: MessageStarted) -> None:
         """Open a message: nothing is shown until something is said."""
-        self._open[record.message_id] = OpenMessage(
-            record.message_id,
-            record.role,
-            record.name,
-            record.path,
-            tool_call_id=record.tool_call_id,
-            listed=record.listed,
-            at_once=record.whole,
-            metadata=self.tasks.metadata_of(record),
-        )
+        metadata = self.tasks.metadata_of(record)
+        self._open[record.message_id] = _Open(Message.of(record), metadata)
 
-    def take(self, record: TokensEmitted) -> OpenMessage | None:
+    def take(self, record: TokensEmitted) -> tuple[_Open, Block] | None:
         """Add tokens to their message; None for one that is not shown."""
-        message = self._open.get(record.message_id)
-        if message is None:
+        opened = self._open.get(record.message_id)
+        if opened is None:
             if self.partial:
                 return None
-            message = OpenMessage(
-                record.message_id,
-                "assistant",
-                "",
-                record.path,
-                metadata=self.tasks.metadata(record.path),
-            )
-            self._open[record.message_id] = message
-        message.add(record)
-        return message
+            message = Message(record.message_id, path=record.path)
+            opened = _Open(message, self.tasks.metadata(record.path))
+            self._open[record.message_id] = opened
+        return opened, opened.message.take(record)
 
     def tokens(self, record: TokensEmitted) -> Iterator[Said]:
         """Show tokens: as a chunk, or as the whole message so far."""
-        message = self.take(record)
-        if message is None or message.role != "assistant" or message.at_once:
+        taken = self.take(record)
+        if taken is None:
+            return
+        (message, metadata), block = taken
+        if message.role != "assistant" or message.whole:
             return
         if "messages-tuple" in self.modes:
-            yield "messages", record.path, [message.chunk(record), message.metadata]
+            yield "messages", record.path, [chunk(message, block, record), metadata]
         if "messages" in self.modes:
-            yield from self._tell(message.message_id, record.path, message.metadata)
-            yield "messages/partial", record.path, [message.whole()]
+            yield from self._tell(message.message_id, record.path, metadata)
+            yield "messages/partial", record.path, [whole(message)]
 
     def ended(self, record: MessageFinished) -> Iterator[Said]:
         """Show a message that is complete."""
-        message = self._open.pop(record.message_id, None)
-        if message is None:
+        opened = self._open.pop(record.message_id, None)
+        if opened is None:
             return
+        message = opened.message
         message.finish(record)
-        streamed = message.role == "assistant" and not message.at_once
+        streamed = message.role == "assistant" and not message.whole
         if self.keep_nested and "|" in message.path:
-            self._nested[record.message_id] = message
+            self._nested[record.message_id] = opened
         elif self._nested and not streamed and self._encloses(message.path):
-            self._held.setdefault(message.path, {})[record.message_id] = message
+            self._held.setdefault(message.path, {})[record.message_id] = opened
         else:
-            last = message.last_chunk() if streamed else message.whole()
-            yield from self._complete(message.path, last, message.whole(), message.metadata)
+            last = last_chunk(message) if streamed else whole(message)
+            yield from self._complete(message.path, last, whole(message), opened.metadata)
 
     def returned(self, record: StepFinished) -> Iterator[Said]:
         """Show what nested graphs said and a node around them returned, in the order it gave."""
@@ -117,16 +116,17 @@ class RunMessages:
         given = _messages_in(record.result or record.update)
         for message_id in dict.fromkeys((*given, *record.messages, *held)):
             if (own := held.get(message_id)) is not None:
-                yield from self._complete(record.path, own.whole(), own.whole(), own.metadata)
+                said = whole(own.message)
+                yield from self._complete(record.path, said, said, own.metadata)
             elif message_id in record.messages and message_id in self._nested:
-                said = self._nested.pop(message_id)
+                inner = self._nested.pop(message_id)
                 # the node may have given it a name
-                message = given.get(message_id) or said.whole()
-                about = _foreign(said.metadata) | self.tasks.metadata(record.path)
-                yield from self._complete(record.path, message, message, about)
+                said = given.get(message_id) or whole(inner.message)
+                about = _foreign(inner.metadata) | self.tasks.metadata(record.path)
+                yield from self._complete(record.path, said, said, about)
 
     def _encloses(self, path: str) -> bool:
-        return any(covers(f"{path}|", message.path) for message in self._nested.values())
+        return any(covers(f"{path}|", inner.message.path) for inner in self._nested.values())
 
     def tool(self, record: ToolFinished | ToolFailed) -> Iterator[Said]:
         """Show what a tool answered, unless that is said as a message of its own."""
@@ -156,14 +156,14 @@ class RunMessages:
             yield from self._complete(path, removed, removed, self.tasks.metadata(path))
 
     def _complete(
-        self, path: str, last: Any, whole: Any, metadata: dict[str, Any]
+        self, path: str, last: Any, complete: Any, metadata: dict[str, Any]
     ) -> Iterator[Said]:
         if "messages-tuple" in self.modes:
             yield "messages", path, [last, metadata]
         if "messages" in self.modes:
-            yield from self._tell(whole["id"], path, metadata)
-            yield "messages/complete", path, [whole]
-        self._told.discard(whole["id"])
+            yield from self._tell(complete["id"], path, metadata)
+            yield "messages/complete", path, [complete]
+        self._told.discard(complete["id"])
 
     def _tell(self, message_id: str, path: str, metadata: dict[str, Any]) -> Iterator[Said]:
         if message_id not in self._told:

@@ -34,6 +34,7 @@ from turnstream.schemas.events import (
     TurnInterrupted,
 )
 from turnstream.schemas.fold import Verdict
+from turnstream.schemas.messages import Message
 from turnstream.streams.edge.run_endings import ending, shown
 from turnstream.streams.edge.run_events import raw
 
@@ -47,8 +48,7 @@ SimpleEvent = tuple[str, dict[str, Any]]
 class SimpleProjection:
     """One reader's view of a thread; feed it the thread's changes in log order."""
 
-    _roles: dict[str, str] = field(default_factory=dict)
-    _texts: dict[str, list[str]] = field(default_factory=dict)
+    _open: dict[str, Message] = field(default_factory=dict)
     _attempts: Counter[str] = field(default_factory=Counter)
     _tools: set[str] = field(default_factory=set)
     _unshown: set[str] = field(default_factory=set)
@@ -78,7 +78,7 @@ class SimpleProjection:
     def _began_lost(self, turn: TurnView, record: object) -> bool:
         if not isinstance(record, TokensEmitted | MessageFinished):
             return False
-        return turn.partial and record.message_id not in self._roles
+        return turn.partial and record.message_id not in self._open
 
     def _event(self, record: Event) -> SimpleEvent | None:
         match record:
@@ -106,20 +106,21 @@ class SimpleProjection:
             if record.role == "tool" and record.tool_call_id in self._tools:
                 self._unshown.add(record.message_id)  # the tool's own events tell it
             else:
-                self._roles[record.message_id] = record.role
+                self._open[record.message_id] = Message.of(record)
             return None
         if record.message_id in self._unshown:
             if isinstance(record, MessageFinished):
                 self._unshown.discard(record.message_id)
             return None
         if isinstance(record, MessageFinished):
-            role = self._roles.pop(record.message_id, "assistant")
-            text = "".join(self._texts.pop(record.message_id, []))
-            return "message", about | {"role": role, "text": text}
+            ended = self._open.pop(record.message_id, None) or Message(record.message_id)
+            return "message", about | {"role": ended.role, "text": ended.text}
+        message = self._open.get(record.message_id)
+        if message is None:
+            message = self._open[record.message_id] = Message(record.message_id)
         if record.kind == "text":
-            self._texts.setdefault(record.message_id, []).append(record.text)
-        streamed = self._roles.get(record.message_id, "assistant") == "assistant"
-        if not streamed or record.kind == "tool_args":
+            message.take(record)
+        if message.role != "assistant" or record.kind == "tool_args":
             return None
         return "token" if record.kind == "text" else "reasoning", about | {"text": record.text}
 
@@ -132,8 +133,7 @@ class SimpleProjection:
             elif isinstance(item, ToolStarted | ToolProgressed | ToolFinished | ToolFailed):
                 tools[item.tool_call_id] = None
         for message_id in messages:
-            self._roles.pop(message_id, None)
-            self._texts.pop(message_id, None)
+            self._open.pop(message_id, None)
         return {"message_ids": list(messages), "tool_call_ids": list(tools)}
 
 

@@ -358,10 +358,10 @@ def test_whatever_the_rounds_the_reader_sees_the_same(
         view = fold.turns["turn"]
         assert view.gaps == 0
         shown = {
-            (m.message_id, block): text
+            (m.message_id, index): block.text
             for m in transcript(view).messages
-            for block, (_, text) in m.blocks.items()
-            if text
+            for index, block in m.blocks.items()
+            if block.text
         }
         clean = {k: v for k, v in said.items() if v}
         assert shown == clean
