@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 POLL_S = 0.2
-RETRY_S = 0.2
+RETRY_S = 0.5
 CHECK_EVERY_S = 1.0
 PARTITIONS_AT_ONCE = 4
 RECORDS_AT_ONCE = 100
@@ -154,7 +154,9 @@ class Intake:
         self._held = {tp: until for tp, until in self._held.items() if until > now}
         waiting = list(self._inbox.unplaced() - self._held.keys())
         places = [(tp.topic, tp.partition) for tp in waiting]
-        found = await asyncio.gather(*(self._ledger.position(*place) for place in places))
+        # the first alone: while Postgres is away, each position would try a connection of its own
+        found = [await self._ledger.position(*place) for place in places[:1]]
+        found += await asyncio.gather(*(self._ledger.position(*place) for place in places[1:]))
         known = dict(zip(waiting, found, strict=True))
         fresh = [tp for tp, position in known.items() if position is None]
         for tp, start in (await self._inbox.starts_of(fresh)).items():
