@@ -22,6 +22,8 @@ from tests.bench.machine import percentiles
 NICE = 10
 CONNECTIONS_MAX = 2000
 TICK_S = 0.01
+IDLE_MAX_S = 2.0
+"""An edge ends a connection that is idle for five seconds."""
 LENGTH = re.compile(rb"\r\ncontent-length: (\d+)", re.IGNORECASE)
 OVERLOADED = 503
 
@@ -115,8 +117,9 @@ class Asking:
             task.add_done_callback(self.opening.discard)
         while self.due and self.idle:
             connection = self.idle.pop()
-            if connection.transport.is_closing():
-                continue  # the edge ended it, as it may what is idle
+            if time.monotonic() - connection.idle_since > IDLE_MAX_S:
+                connection.transport.close()  # the edge may be about to end it
+                continue
             due = self.due.popleft()
             connection.ask(self.request % self.asked)
             self.asked += 1
@@ -149,6 +152,7 @@ class _Connection(asyncio.Protocol):
 
     def __init__(self, asking: Asking) -> None:
         self.asking, self.answer, self.began = asking, b"", 0.0
+        self.idle_since = time.monotonic()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport
@@ -178,6 +182,7 @@ class _Connection(asyncio.Protocol):
             asking.refused_s.append(time.monotonic() - self.began)
             asking.without_retry += b"\r\nretry-after: " not in head.lower()
         self.answer, self.began = b"", 0.0
+        self.idle_since = time.monotonic()
         asking.idle.append(self)
 
 
