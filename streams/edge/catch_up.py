@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from turnstream.schemas.events import Event, TurnEnded, TurnInterrupted
 from turnstream.streams.edge.beginnings import Beginnings, fence_at, next_offset
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from turnstream.streams.edge.feed import Thread
 
 REPLAY_BATCH = 256
+
+Seen = TypeVar("Seen")
 
 
 @dataclass(slots=True)
@@ -44,13 +46,18 @@ class CatchUp:
     async def missed(
         self,
         thread: Thread,
-        tap: Callable[[Step | None], None],
+        see: Callable[[Step], Seen],
+        attach: Callable[[Reader, int | None], None],
         since: Cursor | None = None,
         from_turn: str = "",
         *,
         whole_turn: bool = False,
-    ) -> AsyncGenerator[Reset | Begins | list[Step], None]:
-        """Yield what a newcomer has missed, then attach `tap` and end, without an await between.
+    ) -> AsyncGenerator[Reset | Begins | list[Seen], None]:
+        """Yield what a newcomer has missed, then `attach` it and end, without an await between.
+
+        `see` gets every step that is read, in log order, those before the cursor too; what it makes
+        of those that are to be shown is yielded. `attach` gets the reader that has read all of it,
+        and the thread's partition where that is known.
 
         With `since`: every step from its record on (that record too: it may have been cut between
         two protocol events), or first a `Reset` and then as without; with `whole_turn` too, from
@@ -70,7 +77,7 @@ class CatchUp:
         start, lost = await self._asked(thread, place, since, from_turn)
         partition = thread.partition if place is None else place.partition
         honoured = None if lost or start is None else since
-        sift = _Sift(from_turn) if start is None else None
+        sift: _Sift[Seen] | None = _Sift(from_turn) if start is None else None
         if start is None and place is not None:
             start = await self._beginnings.of_alive(thread, place)
         if lost and start is not None:
@@ -78,7 +85,7 @@ class CatchUp:
         if start is None and partition is None:
             yield self._begins(self.log.end(self.log.partition_of(thread.raw_key)))
             if thread.partition is None:
-                thread.attach(tap, Reader(self.log.incarnation, self.decoder), None)
+                attach(Reader(self.decoder), None)
                 return
             # its first records have come: all are to be shown
             sift = _Sift(from_turn) if from_turn else None
@@ -93,7 +100,7 @@ class CatchUp:
         position = start
         if not from_turn:
             position = _told_by(reader, thread, place, honoured)
-        replay = self._replay(partition, thread.raw_key, reader, sift, position)
+        replay = self._replay(partition, thread.raw_key, reader, sift, position, see=see)
         async with aclosing(replay):
             async for steps in replay:
                 if isinstance(steps, Begins):
@@ -102,10 +109,10 @@ class CatchUp:
                 if (broken := _broken_at(steps, from_turn, lost=lost)) is not None:
                     lost, after = True, broken.offset
                     yield self._reset(after, None if broken.voids else place)
-                shown = [step for step in steps if step.offset >= after]
+                shown = [seen for step, seen in steps if step.offset >= after]
                 if shown:
                     yield shown
-        thread.attach(tap, reader, partition)
+        attach(reader, partition)
 
     async def _asked(
         self, thread: Thread, place: Place | None, since: Cursor | None, from_turn: str
@@ -137,9 +144,9 @@ class CatchUp:
     ) -> Reader:
         """Return a reader from `start` on that knows what was over before."""
         if place is None:
-            return Reader(self.log.incarnation, self.decoder, begins=start)
+            return Reader(self.decoder, begins=start)
         fence = fence_at(place, start)
-        reader = Reader(self.log.incarnation, self.decoder, begins=start, fence=fence)
+        reader = Reader(self.decoder, begins=start, fence=fence)
         after = start if since is None else next_offset(since)
         await self._ends.tell(reader, thread.raw_key, place, after)
         return reader
@@ -153,8 +160,15 @@ class CatchUp:
         return Reset(Cursor(self.log.incarnation, begins - 1), alive=alive)
 
     async def _replay(
-        self, partition: int, key: bytes, reader: Reader, sift: _Sift | None, position: int
-    ) -> AsyncGenerator[Begins | list[Step], None]:
+        self,
+        partition: int,
+        key: bytes,
+        reader: Reader,
+        sift: _Sift[Seen] | None,
+        position: int,
+        *,
+        see: Callable[[Step], Seen],
+    ) -> AsyncGenerator[Begins | list[tuple[Step, Seen]], None]:
         """Yield steps until ring and log hold no more; the end comes without an await."""
         while True:
             held = self.log.held(partition, key, position)
@@ -162,20 +176,22 @@ class CatchUp:
                 async with aclosing(self.log.read(partition, key, position)) as past:
                     async for reached, entries in past:
                         position = reached
-                        if steps := _sifted(_take(reader, entries), sift):
+                        if steps := _sifted(_take(reader, see, entries), sift):
                             yield steps
                 continue
             batch = held[:REPLAY_BATCH]
             if batch:
                 position = batch[-1][0] + 1
-                if steps := _sifted(_take(reader, batch), sift):
+                if steps := _sifted(_take(reader, see, batch), sift):
                     yield steps
                 await asyncio.sleep(0)  # a long replay must not stop the live ones
                 continue
             if sift is None:
                 return
             steps, sift = sift.release(), None
-            yield self._begins(steps[0].offset if steps else max(position, self.log.end(partition)))
+            yield self._begins(
+                steps[0][0].offset if steps else max(position, self.log.end(partition))
+            )
             if steps:
                 yield steps
 
@@ -192,14 +208,14 @@ def _told_by(reader: Reader, thread: Thread, place: Place | None, since: Cursor 
     return reader.begins if since is None else max(0, min(reader.begins, since.offset))
 
 
-def _broken_at(steps: list[Step], turn_id: str, *, lost: bool) -> Step | None:
+def _broken_at(steps: list[tuple[Step, Seen]], turn_id: str, *, lost: bool) -> Step | None:
     """Return the last step that cannot follow on what was shown before it; None: all can.
 
     It is of a turn whose beginning is lost, which the ledger did not know; with `turn_id` of it
     only, and unless one was `lost` before. Or it voids what was shown.
     """
     broken = None
-    for step in steps:
+    for step, _ in steps:
         turn = step.change.turn
         partial = turn is not None and turn.partial and turn_id in ("", turn.turn_id)
         if step.voids or (partial and not lost):
@@ -207,20 +223,22 @@ def _broken_at(steps: list[Step], turn_id: str, *, lost: bool) -> Step | None:
     return broken
 
 
-def _take(reader: Reader, entries: list[tuple[int, bytes]]) -> list[Step]:
+def _take(
+    reader: Reader, see: Callable[[Step], Seen], entries: list[tuple[int, bytes]]
+) -> list[tuple[Step, Seen]]:
     taken = (reader.take(offset, value) for offset, value in entries)
-    return [step for step in taken if step is not None]
+    return [(step, see(step)) for step in taken if step is not None]
 
 
-def _sifted(steps: list[Step], sift: _Sift | None) -> list[Step]:
+def _sifted(steps: list[tuple[Step, Seen]], sift: _Sift[Seen] | None) -> list[tuple[Step, Seen]]:
     if sift is None:
         return steps
-    for step in steps:
-        sift.take(step)
+    for step, seen in steps:
+        sift.take(step, seen)
     return []
 
 
-class _Sift:
+class _Sift(Generic[Seen]):
     """Keeps the steps of the turn that is alive, for a reader who has no cursor.
 
     With `from_turn`, whose beginning the ledger did not know yet: that turn's and what follows,
@@ -230,24 +248,24 @@ class _Sift:
     def __init__(self, from_turn: str) -> None:
         self._from_turn = from_turn
         self._turn_id = ""
-        self._steps: list[Step] = []
+        self._steps: list[tuple[Step, Seen]] = []
 
-    def take(self, step: Step) -> None:
+    def take(self, step: Step, seen: Seen) -> None:
         record = step.record
         if self._from_turn:
             if self._steps or (isinstance(record, Event) and record.turn_id == self._from_turn):
-                self._steps.append(step)
+                self._steps.append((step, seen))
             return
         if not isinstance(record, Event) or isinstance(record, TurnEnded):
             return
         if record.turn_id != self._turn_id:
             self._turn_id = record.turn_id
             self._steps = []
-        self._steps.append(step)
+        self._steps.append((step, seen))
         if record.terminal and not isinstance(record, TurnInterrupted):
             self._steps = []
 
-    def release(self) -> list[Step]:
+    def release(self) -> list[tuple[Step, Seen]]:
         """Give the steps out."""
         steps, self._steps = self._steps, []
         return steps

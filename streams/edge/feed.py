@@ -1,8 +1,9 @@
 """Threads as this edge sees them: a watcher gets changes in log order, without gap or double.
 
 Reads the log through `Log` (the tail with its ring) and the ledger through `Directory`. One live
-reader a watched thread decodes, folds and projects each record once for all its watchers. A watcher
-that begins earlier, or that fell behind, catches up with a reader of its own: see `catch_up`.
+reader a watched thread decodes and folds each record once for all its watchers, and renders
+nothing: what surfaces show of a change is theirs to say, see `surface`. A watcher that begins
+earlier, or that fell behind, catches up with a reader of its own: see `catch_up`.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from turnstream.schemas.errors import UndecodableError
 from turnstream.schemas.events import AttemptStarted, Event
@@ -18,14 +19,16 @@ from turnstream.schemas.unexpected import note
 from turnstream.streams.edge.catch_up import CatchUp
 from turnstream.streams.edge.places import Begins, Directory, Log, Place, Reset
 from turnstream.streams.edge.reader import Decoder, Reader, Step
+from turnstream.streams.edge.surface import Shared
 from turnstream.streams.edge.watch import Watch
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator
+    from collections.abc import Awaitable, Callable, Hashable, Iterator, Sequence
 
     import msgspec
 
     from turnstream.streams.edge.cursor import Cursor
+    from turnstream.streams.edge.surface import Projected, Shown
 
 __all__ = ["Begins", "Directory", "Feed", "Log", "Place", "Reset", "Step", "Thread", "Watch"]
 
@@ -35,7 +38,8 @@ WATCH_STEPS_MAX = 1024
 class Thread:
     """A watched thread: one live reader, many taps. `first_seen` is set until there is a reader.
 
-    A tap is called with each step, and with None where it has to catch up anew.
+    A tap is called with each step, and with None where it has to catch up anew. `surfaces` are the
+    projections that some reader of what is live asked for.
     """
 
     def __init__(self, key: str, decoder: Decoder) -> None:
@@ -46,6 +50,7 @@ class Thread:
         self.first_seen: int | None = None
         self._timeline = 0
         self.taps: list[Callable[[Step | None], None]] = []
+        self.surfaces: dict[Hashable, Shared[Any]] = {}
         self.expected: list[_Expectation] = []
         self.holders = 0
         self._decoder = decoder
@@ -84,6 +89,35 @@ class Thread:
             self.reader, self.first_seen = reader, None
             self.partition = partition
         self.taps.append(tap)
+
+    def join(
+        self,
+        name: Hashable,
+        projected: Projected[Shown],
+        tap: Callable[[Sequence[Shown] | None], None],
+        reader: Reader,
+        partition: int | None,
+    ) -> None:
+        """Let a tap hear what a surface shows of what comes.
+
+        `projected` has seen all that `reader` has read. It is dropped where the surface is live:
+        two that have seen the same turns from their beginnings show the same.
+        """
+        shared = self.surfaces.get(name)
+        if shared is None:
+            shared = self.surfaces[name] = Shared(projected)
+            self.attach(shared.take, reader, partition)
+        shared.taps.append(tap)
+
+    def leave(self, name: Hashable, tap: Callable[[Any], None]) -> None:
+        """Tell a surface's tap nothing more; a surface without one is rendered no more."""
+        shared = self.surfaces.get(name)
+        if shared is None or tap not in shared.taps:
+            return
+        shared.taps.remove(tap)
+        if not shared.taps:
+            del self.surfaces[name]
+            self.taps.remove(shared.take)
 
     def lost(self) -> None:
         """Send every tap back to catch up: records are missing, or what was shown is void."""

@@ -23,9 +23,10 @@ from turnstream.streams.edge.run_events import RunEvent, StateWanted, TaskWanted
 from turnstream.streams.edge.run_projection import RunProjection
 from turnstream.streams.edge.run_states import state_events
 from turnstream.streams.edge.states import encode
+from turnstream.streams.edge.surface import shown
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator
+    from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 
     from turnstream.connectors.postgres.ledger import Ledger
     from turnstream.streams.edge.feed import Feed
@@ -66,7 +67,7 @@ class Joining:
                         for event in await self._events(key, projection, lost):
                             yield sse(event.event, encode(event.data))
                     return
-                for k, item in enumerate(projection.apply(step.change)):
+                for k, item in enumerate(shown(projection, step)):
                     k_max = min(k, RECORD_EVENTS_MAX - 1)
                     place = Cursor(self.feed.incarnation, step.offset, k_max)
                     if after is None or place > after:
@@ -81,7 +82,7 @@ class Joining:
         With `__interrupt__` if it asks something; only `__error__` if it failed.
         """
         projection = RunProjection(run_id, frozenset({"values"}))
-        items: list[RunItem] = []
+        items: Sequence[RunItem] = ()
         async with aclosing(self.steps(key, run_id)) as steps:
             async for step in steps:
                 if isinstance(step, Reset):
@@ -89,7 +90,7 @@ class Joining:
                 if isinstance(step, Outcome):
                     items = projection.lost(step)
                 else:
-                    items = projection.apply(step.change)
+                    items = shown(projection, step)
                 if projection.done:
                     break
         for item in items:

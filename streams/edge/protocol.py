@@ -174,6 +174,10 @@ class Projection:
             drafts = [snapshot(), *vital[1 - RECORD_EVENTS_MAX :]]
         first = first_seq(self._incarnation, offset)
         at_ms = record.at // 1000
+        if len(drafts) == 1 and drafts[0][0] != "lifecycle":  # most records are tokens
+            name = f"{record.event_id}:0"
+            method, channel, namespace, data = drafts[0]
+            return [ProtocolEvent(first, name, method, channel, namespace, at_ms, data)]
         return [
             ProtocolEvent(
                 first + k,

@@ -1,4 +1,4 @@
-"""One reader of one thread: bytes to changes to protocol events. Pure but for the codec.
+"""One reader of one thread: bytes to changes. Pure but for the codec.
 
 A reader begins at the start of a turn. From an `AttemptStarted` on, records of a lower epoch are
 void for the whole thread (epochs rise from turn to turn). So a late record of an earlier turn whose
@@ -22,8 +22,6 @@ from turnstream.schemas.errors import UndecodableError
 from turnstream.schemas.events import AttemptStarted, Event, InputResolved, TurnEnded
 from turnstream.schemas.fold import TIMELINE_BITS, Change, ThreadFold, Verdict
 from turnstream.schemas.unexpected import note
-from turnstream.streams.edge.frames import ProtocolEvent
-from turnstream.streams.edge.protocol import Projection
 
 # turns that have run and are still in the fold, so that a rewind can name what it takes back
 RUN_TURNS_KEPT = 4
@@ -42,9 +40,9 @@ class Decoder(Protocol):
 
 
 class Step(msgspec.Struct, frozen=True):
-    """One record of the thread that counts: what it is, what it changed, what clients are told.
+    """One record of the thread that counts: where and what it is, and what it changed.
 
-    `change.turn` is the live view: it goes on changing. `record`, `offset` and `events` do not.
+    `change.turn` is the live view: it goes on changing. `record` and `offset` do not.
     `voids`: what a client was shown before is void, for the database was put back and turns begin
     again that this reader does not know.
     """
@@ -52,7 +50,6 @@ class Step(msgspec.Struct, frozen=True):
     offset: int
     record: msgspec.Struct
     change: Change
-    events: list[ProtocolEvent]
     voids: bool = False
 
 
@@ -64,16 +61,12 @@ class Reader:
     it and nothing else. `gaps` and `undecodable` count what should not be.
     """
 
-    def __init__(
-        self, incarnation: int, decoder: Decoder, *, begins: int = 0, fence: int = 0
-    ) -> None:
+    def __init__(self, decoder: Decoder, *, begins: int = 0, fence: int = 0) -> None:
         self.begins = begins
         self.timeline = 0
         self.fold = ThreadFold()
         self.gaps = 0
         self.undecodable = 0
-        self._incarnation = incarnation
-        self._projection = Projection(incarnation)
         self._decoder = decoder
         self._fence = fence
         self._over: dict[str, int] = {}
@@ -116,7 +109,7 @@ class Reader:
         if change.verdict is Verdict.IGNORED:
             return None
         self.gaps += change.verdict is Verdict.GAP
-        step = Step(offset, record, change, self._projection.apply(change), voids)
+        step = Step(offset, record, change, voids)
         if isinstance(record, Event) and record.terminal:
             self._forget()
         return step
@@ -154,7 +147,6 @@ class Reader:
     def _begin_anew(self) -> None:
         """Know nothing of what earlier timelines said: it is void, and nothing of it comes back."""
         self.fold = ThreadFold()
-        self._projection = Projection(self._incarnation)
         self._fence = max(self._fence, self.timeline << TIMELINE_BITS)
 
     def _forget(self) -> None:

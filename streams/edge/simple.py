@@ -53,6 +53,14 @@ class SimpleProjection:
     _tools: set[str] = field(default_factory=set)
     _unshown: set[str] = field(default_factory=set)
 
+    def opened(self) -> list[SimpleEvent]:
+        """Return the stream's first event for who came without a cursor."""
+        return [("opened", {})]
+
+    def reset(self, *, alive: bool) -> list[SimpleEvent]:
+        """Return the event after which all that was shown is void."""
+        return [("reset", {"alive": alive})]
+
     def apply(self, change: Change) -> list[SimpleEvent]:
         """Return the events that the change shows, in order."""
         record = change.record

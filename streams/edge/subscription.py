@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import time
 from collections import deque
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 import structlog
@@ -18,14 +19,17 @@ from turnstream.schemas.errors import TurnstreamError
 from turnstream.streams.edge.cursor import Cursor, first_seq
 from turnstream.streams.edge.feed import Begins, Reset
 from turnstream.streams.edge.frames import OPENED, VALUES, ProtocolEvent, json_bytes
+from turnstream.streams.edge.protocol import Projection
 from turnstream.streams.edge.starts import LINGER_S, STAND_WAIT_S
+from turnstream.streams.edge.surface import Projected
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from turnstream.streams.edge.fanout import Sockets
     from turnstream.streams.edge.feed import Thread
     from turnstream.streams.edge.filters import Filter
     from turnstream.streams.edge.outlet import Outlet
-    from turnstream.streams.edge.reader import Step
     from turnstream.streams.edge.starts import Start
 
 _log = structlog.get_logger(__name__)
@@ -114,7 +118,9 @@ class Subscription:
                 await self._begin_at(self._start)
             while True:
                 self._behind = False
-                missed = feed.catch_up.missed(self._thread, self._tap, self._since)
+                projected = Projected(self._projection)
+                attach = partial(self._thread.join, Projection, projected, self._tap)
+                missed = feed.catch_up.missed(self._thread, projected.see, attach, self._since)
                 async with contextlib.aclosing(missed):
                     async for item in missed:
                         await self._refill(item)
@@ -152,7 +158,10 @@ class Subscription:
             and self._filter.takes(snapshot)
         )
 
-    async def _refill(self, item: Reset | Begins | list[Step]) -> None:
+    def _projection(self) -> Projection:
+        return Projection(self._sockets.feed.incarnation)
+
+    async def _refill(self, item: Reset | Begins | list[Sequence[ProtocolEvent]]) -> None:
         if isinstance(item, Begins):
             if self._cursor < 0:
                 self._cursor = item.cursor.seq
@@ -161,20 +170,20 @@ class Subscription:
         if isinstance(item, Reset):
             await self._reset(item)
             return
-        for step in item:
-            for event in step.events:
+        for events in item:
+            for event in events:
                 await self._deliver(event)
         await self._room()
 
-    def _tap(self, step: Step | None) -> None:
-        if step is None or len(self._queue) > self._sockets.limits.queue_events_max:
+    def _tap(self, events: Sequence[ProtocolEvent] | None) -> None:
+        if events is None or len(self._queue) > self._sockets.limits.queue_events_max:
             self._fall_behind()
             return
         outlet = self._outlet
         queue = self._queue
         # most subscriptions name channels only
         whole, wanted = self._whole, self._filter
-        for event in step.events:
+        for event in events:
             if event.seq <= self._cursor:
                 continue
             if not (whole and event.channel in wanted.channels) and not wanted.takes(event):
@@ -198,8 +207,7 @@ class Subscription:
         self._wake.set()
 
     def _leave(self) -> None:
-        if self._tap in self._thread.taps:
-            self._thread.taps.remove(self._tap)
+        self._thread.leave(Projection, self._tap)
 
     async def _drain(self) -> None:
         """Write what waits behind a snapshot; the queue is left only when it is empty."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from contextlib import aclosing
+from functools import partial
 from typing import TYPE_CHECKING
 
 from turnstream.streams.edge.cursor import Cursor
@@ -64,11 +65,12 @@ class Watch:
         if thread is None:
             raise RuntimeError("enter the watch before reading it")
         since, from_turn, whole_turn = self._since, self._from_turn, self._whole_turn
+        attach = partial(thread.attach, self._tap)
         while True:
             self._behind = False
             last = -1
             missed = self._feed.catch_up.missed(
-                thread, self._tap, since, from_turn, whole_turn=whole_turn
+                thread, _same, attach, since, from_turn, whole_turn=whole_turn
             )
             async with aclosing(missed):
                 async for item in missed:
@@ -106,3 +108,7 @@ class Watch:
     def _leave(self) -> None:
         if self._thread is not None and self._tap in self._thread.taps:
             self._thread.taps.remove(self._tap)
+
+
+def _same(step: Step) -> Step:
+    return step

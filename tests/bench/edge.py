@@ -1,7 +1,8 @@
 """CPU of the edge for each delivered frame: `python -m tests.bench.edge` (or run the file).
 
-An edge in a process of its own, real Kafka, `--threads` threads with `--watchers` WebSockets each;
-records are appended at `--rate` a second and thread in rounds 5 ms apart, as a worker's pump does.
+An edge in a process of its own, real Kafka, `--threads` threads with `--watchers` WebSockets each,
+of the agent protocol or of plain events (`--surface`); records are appended at `--rate` a second
+and thread in rounds 5 ms apart, as a worker's pump does.
 Needs TURNSTREAM_TEST_KAFKA and TURNSTREAM_TEST_DATABASE. Prints one line a run.
 """
 
@@ -32,14 +33,16 @@ from turnstream.schemas.topics import Topics
 
 PARTITIONS = 12
 TICK_S = 0.005
-DELTA = b'"content-block-delta"'
+DELTAS = {"protocol": b'"content-block-delta"', "plain": b'"type":"token"'}
 
 
 class Watcher(asyncio.Protocol):
     """A WebSocket that counts deltas; it never answers pings (a run is shorter than their time)."""
 
-    def __init__(self, thread: str) -> None:
+    def __init__(self, thread: str, surface: str) -> None:
         self.thread = thread
+        self.plain = surface == "plain"
+        self.delta = DELTAS[surface]
         self.count = 0
         self.ready = asyncio.get_running_loop().create_future()
 
@@ -47,7 +50,7 @@ class Watcher(asyncio.Protocol):
         self.transport = transport
         key = base64.b64encode(os.urandom(16)).decode()
         lines = [
-            f"GET /threads/{self.thread}/stream/events HTTP/1.1",
+            f"GET {'/ws' if self.plain else f'/threads/{self.thread}/stream/events'} HTTP/1.1",
             "Host: localhost",
             "Upgrade: websocket",
             "Connection: Upgrade",
@@ -58,14 +61,17 @@ class Watcher(asyncio.Protocol):
 
     def subscribe(self) -> None:
         command = {"channels": ["messages", "lifecycle"]}
-        body = json.dumps({"id": 1, "method": "subscription.subscribe", "params": command}).encode()
+        frame = {"id": 1, "method": "subscription.subscribe", "params": command}
+        if self.plain:
+            frame = {"id": 1, "type": "subscribe", "thread_id": self.thread}
+        body = json.dumps(frame).encode()
         self.transport.write(b"\x81" + bytes((0x80 | len(body),)) + bytes(4) + body)
 
     def data_received(self, data: bytes) -> None:
-        self.count += data.count(DELTA)
+        self.count += data.count(self.delta)
         if data.startswith(b"HTTP/1.1 101"):
             self.subscribe()
-        if not self.ready.done() and b"subscription_id" in data:
+        if not self.ready.done() and (b"subscription_id" in data or b'"ok"' in data):
             self.ready.set_result(None)
 
 
@@ -139,7 +145,8 @@ async def bench(args, database: str) -> None:
             cpu, took = spent(edge) - cpu, time.monotonic() - begin
             frames = sum(w.count for w in watchers) - count
         print(
-            f"{len(watchers)} sockets on {args.threads} threads, {records} records: {frames} frames"
+            f"{len(watchers)} {args.surface} sockets on {args.threads} threads, {records} records:"
+            f" {frames} frames"
             f" of {records * args.watchers} due, {frames / took:,.0f}/s,"
             f" edge CPU {cpu / took:.0%}, {cpu / max(frames, 1) * 1e6:.2f} µs a frame"
         )
@@ -166,7 +173,7 @@ async def connect(args, keys) -> list[Watcher]:
     for key in keys:
         for _ in range(args.watchers):
             _, made = await loop.create_connection(
-                lambda key=key: Watcher(key), "127.0.0.1", args.port
+                lambda key=key: Watcher(key, args.surface), "127.0.0.1", args.port
             )
             watchers.append(made)
     async with asyncio.timeout(60):
@@ -186,6 +193,7 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=25.0)
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--port", type=int, default=18123)
+    parser.add_argument("--surface", choices=sorted(DELTAS), default="protocol")
     args = parser.parse_args()
     server = os.environ["TURNSTREAM_TEST_DATABASE"]
     name = f"bench{uuid.uuid4().hex[:10]}"

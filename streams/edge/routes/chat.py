@@ -19,11 +19,10 @@ from turnstream.schemas.errors import ConflictError, InvalidRequestError
 from turnstream.schemas.events import Event
 from turnstream.schemas.ids import check_thread_id, thread_key
 from turnstream.streams.edge.context import DEFAULT_GRAPH
-from turnstream.streams.edge.cursor import RECORD_EVENTS_MAX, Cursor, first_seq
+from turnstream.streams.edge.cursor import Cursor
 from turnstream.streams.edge.directory import patiently
 from turnstream.streams.edge.entrance import check_same_site
 from turnstream.streams.edge.event_stream import EventStream, LaterAnswer, sse
-from turnstream.streams.edge.feed import Begins, Reset
 from turnstream.streams.edge.routes.bodies import SEARCH_LIMIT_MAX, ChatBody, Id, Text
 from turnstream.streams.edge.routes.deps import Caller, JsonAnswer, Rest, answers, streams
 from turnstream.streams.edge.routes.following import LastEventId, place_of
@@ -33,6 +32,7 @@ from turnstream.streams.edge.routes.threads import make_if_needed, past_states
 from turnstream.streams.edge.run_endings import run_status, shown
 from turnstream.streams.edge.simple import SimpleProjection, end_of
 from turnstream.streams.edge.states import encode
+from turnstream.streams.edge.surface import follow
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -118,8 +118,9 @@ async def chat_stream(
     from_turn = "" if after is not None else turn_id
 
     async def events() -> AsyncGenerator[bytes, None]:
-        async with aclosing(plain_events(rest, key, after, from_turn)) as plain:
-            async for name, data, seq in plain:
+        plain = follow(rest.edge.feed, key, SimpleProjection, after, from_turn)
+        async with aclosing(plain):
+            async for seq, (name, data) in plain:
                 yield sse(name, encode(data), seq)
 
     return EventStream(events(), rest.edge.sockets, rest.caller)
@@ -185,36 +186,6 @@ def said(rest: Rest, body: ChatBody, turn_id: str = "") -> StartTurn:
         on_busy=body.on_busy,
         expires_at=body.expires_at or 0,
     )
-
-
-async def plain_events(
-    rest: Rest, key: str, after: Cursor | None, from_turn: str = ""
-) -> AsyncGenerator[tuple[str, dict[str, Any], int], None]:
-    """Yield the thread's plain events after a cursor: name, data, the event's own cursor.
-
-    Without one, they begin with `from_turn` where it is given.
-    """
-    feed = rest.edge.feed
-    projection = SimpleProjection()
-    last, newcomer = -1, after is None
-    # the projection has to see what was before the cursor: a message that ends after it is whole
-    async with feed.watch(key, after, from_turn, whole_turn=True) as watch:
-        async for step in watch:
-            if isinstance(step, Begins):
-                if newcomer:
-                    yield "opened", {}, step.cursor.seq
-                continue
-            if isinstance(step, Reset):
-                projection, after = SimpleProjection(), None
-                yield "reset", {"alive": step.alive}, step.cursor.seq
-                continue
-            if step.offset <= last:  # a watch that fell behind repeats where it goes on
-                continue
-            last = step.offset
-            for k, (name, data) in enumerate(projection.apply(step.change)):
-                seq = first_seq(feed.incarnation, step.offset) + min(k, RECORD_EVENTS_MAX - 1)
-                if after is None or seq > after.seq:
-                    yield name, data, seq
 
 
 def _ended(end: Event | Outcome) -> dict[str, Any]:

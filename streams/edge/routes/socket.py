@@ -48,11 +48,13 @@ from turnstream.streams.edge.event_stream import room
 from turnstream.streams.edge.frames import websocket_frame
 from turnstream.streams.edge.problems import unexpected_text
 from turnstream.streams.edge.routes.bodies import ChatBody, CommandBody, RunBody, check_json
-from turnstream.streams.edge.routes.chat import plain_events, said
+from turnstream.streams.edge.routes.chat import said
 from turnstream.streams.edge.routes.deps import Rest
 from turnstream.streams.edge.routes.starting import start
 from turnstream.streams.edge.routes.threads import make_if_needed
+from turnstream.streams.edge.simple import SimpleProjection
 from turnstream.streams.edge.states import encode
+from turnstream.streams.edge.surface import follow
 
 if TYPE_CHECKING:
     from turnstream.streams.edge.outlet import Outlet
@@ -245,8 +247,9 @@ class PlainSocket:
 
     async def _follow(self, thread_id: str, key: str, since: Cursor | None) -> None:
         try:
-            async with aclosing(plain_events(self.rest, key, since)) as events:
-                async for name, data, seq in events:
+            events = follow(self.rest.edge.feed, key, SimpleProjection, since)
+            async with aclosing(events):
+                async for seq, (name, data) in events:
                     about = {"type": name, "thread_id": thread_id, "cursor": seq}
                     await self._send(about | data)
         except TurnstreamError as error:

@@ -13,8 +13,11 @@ from hypothesis import strategies as st
 from turnstream.schemas import events as ev
 from turnstream.schemas import unexpected
 from turnstream.schemas.fold import TIMELINE_BITS, Verdict
+from turnstream.streams.edge.cursor import Cursor
 from turnstream.streams.edge.feed import Thread as Watched
+from turnstream.streams.edge.protocol import Projection
 from turnstream.streams.edge.reader import RUN_TURNS_KEPT, TURNS_KEPT, Reader
+from turnstream.streams.edge.surface import Projected
 
 
 class Plain:
@@ -69,7 +72,7 @@ class Client:
     """What stays connected to a reader sees; fails where a turn is shown beside its first run."""
 
     def __init__(self):
-        self.reader = Reader(1, Plain())
+        self.reader = Reader(Plain())
         self.offset = 0
         self.shown = set()
         self.ends = set()
@@ -192,9 +195,11 @@ def test_no_turn_is_shown_twice_and_every_end_is_seen(data):
 
 def test_a_record_that_cannot_be_shown_is_left_out_and_what_follows_is_read():
     """Anybody who may write to the topic can write an event whose fields hold anything."""
-    before = unexpected.counts().get("edge_reader", 0)
+    before = unexpected.counts().get("edge_surface", 0)
     thread = Watched("t/a", Plain())
-    reader, steps = Reader(1, Plain()), []
+    reader, steps, events = Reader(Plain()), [], []
+    projected = Projected(lambda: Projection(1))
+    thread.join(Projection, projected, events.extend, reader, 0)
     thread.attach(steps.append, reader, 0)
     first = Said(ev.AttemptStarted, "x", 1).record()
     said = [
@@ -214,13 +219,28 @@ def test_a_record_that_cannot_be_shown_is_left_out_and_what_follows_is_read():
         )
         for number, metadata in enumerate(("{", "\x00", "[" * 100_000, "1e999", "[1]"), 1)
     ]
-    hostile.append(object())
     thread.sink(0, 0, first)
     for offset, record in enumerate(hostile, start=1):
         thread.sink(0, offset, record)
-    counted = unexpected.counts().get("edge_reader", 0) - before
-    assert counted == reader.undecodable >= 5
+    assert unexpected.counts().get("edge_surface", 0) - before == len(hostile)
+    assert [step.record for step in steps] == [first, *hostile], "only a surface cannot show them"
     for offset, record in enumerate(said, start=100):
         thread.sink(0, offset, record)
     assert steps[-1].offset == 101
     assert isinstance(steps[-1].record, ev.TurnCompleted)
+    assert Cursor.of_seq(events[-1].seq).offset == 101
+    assert b'"completed"' in events[-1].data
+
+
+def test_a_record_that_nobody_can_read_is_left_out_and_what_follows_is_read():
+    class Broken:
+        def decode(self, data):
+            return {"ok": Said(ev.AttemptStarted, "x", 1).record()}[data]
+
+    before = unexpected.counts().get("edge_reader", 0)
+    thread, reader, steps = Watched("t/a", Broken()), Reader(Broken()), []
+    thread.attach(steps.append, reader, 0)
+    for offset, value in enumerate(("odd", "ok")):
+        thread.sink(0, offset, value)
+    assert unexpected.counts().get("edge_reader", 0) - before == reader.undecodable == 1
+    assert [step.offset for step in steps] == [1]

@@ -148,9 +148,9 @@ async def test_streams_that_come_while_the_edge_starts_wait_for_it(edge, client,
                 tail = parts.create_task(edge.tail.run())
                 assert await until(replayed) == whole
                 assert await until(resumed) == whole[3:]
-                taps = edge.context.feed.threads["default/a"].taps
+                surfaces = edge.context.feed.threads["default/a"].surfaces
                 async with asyncio.timeout(60):
-                    while len(taps) < 3:
+                    while sum(len(shared.taps) for shared in surfaces.values()) < 3:
                         await asyncio.sleep(0.01)
                 await run_start(client, "a")
                 assert text_of(await until(bare)) == "hello world "
