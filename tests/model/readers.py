@@ -89,7 +89,7 @@ class _Decoder:
 
 def seen(client: Client, log: Sequence[Event]) -> tuple[Reader, list[tuple[str, bool]]]:
     """Read as an edge does for a client; return whose records it is sent, and which are ends."""
-    reader = Reader(1, _Decoder(log), begins=client.begins, fence=fence_of(client))
+    reader = Reader(_Decoder(log), begins=client.begins, fence=fence_of(client))
     for turn in over_of(client):
         reader.ended(turn, client.timeline)
     sent = []
