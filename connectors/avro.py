@@ -14,9 +14,9 @@ import msgspec
 from fastavro import schemaless_reader, schemaless_writer
 
 from turnstream.schemas.errors import UndecodableError, UnknownSchemaError
-from turnstream.schemas.events import UnknownEvent
-from turnstream.schemas.records import Schema, earlier_schemas, schemas
-from turnstream.schemas.result_json import result_of_json
+from turnstream.schemas.records.events import UnknownEvent
+from turnstream.schemas.records.known import Schema, earlier_schemas, schemas
+from turnstream.schemas.records.result_json import result_of_json
 
 SINGLE_OBJECT = b"\xc3\x01"
 CONFLUENT = 0

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from turnstream.schemas.events import TokensEmitted
 from turnstream.schemas.ids import event_id
+from turnstream.schemas.records.events import TokensEmitted
 
 if TYPE_CHECKING:
     import msgspec

@@ -6,12 +6,12 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from turnstream.schemas.events import AttemptStarted, TokensEmitted
 from turnstream.schemas.ids import event_id
+from turnstream.schemas.records.events import AttemptStarted, TokensEmitted
 from turnstream.schemas.tool_calls import Known, ToolCall
 
 if TYPE_CHECKING:
-    from turnstream.schemas.events import Event
+    from turnstream.schemas.records.events import Event
 
 ORIGIN = UUID("00000000-0000-7000-8000-000000000000")
 

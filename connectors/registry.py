@@ -18,7 +18,7 @@ from turnstream.schemas.errors import (
     ConfigurationError,
     RegistryUnavailableError,
 )
-from turnstream.schemas.records import parse, schemas
+from turnstream.schemas.records.known import parse, schemas
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

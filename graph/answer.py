@@ -11,9 +11,9 @@ import msgspec
 from langchain_core.messages import AIMessage
 from langchain_core.messages.tool import invalid_tool_call, tool_call
 
-from turnstream.schemas.events import MessageFinished, MessageStarted
+from turnstream.schemas.fold.messages import Message, usage_metadata
 from turnstream.schemas.limits import DEPTH_MAX, depth_of
-from turnstream.schemas.messages import Message, usage_metadata
+from turnstream.schemas.records.events import MessageFinished, MessageStarted
 from turnstream.schemas.text import clean_json, clean_text, text_sha256
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from turnstream.graph.ports import Emitter
     from turnstream.schemas.chat import ChatAnswer, Delta
-    from turnstream.schemas.messages import Block
+    from turnstream.schemas.fold.messages import Block
 
 
 _LIMIT = re.compile(r"length|max_", re.IGNORECASE)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from langgraph.pregel import Pregel
 
     from turnstream.graph.ports import SaverCall
-    from turnstream.schemas.messages import Message
+    from turnstream.schemas.fold.messages import Message
 
 NOT_FINISHED = "The call was not finished: {why}."
 REWIND_STEPS_MAX = 1000

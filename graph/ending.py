@@ -23,7 +23,7 @@ from turnstream.schemas.errors import (
     TurnError,
     TurnstreamError,
 )
-from turnstream.schemas.results import Outcome
+from turnstream.schemas.records.results import Outcome
 from turnstream.schemas.text import clean_text, text_sha256
 from turnstream.schemas.unexpected import class_name, described, note
 

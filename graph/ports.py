@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from turnstream.graph.tool_calls import Effects
     from turnstream.schemas.chat import ChatAnswer, ChatRequest, Delta, ToolSpec
-    from turnstream.schemas.events import Event, Keep
+    from turnstream.schemas.records.events import Event, Keep
     from turnstream.schemas.tool_calls import Known, ToolCall
 
 SaverCall = tuple[Any, ...]

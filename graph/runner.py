@@ -31,8 +31,8 @@ from turnstream.graph.translate import MODES, Translator
 from turnstream.graph.turn_input import RECURSION_LIMIT_MAX
 from turnstream.graph.watch import RUNTIME, Prompts, RetryWatch, SigningRuntime, ToolTasks
 from turnstream.schemas.errors import GraphError, TurnError, TurnstreamError
-from turnstream.schemas.events import InputRequested
-from turnstream.schemas.results import Carried, Outcome
+from turnstream.schemas.records.events import InputRequested
+from turnstream.schemas.records.results import Carried, Outcome
 from turnstream.schemas.text import clean_text, text_sha256
 from turnstream.schemas.unexpected import note
 
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from turnstream.graph.factories import Access, AnyPregel
     from turnstream.graph.ports import Commits, Emitter, SaverCall
     from turnstream.graph.turn_input import TurnInput
-    from turnstream.schemas.events import Keep
+    from turnstream.schemas.records.events import Keep
 
 nested_retries.install()
 wait_for.install()

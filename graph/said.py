@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from turnstream.schemas.events import (
+from turnstream.schemas.fold.fold import covers, is_kept
+from turnstream.schemas.fold.messages import Message
+from turnstream.schemas.records.events import (
     InputRequested,
     Interrupt,
     MessageFinished,
@@ -12,15 +14,13 @@ from turnstream.schemas.events import (
     TaskRetried,
     Usage,
 )
-from turnstream.schemas.fold import covers, is_kept
-from turnstream.schemas.messages import Message
-from turnstream.schemas.results import Carried
+from turnstream.schemas.records.results import Carried
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from turnstream.graph.ports import Emitter
-    from turnstream.schemas.events import Event, Keep
+    from turnstream.schemas.records.events import Event, Keep
 
 
 class Said:

@@ -13,8 +13,8 @@ from langgraph.errors import GraphBubbleUp
 from turnstream.graph.tool_calls import place_of
 from turnstream.graph.values import to_json
 from turnstream.schemas.errors import TurnstreamError
-from turnstream.schemas.events import StepFinished, StepStarted, TaskRetried
 from turnstream.schemas.ids import path_of_namespace
+from turnstream.schemas.records.events import StepFinished, StepStarted, TaskRetried
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from langgraph.runtime import Runtime
 
     from turnstream.graph.ports import Emitter, TurnContext
-    from turnstream.schemas.events import Keep
+    from turnstream.schemas.records.events import Keep
 
 ERROR_CHARS_MAX = 2000
 UPDATE_CHARS_MAX = 256 << 10

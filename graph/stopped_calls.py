@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from turnstream.graph.tool_calls import STOPPED
 from turnstream.schemas.errors import ToolIndeterminateError
-from turnstream.schemas.events import ToolFailed, ToolStarted
+from turnstream.schemas.records.events import ToolFailed, ToolStarted
 
 if TYPE_CHECKING:
     from turnstream.graph.ports import ToolCalls

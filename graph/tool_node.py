@@ -24,7 +24,7 @@ from turnstream.schemas.errors import (
     ToolTimeoutError,
     ToolUnknownError,
 )
-from turnstream.schemas.events import ToolFailed, ToolFinished, ToolProgressed, ToolStarted
+from turnstream.schemas.records.events import ToolFailed, ToolFinished, ToolProgressed, ToolStarted
 from turnstream.schemas.text import clean_json
 from turnstream.schemas.tool_calls import ToolCall, idempotency_key
 from turnstream.schemas.unexpected import class_name, note

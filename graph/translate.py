@@ -17,14 +17,14 @@ from turnstream.graph.translate_messages import Messages
 from turnstream.graph.translate_paths import Paths
 from turnstream.graph.translate_tools import Tools
 from turnstream.graph.values import is_small, to_json
-from turnstream.schemas.events import (
+from turnstream.schemas.fold.fold import covers
+from turnstream.schemas.records.events import (
     CustomEmitted,
     InputRequested,
     StepFinished,
     StepStarted,
     TaskRetried,
 )
-from turnstream.schemas.fold import covers
 from turnstream.schemas.unexpected import class_name
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from turnstream.graph.ports import Emitter
     from turnstream.graph.translate_paths import Namespace
-    from turnstream.schemas.events import Keep
+    from turnstream.schemas.records.events import Keep
 
 MODES: tuple[Any, ...] = ("messages", "tasks", "updates", "tools", "custom")
 UPDATE_BYTES_MAX = 256 << 10

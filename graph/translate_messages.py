@@ -16,9 +16,9 @@ from langchain_core.messages import (
 from turnstream.graph.translate_paths import graph_namespace
 from turnstream.graph.usage import counted, estimated
 from turnstream.graph.values import is_small, text_of, to_json
-from turnstream.schemas.events import MessageFinished, MessageStarted
-from turnstream.schemas.fold import covers
-from turnstream.schemas.messages import Message
+from turnstream.schemas.fold.fold import covers
+from turnstream.schemas.fold.messages import Message
+from turnstream.schemas.records.events import MessageFinished, MessageStarted
 from turnstream.schemas.text import text_sha256
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ from langgraph.runtime import Runtime
 from langgraph.store.base import BaseStore
 
 from turnstream.graph.values import text_of, to_json
-from turnstream.schemas.events import ToolFailed, ToolFinished, ToolProgressed, ToolStarted
-from turnstream.schemas.fold import covers
+from turnstream.schemas.fold.fold import covers
+from turnstream.schemas.records.events import ToolFailed, ToolFinished, ToolProgressed, ToolStarted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from turnstream.graph.values import text_of
-from turnstream.schemas.events import Usage
+from turnstream.schemas.records.events import Usage
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

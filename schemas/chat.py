@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from turnstream.schemas.events import Usage
+from turnstream.schemas.records.events import Usage
 
 DeltaKind = Literal["text", "reasoning", "tool_args"]
 

@@ -16,11 +16,7 @@ import msgspec
 
 from turnstream.connectors.kafka.scan import partition_of
 from turnstream.connectors.postgres.rows import Admission
-from turnstream.schemas.command_json import command_of_json, is_json
-from turnstream.schemas.command_rules import CommandLimits, checked
-from turnstream.schemas.commands import CancelTurn, Command, ResumeTurn, StartTurn
 from turnstream.schemas.errors import InvalidRequestError, UndecodableError
-from turnstream.schemas.events import UnknownEvent
 from turnstream.schemas.ids import (
     parse_turn_id,
     thread_key,
@@ -28,6 +24,10 @@ from turnstream.schemas.ids import (
     turn_id_of_record,
 )
 from turnstream.schemas.limits import read_json
+from turnstream.schemas.records.command_json import command_of_json, is_json
+from turnstream.schemas.records.command_rules import CommandLimits, checked
+from turnstream.schemas.records.commands import CancelTurn, Command, ResumeTurn, StartTurn
+from turnstream.schemas.records.events import UnknownEvent
 
 if TYPE_CHECKING:
     from collections.abc import Container, Sequence

@@ -30,7 +30,6 @@ from turnstream.graph.deadlines import TurnLimits
 from turnstream.graph.questions import wrong_answer
 from turnstream.graph.runner import RunOutcome, TurnControl, end_turn, run_turn
 from turnstream.graph.turn_input import RECURSION_LIMIT_MAX, TurnInput
-from turnstream.schemas.commands import Command, ResumeTurn, StartTurn
 from turnstream.schemas.errors import (
     CancelAheadError,
     FencedError,
@@ -39,8 +38,9 @@ from turnstream.schemas.errors import (
     TurnstreamError,
     UnavailableError,
 )
-from turnstream.schemas.fold import TIMELINE_BITS
-from turnstream.schemas.results import Outcome
+from turnstream.schemas.fold.fold import TIMELINE_BITS
+from turnstream.schemas.records.commands import Command, ResumeTurn, StartTurn
+from turnstream.schemas.records.results import Outcome
 from turnstream.schemas.topics import Topics
 from turnstream.schemas.unexpected import class_name, note
 from turnstream.streams.emitter import TurnEmitter

@@ -25,7 +25,6 @@ from aiokafka.errors import KafkaError
 
 from turnstream.connectors.avro import Codec
 from turnstream.connectors.kafka.consumers import open_consumer
-from turnstream.schemas.commands import CancelTurn, ResumeTurn, StartTurn
 from turnstream.schemas.errors import (
     InvalidRequestError,
     KafkaUnavailableError,
@@ -41,14 +40,15 @@ from turnstream.schemas.ids import (
     thread_key,
     turn_id_of_key,
 )
-from turnstream.schemas.results import DEAD_LETTER, TurnResult
+from turnstream.schemas.records.commands import CancelTurn, ResumeTurn, StartTurn
+from turnstream.schemas.records.results import DEAD_LETTER, TurnResult
 from turnstream.schemas.topics import COMMAND_BYTES_MAX, Topics
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from types import TracebackType
 
-    from turnstream.schemas.commands import OnBusy
+    from turnstream.schemas.records.commands import OnBusy
 
 log = structlog.get_logger(__name__)
 

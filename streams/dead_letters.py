@@ -24,7 +24,7 @@ from turnstream.schemas.errors import (
     UndecodableError,
 )
 from turnstream.schemas.limits import check_label
-from turnstream.schemas.results import DeadLetter
+from turnstream.schemas.records.results import DeadLetter
 from turnstream.schemas.topics import COMMAND_BYTES_MAX
 from turnstream.streams.letter_reading import Reading, read_letter
 from turnstream.streams.letter_scan import (

@@ -22,7 +22,8 @@ from turnstream.schemas.errors import (
     RecordTooLargeError,
     UndecodableError,
 )
-from turnstream.schemas.events import (
+from turnstream.schemas.ids import event_id, thread_key
+from turnstream.schemas.records.events import (
     EVENTS,
     AttemptStarted,
     Event,
@@ -30,7 +31,6 @@ from turnstream.schemas.events import (
     TaskRetried,
     TokensEmitted,
 )
-from turnstream.schemas.ids import event_id, thread_key
 from turnstream.schemas.text import clean_text
 from turnstream.schemas.topics import EVENT_BYTES_MAX
 
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
     from turnstream.connectors.avro import Codec
     from turnstream.connectors.kafka.pump import Headers, Pump
-    from turnstream.schemas.events import InputResolved
+    from turnstream.schemas.records.events import InputResolved
 
 JOIN_CHARS_MAX = 64 << 10
 """Characters of one `TokensEmitted`: at 4 bytes each still a fraction of the topic's limit."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 import msgspec
 
 from turnstream.schemas.errors import InvalidRequestError, UndecodableError
-from turnstream.schemas.events import EVENTS
+from turnstream.schemas.records.events import EVENTS
 from turnstream.schemas.text import visible_text
 
 if TYPE_CHECKING:

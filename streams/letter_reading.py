@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from turnstream.connectors.avro import SINGLE_OBJECT
-from turnstream.schemas.command_json import command_of_json, is_json
 from turnstream.schemas.errors import InvalidRequestError, UndecodableError
+from turnstream.schemas.records.command_json import command_of_json, is_json
 from turnstream.schemas.unexpected import note
 from turnstream.streams.admission import admission_of
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from turnstream.connectors.postgres.letters import Decision
-    from turnstream.schemas.results import DeadLetter
+    from turnstream.schemas.records.results import DeadLetter
     from turnstream.streams.admission import Rules
     from turnstream.streams.letter_scan import Letter
 

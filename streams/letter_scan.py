@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Sequence
 
     from turnstream.connectors.kafka.scan import RawRecord, Span
-    from turnstream.schemas.results import DeadLetter
+    from turnstream.schemas.records.results import DeadLetter
     from turnstream.streams.replay_log import Log, OnProgress
 
 

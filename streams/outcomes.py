@@ -5,7 +5,9 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from turnstream.schemas.events import (
+from turnstream.schemas.fold.fold import TIMELINE_BITS
+from turnstream.schemas.ids import event_id, result_id, split_thread_key
+from turnstream.schemas.records.events import (
     Event,
     InputResolved,
     TurnCancelled,
@@ -15,16 +17,14 @@ from turnstream.schemas.events import (
     TurnInterrupted,
     TurnRejected,
 )
-from turnstream.schemas.fold import TIMELINE_BITS
-from turnstream.schemas.ids import event_id, result_id, split_thread_key
-from turnstream.schemas.results import TurnResult
+from turnstream.schemas.records.results import TurnResult
 
 if TYPE_CHECKING:
     from uuid import UUID
 
     from turnstream.connectors.postgres.rows import Claim, Ended
-    from turnstream.schemas.commands import Command
-    from turnstream.schemas.results import Outcome
+    from turnstream.schemas.records.commands import Command
+    from turnstream.schemas.records.results import Outcome
 
 
 def terminal_of(outcome: Outcome) -> tuple[type[Event], dict[str, Any]]:

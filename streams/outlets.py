@@ -15,11 +15,11 @@ from turnstream.connectors.kafka.inbox import UnreadableRecord
 from turnstream.connectors.kafka.pump import RECORD_OVERHEAD
 from turnstream.connectors.kafka.scan import partition_of
 from turnstream.connectors.postgres.rows import Closed, Resolved
-from turnstream.schemas.commands import Command, StartTurn
 from turnstream.schemas.errors import ProduceRefusedError, TurnstreamError
 from turnstream.schemas.ids import thread_key, turn_id_of_record
-from turnstream.schemas.result_json import json_of_result
-from turnstream.schemas.results import DeadLetter
+from turnstream.schemas.records.commands import Command, StartTurn
+from turnstream.schemas.records.result_json import json_of_result
+from turnstream.schemas.records.results import DeadLetter
 from turnstream.schemas.text import clean_text
 from turnstream.schemas.topics import EVENT_BYTES_MAX
 from turnstream.schemas.unexpected import note
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from turnstream.connectors.postgres.ledger import Ledger
     from turnstream.connectors.postgres.letters import Due, Letters
     from turnstream.connectors.postgres.rows import Claim, Ended, ExpiredInterrupt
-    from turnstream.schemas.results import Outcome, TurnResult
+    from turnstream.schemas.records.results import Outcome, TurnResult
     from turnstream.schemas.topics import Topics
     from turnstream.streams.admission import Record
 

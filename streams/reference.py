@@ -15,12 +15,12 @@ import msgspec
 from pydantic import SecretStr
 from pydantic_core import PydanticUndefined
 
-from turnstream.schemas.command_rules import JSON_FIELDS
-from turnstream.schemas.commands import COMMANDS
 from turnstream.schemas.errors import TurnstreamError
-from turnstream.schemas.events import EVENTS
-from turnstream.schemas.records import schemas
-from turnstream.schemas.results import RESULTS
+from turnstream.schemas.records.command_rules import JSON_FIELDS
+from turnstream.schemas.records.commands import COMMANDS
+from turnstream.schemas.records.events import EVENTS
+from turnstream.schemas.records.known import schemas
+from turnstream.schemas.records.results import RESULTS
 from turnstream.streams.settings import Settings
 from turnstream.streams.variables import OTHER_NAMES, PREFIX
 

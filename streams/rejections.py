@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from turnstream.schemas.commands import CancelTurn, Command
 from turnstream.schemas.errors import InvalidRequestError
 from turnstream.schemas.ids import check_tenant, check_thread_id, parse_turn_id, turn_id_of_key
-from turnstream.schemas.results import DEAD_LETTER, TurnResult
+from turnstream.schemas.records.commands import CancelTurn, Command
+from turnstream.schemas.records.results import DEAD_LETTER, TurnResult
 from turnstream.schemas.text import clean_text
 
 if TYPE_CHECKING:
     from turnstream.connectors.avro import Codec
-    from turnstream.schemas.results import DeadLetter
+    from turnstream.schemas.records.results import DeadLetter
 
 LABEL_CHARS_MAX = 2000
 """Of a field that is given back though the record was refused; a longer one is left out."""

@@ -8,7 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from turnstream.schemas.events import (
+from turnstream.schemas.fold.fold import ThreadFold, TurnView, Verdict
+from turnstream.schemas.fold.transcript import Transcript, transcript
+from turnstream.schemas.ids import split_thread_key
+from turnstream.schemas.records.events import (
     AttemptStarted,
     Event,
     InputResolved,
@@ -16,15 +19,12 @@ from turnstream.schemas.events import (
     TokensEmitted,
     UnknownEvent,
 )
-from turnstream.schemas.fold import ThreadFold, TurnView, Verdict
-from turnstream.schemas.ids import split_thread_key
 from turnstream.schemas.text import text_sha256
-from turnstream.schemas.transcript import Transcript, transcript
 
 if TYPE_CHECKING:
     import msgspec
 
-    from turnstream.schemas.messages import Message
+    from turnstream.schemas.fold.messages import Message
 
 
 @dataclass(slots=True)

@@ -12,9 +12,9 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from turnstream.schemas.command_json import command_of_json
-from turnstream.schemas.commands import Command
 from turnstream.schemas.errors import NotFoundError, UndecodableError
+from turnstream.schemas.records.command_json import command_of_json
+from turnstream.schemas.records.commands import Command
 from turnstream.streams.replay import Input, Replay
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
-from turnstream.schemas.command_rules import CommandLimits
 from turnstream.schemas.errors import ConfigurationError
+from turnstream.schemas.records.command_rules import CommandLimits
 from turnstream.schemas.topics import EVENT_BYTES_MAX, Topics
 from turnstream.streams.variables import PREFIX, unknown_names
 

@@ -23,8 +23,8 @@ from aiokafka.errors import KafkaError
 
 from turnstream.connectors.kafka.batches import unreadable_of
 from turnstream.schemas.errors import UnavailableError, UndecodableError
-from turnstream.schemas.events import UnknownEvent
-from turnstream.schemas.results import DEAD_LETTER, DeadLetter, TurnResult
+from turnstream.schemas.records.events import UnknownEvent
+from turnstream.schemas.records.results import DEAD_LETTER, DeadLetter, TurnResult
 from turnstream.schemas.topics import EVENT_BYTES_MAX
 from turnstream.schemas.unexpected import note
 from turnstream.streams.usage_transport import ReadableTransport
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     import msgspec
 
-    from turnstream.schemas.results import UsageTotal
+    from turnstream.schemas.records.results import UsageTotal
     from turnstream.streams.settings import Settings
 
     Send = Callable[[bytes, bytes], Awaitable[None]]

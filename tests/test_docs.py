@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from turnstream.schemas import errors
-from turnstream.schemas.events import EVENTS
+from turnstream.schemas.records.events import EVENTS
 from turnstream.schemas.topics import Topics
 from turnstream.streams.settings import Settings
 

@@ -21,7 +21,7 @@ migrate(sys.argv[1])
 """
 SHOW = """
 import turnstream.streams.app, turnstream.deploy.local
-from turnstream.schemas.records import schemas
+from turnstream.schemas.records.known import schemas
 print(len(schemas()))
 """
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     import msgspec
 
-    from turnstream.schemas.commands import Command
+    from turnstream.schemas.records.commands import Command
 
 REQUEST_TIMEOUT_MS = 10_000
 BATCH_BYTES_MAX = 1 << 20

@@ -17,8 +17,8 @@ import msgspec
 
 from turnstream.connectors.models.refusals import error_in
 from turnstream.schemas.errors import ModelBadResponseError
-from turnstream.schemas.events import Usage
 from turnstream.schemas.limits import DEPTH_MAX, ENVELOPE_LEVELS, depth_of
+from turnstream.schemas.records.events import Usage
 from turnstream.schemas.text import clean_text, storable_text
 
 MODEL_CHARS_MAX = 256

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from turnstream.connectors.models.chunks import Choice, Chunk, ChunkDelta, Function
     from turnstream.schemas.chat import DeltaKind
-    from turnstream.schemas.events import Usage
+    from turnstream.schemas.records.events import Usage
 
 __all__ = ["EVENT_BYTES_MAX", "DeltaParser"]
 

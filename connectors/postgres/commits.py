@@ -23,16 +23,16 @@ from turnstream.schemas.errors import (
     TurnstreamError,
     UnstorableStateError,
 )
-from turnstream.schemas.events import CheckpointSaved, Event, Keep
-from turnstream.schemas.fold import add_keep, covers
+from turnstream.schemas.fold.fold import add_keep, covers
 from turnstream.schemas.ids import path_of_namespace
+from turnstream.schemas.records.events import CheckpointSaved, Event, Keep
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
     from uuid import UUID
 
     from turnstream.connectors.postgres.tool_calls import LedgerToolCalls
-    from turnstream.schemas.results import Outcome
+    from turnstream.schemas.records.results import Outcome
 
 _SESSION: ContextVar[Session | None] = ContextVar("turnstream_session", default=None)
 

@@ -14,9 +14,9 @@ from turnstream.connectors.postgres.rows import (
     ThreadRow,
     TurnRow,
 )
-from turnstream.schemas.events import Keep
 from turnstream.schemas.ids import split_thread_key
-from turnstream.schemas.results import Carried, Outcome
+from turnstream.schemas.records.events import Keep
+from turnstream.schemas.records.results import Carried, Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -9,8 +9,8 @@ if TYPE_CHECKING:
     from datetime import datetime
     from uuid import UUID
 
-    from turnstream.schemas.events import Keep
-    from turnstream.schemas.results import Carried, Outcome
+    from turnstream.schemas.records.events import Keep
+    from turnstream.schemas.records.results import Carried, Outcome
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

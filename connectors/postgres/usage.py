@@ -14,13 +14,13 @@ import msgspec
 
 from turnstream.connectors.postgres.pools import FAILURES
 from turnstream.schemas.errors import DatabaseUnavailableError, UndecodableError
-from turnstream.schemas.results import UsageTotal
+from turnstream.schemas.records.results import UsageTotal
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from turnstream.schemas.events import Usage
-    from turnstream.schemas.results import TurnResult
+    from turnstream.schemas.records.events import Usage
+    from turnstream.schemas.records.results import TurnResult
 
 _COUNT = "SELECT count_usage($1, $2, $3, $4, $5)"
 _DUE = """

@@ -9,13 +9,13 @@ import msgspec
 from rich.console import Console
 from rich.markup import escape
 
-from turnstream.schemas.events import CustomEmitted, InputRequested
-from turnstream.schemas.messages import Message
+from turnstream.schemas.fold.messages import Message
+from turnstream.schemas.fold.transcript import Tool
+from turnstream.schemas.records.events import CustomEmitted, InputRequested
 from turnstream.schemas.text import text_sha256
-from turnstream.schemas.transcript import Tool
 
 if TYPE_CHECKING:
-    from turnstream.schemas.events import Event
+    from turnstream.schemas.records.events import Event
     from turnstream.streams.replay import Attempt, Check, Input, ThreadReplay, TurnReplay
 
 _MARKS = {"match": "[green]✓[/]", "mismatch": "[bold red]✗[/]", "partial": "~", "open": "…"}

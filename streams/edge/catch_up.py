@@ -10,7 +10,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from turnstream.schemas.events import Event, TurnEnded, TurnInterrupted
+from turnstream.schemas.records.events import Event, TurnEnded, TurnInterrupted
 from turnstream.streams.edge.beginnings import Beginnings, fence_at, next_offset
 from turnstream.streams.edge.cursor import Cursor
 from turnstream.streams.edge.places import Begins, Directory, Log, Place, Reset

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 
 import msgspec
 
-from turnstream.schemas.commands import OnBusy
 from turnstream.schemas.errors import CommandError
 from turnstream.schemas.ids import check_thread_id, thread_key
 from turnstream.schemas.limits import INT_MAX, INT_MIN, check_depth
+from turnstream.schemas.records.commands import OnBusy
 from turnstream.streams.edge.cursor import Cursor
 from turnstream.streams.edge.run_request import (
     check_input,

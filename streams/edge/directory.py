@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from datetime import datetime
     from uuid import UUID
 
-    from turnstream.schemas.results import Outcome
+    from turnstream.schemas.records.results import Outcome
 
 
 ANSWER_WAIT_S = 4.0

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from turnstream.schemas.errors import UndecodableError
-from turnstream.schemas.events import AttemptStarted, Event
+from turnstream.schemas.records.events import AttemptStarted, Event
 from turnstream.schemas.unexpected import note
 from turnstream.streams.edge.catch_up import CatchUp
 from turnstream.streams.edge.places import Begins, Directory, Log, Place, Reset

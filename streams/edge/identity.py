@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from turnstream.schemas.command_rules import IDENTITY_KEYS
+from turnstream.schemas.records.command_rules import IDENTITY_KEYS
 
 if TYPE_CHECKING:
     from turnstream.streams.edge.auth import Principal

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from turnstream.schemas.errors import ConflictError, NotFoundError
-from turnstream.schemas.events import Event, InputResolved
 from turnstream.schemas.ids import split_thread_key
-from turnstream.schemas.results import Outcome
+from turnstream.schemas.records.events import Event, InputResolved
+from turnstream.schemas.records.results import Outcome
 from turnstream.streams.edge.cursor import RECORD_EVENTS_MAX, Cursor
 from turnstream.streams.edge.event_stream import sse
 from turnstream.streams.edge.feed import Begins, Reset

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from turnstream.schemas.messages import usage_metadata
+from turnstream.schemas.fold.messages import usage_metadata
 
 if TYPE_CHECKING:
-    from turnstream.schemas.events import TokensEmitted, ToolFailed, ToolFinished
-    from turnstream.schemas.messages import Block, Message
+    from turnstream.schemas.fold.messages import Block, Message
+    from turnstream.schemas.records.events import TokensEmitted, ToolFailed, ToolFinished
 
 TYPES = {"assistant": "ai", "user": "human", "system": "system", "tool": "tool"}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from turnstream.schemas.fold import TIMELINE_BITS
+from turnstream.schemas.fold.fold import TIMELINE_BITS
 
 if TYPE_CHECKING:
     import asyncio

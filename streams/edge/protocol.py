@@ -19,7 +19,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from turnstream.schemas.events import (
+from turnstream.schemas.fold.fold import Verdict
+from turnstream.schemas.records.events import (
     AttemptStarted,
     Event,
     InputResolved,
@@ -31,7 +32,6 @@ from turnstream.schemas.events import (
     TurnInterrupted,
     TurnRejected,
 )
-from turnstream.schemas.fold import Verdict
 from turnstream.streams.edge.cursor import RECORD_EVENTS_MAX, first_seq
 from turnstream.streams.edge.frames import ProtocolEvent, embed, json_bytes
 from turnstream.streams.edge.protocol_turn import (
@@ -46,7 +46,7 @@ from turnstream.streams.edge.protocol_turn import (
 )
 
 if TYPE_CHECKING:
-    from turnstream.schemas.fold import Change
+    from turnstream.schemas.fold.fold import Change
     from turnstream.streams.edge.protocol_message import Draft
 
 # ends of other turns that wait for the end of the one that runs

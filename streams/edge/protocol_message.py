@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from turnstream.schemas.messages import usage_metadata
+from turnstream.schemas.fold.messages import usage_metadata
 from turnstream.streams.edge.frames import embed, json_bytes
 
 if TYPE_CHECKING:
-    from turnstream.schemas.events import TokensEmitted, Usage
-    from turnstream.schemas.messages import Block, Message
+    from turnstream.schemas.fold.messages import Block, Message
+    from turnstream.schemas.records.events import TokensEmitted, Usage
 
 Draft = tuple[str, str, tuple[str, ...], bytes | None]  # method, channel, namespace, data
 

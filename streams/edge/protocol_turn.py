@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from turnstream.schemas.events import (
+from turnstream.schemas.fold.messages import Message
+from turnstream.schemas.records.events import (
     CheckpointSaved,
     CustomEmitted,
     Event,
@@ -22,7 +23,6 @@ from turnstream.schemas.events import (
     ToolProgressed,
     ToolStarted,
 )
-from turnstream.schemas.messages import Message
 from turnstream.streams.edge.frames import VALUES, embed, json_bytes
 from turnstream.streams.edge.protocol_message import Draft, OpenMessage, delta, failed, finish
 

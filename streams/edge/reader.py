@@ -19,8 +19,8 @@ from typing import Protocol
 import msgspec
 
 from turnstream.schemas.errors import UndecodableError
-from turnstream.schemas.events import AttemptStarted, Event, InputResolved, TurnEnded
-from turnstream.schemas.fold import TIMELINE_BITS, Change, ThreadFold, Verdict
+from turnstream.schemas.fold.fold import TIMELINE_BITS, Change, ThreadFold, Verdict
+from turnstream.schemas.records.events import AttemptStarted, Event, InputResolved, TurnEnded
 from turnstream.schemas.unexpected import note
 
 # turns that have run and are still in the fold, so that a rewind can name what it takes back

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from turnstream.schemas.events import (
+from turnstream.schemas.records.events import (
     Event,
     TurnCancelled,
     TurnCompleted,
@@ -16,7 +16,7 @@ from turnstream.schemas.events import (
 from turnstream.streams.edge.run_events import raw
 
 if TYPE_CHECKING:
-    from turnstream.schemas.events import Interrupt
+    from turnstream.schemas.records.events import Interrupt
 
 
 def ending(record: Event) -> tuple[str, dict[str, str] | None]:

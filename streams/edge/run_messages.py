@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from turnstream.schemas.events import (
+from turnstream.schemas.fold.fold import covers
+from turnstream.schemas.fold.messages import Message
+from turnstream.schemas.records.events import (
     Event,
     MessageFinished,
     MessageStarted,
@@ -16,8 +18,6 @@ from turnstream.schemas.events import (
     ToolFailed,
     ToolFinished,
 )
-from turnstream.schemas.fold import covers
-from turnstream.schemas.messages import Message
 from turnstream.streams.edge.messages import (
     chunk,
     last_chunk,
@@ -30,7 +30,7 @@ from turnstream.streams.edge.messages import (
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from turnstream.schemas.messages import Block
+    from turnstream.schemas.fold.messages import Block
     from turnstream.streams.edge.run_tasks import Tasks
 
 PLACES = ("langgraph_", "checkpoint_", "ls_", "lc_versions", "tags")

@@ -18,7 +18,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from turnstream.schemas.events import (
+from turnstream.schemas.fold.fold import Verdict
+from turnstream.schemas.records.events import (
     AttemptStarted,
     CheckpointSaved,
     CustomEmitted,
@@ -34,7 +35,6 @@ from turnstream.schemas.events import (
     ToolStarted,
     TurnInterrupted,
 )
-from turnstream.schemas.fold import Verdict
 from turnstream.streams.edge.run_endings import ending, error_shown, run_status, shown
 from turnstream.streams.edge.run_events import (
     CHECKPOINT_MODES,
@@ -53,9 +53,9 @@ from turnstream.streams.edge.states import encode
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from turnstream.schemas.events import Interrupt
-    from turnstream.schemas.fold import Change
-    from turnstream.schemas.results import Outcome
+    from turnstream.schemas.fold.fold import Change
+    from turnstream.schemas.records.events import Interrupt
+    from turnstream.schemas.records.results import Outcome
     from turnstream.streams.edge.run_messages import Said
 
 

@@ -12,7 +12,7 @@ from turnstream.streams.edge.run_events import RunEvent, StateWanted
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from turnstream.schemas.events import CheckpointSaved, StepFinished, StepStarted
+    from turnstream.schemas.records.events import CheckpointSaved, StepFinished, StepStarted
 
 INTERRUPT = "__interrupt__"
 NOTHING = "null"

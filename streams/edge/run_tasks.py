@@ -10,7 +10,7 @@ import msgspec
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from turnstream.schemas.events import MessageStarted, StepStarted
+    from turnstream.schemas.records.events import MessageStarted, StepStarted
 
 
 @dataclass(slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from turnstream.schemas.events import ToolFailed, ToolFinished, ToolProgressed, ToolStarted
+from turnstream.schemas.records.events import ToolFailed, ToolFinished, ToolProgressed, ToolStarted
 from turnstream.streams.edge.run_events import raw
 
 

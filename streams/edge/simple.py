@@ -18,7 +18,9 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from turnstream.schemas.events import (
+from turnstream.schemas.fold.fold import Verdict
+from turnstream.schemas.fold.messages import Message
+from turnstream.schemas.records.events import (
     AttemptStarted,
     CustomEmitted,
     Event,
@@ -33,13 +35,11 @@ from turnstream.schemas.events import (
     ToolStarted,
     TurnInterrupted,
 )
-from turnstream.schemas.fold import Verdict
-from turnstream.schemas.messages import Message
 from turnstream.streams.edge.run_endings import ending, shown
 from turnstream.streams.edge.run_events import raw
 
 if TYPE_CHECKING:
-    from turnstream.schemas.fold import Change, TurnView
+    from turnstream.schemas.fold.fold import Change, TurnView
 
 SimpleEvent = tuple[str, dict[str, Any]]
 

@@ -13,16 +13,16 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol
 
-from turnstream.schemas.command_rules import CommandLimits, check_idempotency_key, checked
-from turnstream.schemas.commands import CancelTurn, Command, OnBusy, ResumeTurn, StartTurn
 from turnstream.schemas.errors import ConflictError, InvalidRequestError, RecordTooLargeError
-from turnstream.schemas.events import Event, TurnEnded, TurnRejected
 from turnstream.schemas.ids import (
     new_turn_id,
     parse_turn_id,
     thread_key,
     turn_id_of_key,
 )
+from turnstream.schemas.records.command_rules import CommandLimits, check_idempotency_key, checked
+from turnstream.schemas.records.commands import CancelTurn, Command, OnBusy, ResumeTurn, StartTurn
+from turnstream.schemas.records.events import Event, TurnEnded, TurnRejected
 from turnstream.schemas.topics import COMMAND_BYTES_MAX
 from turnstream.streams.edge.cursor import first_seq
 from turnstream.streams.edge.identity import config_for

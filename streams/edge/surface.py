@@ -18,7 +18,7 @@ from turnstream.streams.edge.places import Begins, Reset
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Sequence
 
-    from turnstream.schemas.fold import Change
+    from turnstream.schemas.fold.fold import Change
     from turnstream.streams.edge.feed import Feed
     from turnstream.streams.edge.reader import Step
 

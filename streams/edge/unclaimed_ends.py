@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from turnstream.schemas.errors import UndecodableError
-from turnstream.schemas.events import TurnEnded
-from turnstream.schemas.fold import TIMELINE_BITS
+from turnstream.schemas.fold.fold import TIMELINE_BITS
+from turnstream.schemas.records.events import TurnEnded
 from turnstream.streams.edge.beginnings import CLOCKS_APART_MS
 
 if TYPE_CHECKING:

@@ -28,7 +28,7 @@ from aiokafka import AIOKafkaProducer
 from turnstream.connectors.avro import Codec
 from turnstream.connectors.kafka.admin import TopicAdmin
 from turnstream.connectors.postgres.migrate import migrate
-from turnstream.schemas import events as ev
+from turnstream.schemas.records import events as ev
 from turnstream.schemas.topics import Topics
 
 PARTITIONS = 12

@@ -34,7 +34,7 @@ from turnstream.connectors.postgres.commit_pool import CommitPool, commit_pool
 from turnstream.connectors.postgres.migrate import migrate
 from turnstream.connectors.postgres.saver import FencedSaver
 from turnstream.graph.ending import ends_after
-from turnstream.schemas.results import Outcome
+from turnstream.schemas.records.results import Outcome
 
 FLOOR = 2.5
 

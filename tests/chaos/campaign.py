@@ -15,8 +15,8 @@ from tests.chaos.leaks import left_ended, left_running
 from tests.chaos.play import play
 from tests.chaos.recovery import measure
 from tests.chaos.shrink import shortest
-from turnstream.schemas.events import TaskRetried
-from turnstream.schemas.fold import Verdict
+from turnstream.schemas.fold.fold import Verdict
+from turnstream.schemas.records.events import TaskRetried
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator

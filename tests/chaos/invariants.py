@@ -18,16 +18,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tests.chaos.graphs.counting import KINDS
 from tests.chaos.second_fold import digest_of_fold, digest_of_records
-from turnstream.schemas.events import (
+from turnstream.schemas.fold.fold import TIMELINE_BITS, Verdict, rolled_back
+from turnstream.schemas.fold.transcript import transcript
+from turnstream.schemas.records.events import (
     AttemptStarted,
     MessageFinished,
     TurnCancelled,
     TurnEnded,
     TurnFailed,
 )
-from turnstream.schemas.fold import TIMELINE_BITS, Verdict, rolled_back
 from turnstream.schemas.text import text_sha256
-from turnstream.schemas.transcript import transcript
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     from tests.chaos.clients import Plain, Sdk
     from tests.chaos.log import ThreadLog
     from tests.chaos.played import Played
-    from turnstream.schemas.fold import TurnView
-    from turnstream.schemas.transcript import Tool
+    from turnstream.schemas.fold.fold import TurnView
+    from turnstream.schemas.fold.transcript import Tool
 
 TITLES = {
     1: "every admitted turn ends, once; what was accepted is admitted or in dead letters",

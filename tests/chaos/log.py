@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from turnstream.connectors.avro import Codec
-from turnstream.schemas.fold import Change, ThreadFold
-from turnstream.schemas.results import DEAD_LETTER
+from turnstream.schemas.fold.fold import Change, ThreadFold
+from turnstream.schemas.records.results import DEAD_LETTER
 
 if TYPE_CHECKING:
-    from turnstream.schemas.results import DeadLetter, TurnResult
+    from turnstream.schemas.records.results import DeadLetter, TurnResult
     from turnstream.schemas.topics import Topics
 
 

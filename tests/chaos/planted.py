@@ -78,7 +78,7 @@ def _say_twice() -> None:
 
 def _keep_all() -> None:
     """An edge's fold takes nothing back when an attempt begins."""
-    from turnstream.schemas import fold
+    from turnstream.schemas.fold import fold
 
     fold.is_kept = lambda *_: True
 
@@ -137,7 +137,7 @@ def _no_acks() -> None:
 
 def _forget_keep() -> None:
     """The campaign's own reader folds without `keep`."""
-    from turnstream.schemas import fold
+    from turnstream.schemas.fold import fold
 
     fold.is_kept = lambda *_: False
 

@@ -22,7 +22,7 @@ from tests.chaos.stage import TENANT
 from tests.chaos.standstill import waits
 from tests.chaos.story import SPARES_EDGES
 from turnstream.schemas.errors import TurnstreamError
-from turnstream.schemas.events import TurnInterrupted
+from turnstream.schemas.records.events import TurnInterrupted
 
 if TYPE_CHECKING:
     from tests.chaos.stage import RealStage

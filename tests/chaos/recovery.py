@@ -6,8 +6,8 @@ import json
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from turnstream.schemas.events import AttemptStarted, TokensEmitted
-from turnstream.schemas.fold import Verdict
+from turnstream.schemas.fold.fold import Verdict
+from turnstream.schemas.records.events import AttemptStarted, TokensEmitted
 
 if TYPE_CHECKING:
     from tests.chaos.played import Hit, Played

@@ -1,7 +1,7 @@
 """A fold of a thread's records written a second time from the rules alone, and digests of both.
 
-It shares no code with `turnstream.schemas.fold`: records are read by the names of their types and
-fields, as a reader in another language would.
+It shares no code with `turnstream.schemas.fold.fold`: records are read by the names of their types
+and fields, as a reader in another language would.
 """
 
 from __future__ import annotations

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from turnstream.connectors.avro import SINGLE_OBJECT, Codec
 from turnstream.schemas.errors import UndecodableError, UnknownSchemaError
-from turnstream.schemas.events import EVENTS, TokensEmitted, UnknownEvent
-from turnstream.schemas.records import schemas, schemas_by_name
-from turnstream.schemas.results import RESULTS
+from turnstream.schemas.records.events import EVENTS, TokensEmitted, UnknownEvent
+from turnstream.schemas.records.known import schemas, schemas_by_name
+from turnstream.schemas.records.results import RESULTS
 
 CODEC = Codec()
 INT64 = st.integers(-(2**63), 2**63 - 1)

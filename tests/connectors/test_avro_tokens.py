@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from turnstream.connectors.avro import Codec
 from turnstream.connectors.avro_tokens import TokenDecoder, TokenEncoder
 from turnstream.schemas.errors import UndecodableError
-from turnstream.schemas.events import CustomEmitted, TokensEmitted
 from turnstream.schemas.ids import event_id
-from turnstream.schemas.records import schemas
+from turnstream.schemas.records.events import CustomEmitted, TokensEmitted
+from turnstream.schemas.records.known import schemas
 
 TEXT = st.text(max_size=200)
 LONG = st.integers(0, 2**62)

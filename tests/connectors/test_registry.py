@@ -15,9 +15,9 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from turnstream.connectors.registry import COMPATIBILITY, RegistryUnavailableError, open_codec
-from turnstream.schemas.commands import StartTurn
 from turnstream.schemas.errors import ConfigurationError, UnknownSchemaError
-from turnstream.schemas.records import schemas, schemas_by_name
+from turnstream.schemas.records.commands import StartTurn
+from turnstream.schemas.records.known import schemas, schemas_by_name
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -38,8 +38,8 @@ from turnstream.connectors.postgres.pools import LedgerConnection
 from turnstream.connectors.postgres.saver import FencedSaver
 from turnstream.connectors.postgres.statements import CheckpointRow, Fence, Rows
 from turnstream.schemas.errors import CancelAheadError, FencedError
-from turnstream.schemas.events import Interrupt
-from turnstream.schemas.results import Outcome
+from turnstream.schemas.records.events import Interrupt
+from turnstream.schemas.records.results import Outcome
 
 pytestmark = pytest.mark.promises("P1", "P2", "P6", "P12")
 

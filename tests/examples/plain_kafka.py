@@ -3,7 +3,7 @@
     python plain_kafka.py 127.0.0.1:9092 "What is 6 * 7?"
 
 Any Kafka client in any language can do this. The result is Avro (single-object encoding, schema
-`schemas/avro/TurnResult.avsc`); it is found by the correlation id. A line that turnstream
+`schemas/records/avro/TurnResult.avsc`); it is found by the correlation id. A line that turnstream
 cannot take has a result too, with the code `dead_letter`: if the line is requeued, the turn's own
 result follows and replaces it.
 """

@@ -33,7 +33,9 @@ from turnstream.schemas.errors import (
     StepLimitError,
     ToolError,
 )
-from turnstream.schemas.events import (
+from turnstream.schemas.fold.fold import ThreadFold, TurnView
+from turnstream.schemas.fold.transcript import transcript
+from turnstream.schemas.records.events import (
     MessageFinished,
     MessageStarted,
     StepFinished,
@@ -44,10 +46,8 @@ from turnstream.schemas.events import (
     ToolProgressed,
     ToolStarted,
 )
-from turnstream.schemas.fold import ThreadFold, TurnView
 from turnstream.schemas.text import text_sha256
 from turnstream.schemas.tool_calls import idempotency_key
-from turnstream.schemas.transcript import transcript
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

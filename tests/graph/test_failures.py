@@ -16,12 +16,12 @@ from langgraph.prebuilt import ToolNode
 from pydantic import BaseModel
 
 from tests.graph.test_runner import KEY, Thread, chain, entry, opened, start
-from turnstream.schemas.events import (
+from turnstream.schemas.fold.transcript import transcript
+from turnstream.schemas.records.events import (
     StepFinished,
     ToolFailed,
 )
 from turnstream.schemas.text import clean_text
-from turnstream.schemas.transcript import transcript
 from turnstream.schemas.unexpected import counts
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from langgraph.types import StateSnapshot
 
     from turnstream.graph.catalog import GraphEntry
-    from turnstream.schemas.results import Outcome
+    from turnstream.schemas.records.results import Outcome
 
 SECRET = "postgresql://admin:hunter2@db/prod"
 

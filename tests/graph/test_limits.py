@@ -18,7 +18,8 @@ from langgraph.types import RetryPolicy
 from tests.graph.test_runner import KEY, Thread, chain, entry, opened, start, until
 from turnstream.graph.deadlines import TurnLimits
 from turnstream.graph.runner import RunOutcome, TurnControl, end_turn, run_turn
-from turnstream.schemas.events import (
+from turnstream.schemas.fold.transcript import transcript
+from turnstream.schemas.records.events import (
     CustomEmitted,
     MessageFinished,
     MessageStarted,
@@ -26,8 +27,7 @@ from turnstream.schemas.events import (
     TaskRetried,
     Usage,
 )
-from turnstream.schemas.results import Carried, Outcome
-from turnstream.schemas.transcript import transcript
+from turnstream.schemas.records.results import Carried, Outcome
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

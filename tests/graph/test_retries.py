@@ -34,9 +34,9 @@ from turnstream.schemas.errors import (
     ModelUnreachableError,
     TurnTimeoutError,
 )
-from turnstream.schemas.events import Keep, StepStarted, TaskRetried
-from turnstream.schemas.fold import ThreadFold, TurnView
-from turnstream.schemas.transcript import transcript
+from turnstream.schemas.fold.fold import ThreadFold, TurnView
+from turnstream.schemas.fold.transcript import transcript
+from turnstream.schemas.records.events import Keep, StepStarted, TaskRetried
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -29,7 +29,9 @@ from turnstream.graph.catalog import GraphEntry
 from turnstream.graph.runner import RunOutcome, TurnControl, run_turn
 from turnstream.graph.turn_input import STRICT_RESUME, TurnInput
 from turnstream.schemas.errors import FencedError
-from turnstream.schemas.events import (
+from turnstream.schemas.fold.fold import ThreadFold
+from turnstream.schemas.fold.transcript import transcript
+from turnstream.schemas.records.events import (
     AttemptStarted,
     CustomEmitted,
     InputRequested,
@@ -41,8 +43,6 @@ from turnstream.schemas.events import (
     TokensEmitted,
     ToolStarted,
 )
-from turnstream.schemas.fold import ThreadFold
-from turnstream.schemas.transcript import transcript
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -746,7 +746,7 @@ async def test_a_native_graph_is_given_its_context(thread: Thread) -> None:
     async def node(state: MessagesState, runtime: Runtime[Any]) -> dict[str, Any]:
         said = runtime.context
         path = runtime.execution_info.task_id
-        from turnstream.schemas.events import MessageStarted
+        from turnstream.schemas.records.events import MessageStarted
 
         said.emit(MessageStarted, path=path, message_id="m")
         said.tokens(path=path, message_id="m", block=0, kind="text", text="direct")

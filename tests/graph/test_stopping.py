@@ -18,8 +18,8 @@ from tests.graph.test_limits import native
 from tests.graph.test_runner import Thread, chain, opened, start, until
 from turnstream.graph.deadlines import TurnLimits
 from turnstream.graph.runner import TurnControl, run_turn
-from turnstream.schemas.events import MessageStarted, TokensEmitted
-from turnstream.schemas.transcript import transcript
+from turnstream.schemas.fold.transcript import transcript
+from turnstream.schemas.records.events import MessageStarted, TokensEmitted
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -12,7 +12,7 @@ from langgraph.store.memory import InMemoryStore
 
 from turnstream.connectors.memory import MemoryEmitter
 from turnstream.graph.translate import UPDATE_BYTES_MAX, Translator, Written
-from turnstream.schemas.events import (
+from turnstream.schemas.records.events import (
     CustomEmitted,
     InputRequested,
     Keep,

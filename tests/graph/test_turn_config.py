@@ -27,7 +27,7 @@ from turnstream.schemas.ids import assistant_id_of
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from turnstream.schemas.results import Outcome
+    from turnstream.schemas.records.results import Outcome
 
 
 @pytest.fixture

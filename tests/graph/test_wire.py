@@ -16,9 +16,9 @@ from turnstream.connectors.models.scripted_answer import fault_in_history
 from turnstream.graph.answer import Answer
 from turnstream.graph.wire import NO_RESULT, wire_messages
 from turnstream.schemas.chat import ChatAnswer, Delta
-from turnstream.schemas.events import MessageFinished, TokensEmitted, Usage
-from turnstream.schemas.fold import ThreadFold
-from turnstream.schemas.transcript import transcript
+from turnstream.schemas.fold.fold import ThreadFold
+from turnstream.schemas.fold.transcript import transcript
+from turnstream.schemas.records.events import MessageFinished, TokensEmitted, Usage
 
 MESSAGE = str(uuid.UUID(int=7))
 WHOLE = ChatAnswer(finish_reason="stop", model="m", request_sha256="0" * 64)

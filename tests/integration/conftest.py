@@ -26,7 +26,7 @@ from turnstream.connectors.avro import Codec
 from turnstream.connectors.kafka.admin import TopicAdmin
 from turnstream.connectors.models.scripted import ScriptedServer
 from turnstream.deploy.local.machine import Ports
-from turnstream.schemas.fold import ThreadFold, TurnView
+from turnstream.schemas.fold.fold import ThreadFold, TurnView
 from turnstream.schemas.ids import thread_key
 from turnstream.streams.app import open_worker
 from turnstream.streams.settings import Settings
@@ -178,7 +178,7 @@ class Scene:
 
     async def text_of(self, thread: str, turn: str) -> str:
         """The last message's text as the log tells it."""
-        from turnstream.schemas.transcript import transcript
+        from turnstream.schemas.fold.transcript import transcript
 
         view = self.view(thread, turn)
         assert view is not None

@@ -11,7 +11,7 @@ import aiohttp
 from langgraph_sdk import get_client
 
 from tests.integration.sdk_projections import open_all
-from turnstream.schemas.transcript import transcript
+from turnstream.schemas.fold.transcript import transcript
 
 
 @dataclass

@@ -26,15 +26,15 @@ from turnstream.connectors.kafka.scan import LogScan, partition_of
 from turnstream.connectors.models.scripted import ScriptedServer
 from turnstream.connectors.postgres.migrate import migrate
 from turnstream.deploy.local.machine import Ports
-from turnstream.schemas.fold import ThreadFold, Verdict
+from turnstream.schemas.fold.fold import ThreadFold, Verdict
 from turnstream.streams.replay_log import Replayer
 from turnstream.streams.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-    from turnstream.schemas.events import Event
-    from turnstream.schemas.fold import Change, TurnView
+    from turnstream.schemas.fold.fold import Change, TurnView
+    from turnstream.schemas.records.events import Event
     from turnstream.streams.replay import TurnReplay
 
 HERE = Path(__file__).parent

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from turnstream.schemas.events import TurnCompleted, TurnFailed
-from turnstream.schemas.fold import Verdict
+from turnstream.schemas.fold.fold import Verdict
+from turnstream.schemas.records.events import TurnCompleted, TurnFailed
 
 GRAPHS = str(Path(__file__).parent / "graphs" / "blocking.json")
 

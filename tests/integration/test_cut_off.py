@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from aiokafka.errors import KafkaConnectionError
 
-from turnstream.schemas.events import AttemptStarted, TokensEmitted, TurnCompleted
+from turnstream.schemas.records.events import AttemptStarted, TokensEmitted, TurnCompleted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -28,7 +28,7 @@ from turnstream.schemas.errors import (
     RecordTooLargeError,
     TooManyRequestsError,
 )
-from turnstream.schemas.events import AttemptStarted, TurnCompleted
+from turnstream.schemas.records.events import AttemptStarted, TurnCompleted
 from turnstream.streams.admission import LETTER_HEADER
 from turnstream.streams.app import open_dead_letters, open_edge
 from turnstream.streams.dead_letters import READERS_PER_TENANT_MAX

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from aiokafka.errors import MessageSizeTooLargeError
 
 from tests.chaos.parts.topic_faults import RefuseRecords
-from turnstream.schemas.events import InputResolved, TurnCancelled, TurnCompleted, TurnEnded
+from turnstream.schemas.records.events import InputResolved, TurnCancelled, TurnCompleted, TurnEnded
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

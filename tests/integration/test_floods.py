@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from turnstream.schemas.events import TurnCompleted, TurnFailed
+from turnstream.schemas.records.events import TurnCompleted, TurnFailed
 
 GRAPHS = str(Path(__file__).parent / "graphs" / "flooding.json")
 FLOODS = {

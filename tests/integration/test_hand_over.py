@@ -23,8 +23,8 @@ from urllib.parse import urlsplit, urlunsplit
 import psycopg
 import pytest
 
-from turnstream.schemas.events import AttemptStarted, TokensEmitted, TurnCompleted
-from turnstream.schemas.fold import Verdict
+from turnstream.schemas.fold.fold import Verdict
+from turnstream.schemas.records.events import AttemptStarted, TokensEmitted, TurnCompleted
 
 sys.path.insert(0, str(Path(__file__).parent))
 from kill_clients import PlainSocket, Sdk, shown_in

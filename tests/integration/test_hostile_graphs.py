@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from turnstream.schemas.events import TurnCompleted, TurnFailed
+from turnstream.schemas.records.events import TurnCompleted, TurnFailed
 
 GRAPHS = str(Path(__file__).parent / "graphs" / "hostile.json")
 

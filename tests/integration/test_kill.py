@@ -27,7 +27,10 @@ import psycopg
 import pytest
 import pytest_asyncio
 
-from turnstream.schemas.events import (
+from turnstream.schemas.fold.fold import Verdict
+from turnstream.schemas.fold.transcript import transcript
+from turnstream.schemas.ids import event_id
+from turnstream.schemas.records.events import (
     AttemptStarted,
     MessageFinished,
     MessageStarted,
@@ -36,10 +39,7 @@ from turnstream.schemas.events import (
     ToolFinished,
     TurnCompleted,
 )
-from turnstream.schemas.fold import Verdict
-from turnstream.schemas.ids import event_id
 from turnstream.schemas.text import text_sha256
-from turnstream.schemas.transcript import transcript
 
 sys.path.insert(0, str(Path(__file__).parent))
 from kill_clients import PlainSocket, Sdk, Shown, shown_in

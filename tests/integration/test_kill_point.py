@@ -9,13 +9,13 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from turnstream.schemas.events import (
+from turnstream.schemas.fold.transcript import transcript
+from turnstream.schemas.records.events import (
     AttemptStarted,
     TokensEmitted,
     TurnCancelled,
     TurnCompleted,
 )
-from turnstream.schemas.transcript import transcript
 
 sys.path.insert(0, str(Path(__file__).parent))
 import points_worker

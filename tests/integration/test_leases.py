@@ -15,7 +15,7 @@ import time
 import uuid
 from typing import TYPE_CHECKING, Any
 
-from turnstream.schemas.events import AttemptStarted, TokensEmitted, TurnCompleted
+from turnstream.schemas.records.events import AttemptStarted, TokensEmitted, TurnCompleted
 
 if TYPE_CHECKING:
     from pathlib import Path

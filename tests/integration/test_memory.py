@@ -9,7 +9,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from turnstream.schemas.events import TurnCompleted, TurnFailed
+from turnstream.schemas.records.events import TurnCompleted, TurnFailed
 
 GRAPH = """
 from langchain_openai import ChatOpenAI

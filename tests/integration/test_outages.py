@@ -19,8 +19,8 @@ import psycopg
 import pytest
 
 from turnstream.connectors.postgres.migrate import migrate
-from turnstream.schemas.events import TokensEmitted, TurnCompleted
-from turnstream.schemas.fold import Verdict
+from turnstream.schemas.fold.fold import Verdict
+from turnstream.schemas.records.events import TokensEmitted, TurnCompleted
 
 if TYPE_CHECKING:
     from outage_servers import Servers

@@ -10,13 +10,13 @@ from datetime import timedelta
 from pathlib import Path
 
 from turnstream.graph.catalog import Catalog, GraphEntry
-from turnstream.schemas.events import (
+from turnstream.schemas.fold.transcript import transcript
+from turnstream.schemas.records.events import (
     TaskRetried,
     TokensEmitted,
     TurnCompleted,
     TurnFailed,
 )
-from turnstream.schemas.transcript import transcript
 from turnstream.streams.app import _model, open_worker, worker_catalog
 
 GRAPHS = Path(__file__).parent / "graphs" / "deadly.json"

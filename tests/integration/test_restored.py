@@ -9,8 +9,8 @@ from __future__ import annotations
 import uuid
 from typing import Any
 
-from turnstream.schemas.events import TurnEnded
-from turnstream.schemas.transcript import transcript
+from turnstream.schemas.fold.transcript import transcript
+from turnstream.schemas.records.events import TurnEnded
 
 CUT = """
 SELECT pg_terminate_backend(pid) FROM pg_stat_activity

@@ -30,13 +30,13 @@ from turnstream.graph.catalog import Catalog
 from turnstream.graph.ports import ToolCallContext
 from turnstream.graph.tools import built_in_tools
 from turnstream.graph.tools.function import FunctionTool
-from turnstream.schemas.events import (
+from turnstream.schemas.fold.transcript import transcript
+from turnstream.schemas.records.events import (
     AttemptStarted,
     TurnCancelled,
     TurnCompleted,
     TurnInterrupted,
 )
-from turnstream.schemas.transcript import transcript
 from turnstream.streams import app
 
 if TYPE_CHECKING:

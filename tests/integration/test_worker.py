@@ -5,9 +5,9 @@ from __future__ import annotations
 import aiohttp
 
 from turnstream.deploy.local.machine import Ports
-from turnstream.schemas.events import TurnCompleted
+from turnstream.schemas.fold.transcript import transcript
+from turnstream.schemas.records.events import TurnCompleted
 from turnstream.schemas.text import text_sha256
-from turnstream.schemas.transcript import transcript
 
 
 async def test_a_turn_from_end_to_end(scene) -> None:

@@ -16,8 +16,8 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
 from turnstream.connectors.avro import Codec
-from turnstream.schemas.commands import StartTurn
-from turnstream.schemas.events import MessageStarted, TurnCompleted, TurnEnded, TurnFailed
+from turnstream.schemas.records.commands import StartTurn
+from turnstream.schemas.records.events import MessageStarted, TurnCompleted, TurnEnded, TurnFailed
 from turnstream.schemas.text import text_sha256
 from turnstream.streams.outlets import is_cut
 

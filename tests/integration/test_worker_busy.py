@@ -11,8 +11,8 @@ import pytest
 from turnstream.connectors.postgres.commit_pool import commit_pool
 from turnstream.connectors.postgres.pools import saver_pool
 from turnstream.connectors.postgres.saver import FencedSaver
-from turnstream.schemas.events import TokensEmitted, TurnCancelled, TurnCompleted
-from turnstream.schemas.transcript import transcript
+from turnstream.schemas.fold.transcript import transcript
+from turnstream.schemas.records.events import TokensEmitted, TurnCancelled, TurnCompleted
 
 
 async def said(scene: Any, thread: str, turn: str) -> None:

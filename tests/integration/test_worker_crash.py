@@ -9,10 +9,15 @@ import time
 import uuid
 from typing import TYPE_CHECKING
 
-from turnstream.schemas.events import AttemptStarted, TokensEmitted, TurnCancelled, TurnCompleted
-from turnstream.schemas.fold import ThreadFold, Verdict
+from turnstream.schemas.fold.fold import ThreadFold, Verdict
+from turnstream.schemas.fold.transcript import transcript
+from turnstream.schemas.records.events import (
+    AttemptStarted,
+    TokensEmitted,
+    TurnCancelled,
+    TurnCompleted,
+)
 from turnstream.schemas.text import text_sha256
-from turnstream.schemas.transcript import transcript
 
 if TYPE_CHECKING:
     from tests.integration.conftest import Process

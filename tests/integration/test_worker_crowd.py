@@ -7,7 +7,7 @@ import time
 import uuid
 from collections import Counter, defaultdict
 
-from turnstream.schemas.events import AttemptStarted, TurnCompleted
+from turnstream.schemas.records.events import AttemptStarted, TurnCompleted
 
 THREADS = 200
 TURNS = 1_000

@@ -8,7 +8,12 @@ import uuid
 import pytest
 
 from turnstream.schemas.errors import InputLostError
-from turnstream.schemas.events import AttemptStarted, TokensEmitted, TurnCancelled, TurnCompleted
+from turnstream.schemas.records.events import (
+    AttemptStarted,
+    TokensEmitted,
+    TurnCancelled,
+    TurnCompleted,
+)
 from turnstream.streams.app import open_worker
 
 CUT = """

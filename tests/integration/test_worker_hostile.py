@@ -29,9 +29,9 @@ from turnstream.connectors.kafka.produces import (
     produce_request,
 )
 from turnstream.connectors.kafka.wire import Wire
-from turnstream.schemas.commands import StartTurn
-from turnstream.schemas.events import TurnCompleted
 from turnstream.schemas.ids import turn_id_of_record
+from turnstream.schemas.records.commands import StartTurn
+from turnstream.schemas.records.events import TurnCompleted
 
 if TYPE_CHECKING:
     from outage_servers import Servers

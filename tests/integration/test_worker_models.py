@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from turnstream.schemas.events import TurnCompleted, TurnFailed
-from turnstream.schemas.transcript import transcript
+from turnstream.schemas.fold.transcript import transcript
+from turnstream.schemas.records.events import TurnCompleted, TurnFailed
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "connectors" / "models"))
 from recorded_exchanges import ReplayServer, exchanges

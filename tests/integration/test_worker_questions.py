@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from turnstream.schemas.events import (
+from turnstream.schemas.records.events import (
     InputRequested,
     InputResolved,
     TurnCancelled,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from turnstream.schemas.events import (
+from turnstream.schemas.records.events import (
     InputRequested,
     InputResolved,
     TurnCompleted,

@@ -13,7 +13,7 @@ from tests.model.commits import commit_outcome, commit_step
 from tests.model.ledger import CancelAhead
 from tests.model.process import Process, Thread, in_flight
 from tests.model.records import Envelope, Outcome, said, started, terminal, text_of
-from turnstream.schemas.fold import covers, is_kept
+from turnstream.schemas.fold.fold import covers, is_kept
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tests.model.process import Moves
     from tests.model.rows import Claim, Nested, Write
     from tests.model.tasks import Spec
-    from turnstream.schemas.events import Event, Keep
+    from turnstream.schemas.records.events import Event, Keep
 
 
 class Attempt(Process):

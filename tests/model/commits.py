@@ -18,12 +18,12 @@ from tests.model.ledger import (
 )
 from tests.model.records import Outcome, text_of
 from tests.model.rows import Entry, Nested
-from turnstream.schemas.fold import covers
+from turnstream.schemas.fold.fold import covers
 
 if TYPE_CHECKING:
     from tests.model.ledger import Ledger
     from tests.model.rows import State, Turn, Write
-    from turnstream.schemas.events import Keep
+    from turnstream.schemas.records.events import Keep
 
 
 @transaction

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from tests.model.rows import Cancel
 from tests.model.shown import violations_shown
-from turnstream.schemas.events import AttemptStarted
+from turnstream.schemas.records.events import AttemptStarted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

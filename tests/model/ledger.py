@@ -12,8 +12,8 @@ from functools import wraps
 from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
 from tests.model.records import LIFE
-from turnstream.schemas.events import Keep
-from turnstream.schemas.fold import add_keep
+from turnstream.schemas.fold.fold import add_keep
+from turnstream.schemas.records.events import Keep
 
 if TYPE_CHECKING:
     from collections.abc import Callable

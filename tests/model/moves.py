@@ -11,7 +11,7 @@ from tests.model.claims import reap
 from tests.model.process import Intake
 from tests.model.records import brief, short
 from tests.model.world import ATTEMPTS_AT_ONCE
-from turnstream.schemas.events import Event
+from turnstream.schemas.records.events import Event
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

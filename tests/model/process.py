@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from tests.model.world import World
-    from turnstream.schemas.events import Event
+    from turnstream.schemas.records.events import Event
 
 _R = TypeVar("_R")
 Condition: TypeAlias = Callable[[], bool]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from turnstream.schemas.events import CustomEmitted, Event, InputResolved
-from turnstream.schemas.fold import ThreadFold, TurnView, Verdict
+from turnstream.schemas.fold.fold import ThreadFold, TurnView, Verdict
+from turnstream.schemas.records.events import CustomEmitted, Event, InputResolved
 from turnstream.streams.edge.reader import Reader
 
 if TYPE_CHECKING:

@@ -1,6 +1,6 @@
 """What stands in the modelled log: the project's own records, with short texts.
 
-The reader is not modelled. Every schedule is folded by `schemas/fold.py` itself, and clients that
+The reader is not modelled. Every schedule is folded by `schemas/fold/fold.py` itself. Clients that
 begin between turns read by `streams/edge/reader.py`.
 """
 
@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
-from turnstream.schemas.events import (
+from turnstream.schemas.fold.fold import TIMELINE_BITS
+from turnstream.schemas.records.events import (
     AttemptStarted,
     CustomEmitted,
     Event,
@@ -22,13 +23,12 @@ from turnstream.schemas.events import (
     TurnInterrupted,
     TurnRejected,
 )
-from turnstream.schemas.fold import TIMELINE_BITS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from tests.model.rows import Claim
-    from turnstream.schemas.events import Keep
+    from turnstream.schemas.records.events import Keep
 
 LIFE = 1 << TIMELINE_BITS
 """Epochs of one timeline."""

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from tests.model.records import Outcome
-    from turnstream.schemas.events import Event, Keep
+    from turnstream.schemas.records.events import Event, Keep
 
 
 class Start(NamedTuple):

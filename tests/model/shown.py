@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from tests.model import readers
 from tests.model.records import LIFE, outcome_of, text_of
-from turnstream.schemas.events import (
+from turnstream.schemas.fold.fold import Verdict, rolled_back
+from turnstream.schemas.records.events import (
     AttemptStarted,
     Event,
     InputResolved,
@@ -14,7 +15,6 @@ from turnstream.schemas.events import (
     TurnCancelled,
     TurnEnded,
 )
-from turnstream.schemas.fold import Verdict, rolled_back
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -9,14 +9,14 @@ from tests.model.commits import end_tool, put_nested, put_write, start_tool
 from tests.model.process import in_flight
 from tests.model.records import Envelope, retried
 from tests.model.rows import Nested, Write
-from turnstream.schemas.fold import covers
+from turnstream.schemas.fold.fold import covers
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from tests.model.attempt import Attempt
     from tests.model.process import Condition, Moves
-    from turnstream.schemas.events import Event
+    from turnstream.schemas.records.events import Event
 
 How: TypeAlias = Literal["done", "failed", "asks"]
 

@@ -12,7 +12,7 @@ from tests.model.plants.every import PLANTS
 from tests.model.scripted import void_start_before_a_late_reader
 from tests.model.search import explore, explore_planted, search
 from tests.model.world import World
-from turnstream.schemas.events import AttemptStarted, TaskRetried, TurnEnded
+from turnstream.schemas.records.events import AttemptStarted, TaskRetried, TurnEnded
 
 SCHEDULES = 2000
 SEARCHED = 500

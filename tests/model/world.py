@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from tests.model.process import Process
     from tests.model.rows import Claim, Command
     from tests.model.tasks import Spec
-    from turnstream.schemas.events import Event
+    from turnstream.schemas.records.events import Event
 
 _T = TypeVar("_T")
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from random import Random
 
-from turnstream.schemas.events import (
+from turnstream.schemas.fold.fold import add_keep
+from turnstream.schemas.records.events import (
     AttemptStarted,
     CustomEmitted,
     Event,
@@ -17,7 +18,6 @@ from turnstream.schemas.events import (
     TaskRetried,
     TurnCompleted,
 )
-from turnstream.schemas.fold import add_keep
 
 TURN = "00000000-0000-7000-8000-000000000001"
 

@@ -22,9 +22,9 @@ from fastavro import schemaless_writer
 from fastavro.schema import fingerprint, to_parsing_canonical_form
 
 from turnstream.connectors.avro import Codec
-from turnstream.schemas.commands import StartTurn
-from turnstream.schemas.events import UnknownEvent
-from turnstream.schemas.records import earlier_schemas, parse, schemas, schemas_by_name
+from turnstream.schemas.records.commands import StartTurn
+from turnstream.schemas.records.events import UnknownEvent
+from turnstream.schemas.records.known import earlier_schemas, parse, schemas, schemas_by_name
 
 VECTORS = Path(__file__).parents[1] / "vectors" / "avro.json"
 PUBLISHED = VECTORS.with_name("fingerprints.txt")
@@ -108,7 +108,7 @@ def test_a_record_of_an_earlier_version_is_read_with_defaults() -> None:
 
 
 def test_every_fingerprint_that_was_published_is_known() -> None:
-    """One that is missing: the file's version before belongs into `schemas/avro/earlier`."""
+    """Of one that is missing the file before belongs into `schemas/records/avro/earlier`."""
     known = {schema.fingerprint.hex() for schema in schemas().values()}
     known |= {number.hex() for number in earlier_schemas()}
     published = {line.split()[1] for line in PUBLISHED.read_text().splitlines()}

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from turnstream.schemas.command_json import command_of_json, is_json
-from turnstream.schemas.commands import CancelTurn, ResumeTurn, StartTurn
 from turnstream.schemas.errors import UndecodableError
+from turnstream.schemas.records.command_json import command_of_json, is_json
+from turnstream.schemas.records.commands import CancelTurn, ResumeTurn, StartTurn
 from turnstream.schemas.text import clean_json
 
 

@@ -8,10 +8,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from turnstream.schemas.command_rules import CommandLimits, checked
-from turnstream.schemas.commands import CancelTurn, ResumeTurn, StartTurn
 from turnstream.schemas.errors import InvalidRequestError, TooLargeError
 from turnstream.schemas.limits import DEPTH_MAX
+from turnstream.schemas.records.command_rules import CommandLimits, checked
+from turnstream.schemas.records.commands import CancelTurn, ResumeTurn, StartTurn
 
 LIMITS = CommandLimits(text_chars_max=1000, metadata_bytes_max=1000, locked=frozenset({"model"}))
 

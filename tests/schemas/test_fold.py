@@ -13,7 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.chaos.second_fold import digest_of_fold, digest_of_records
-from turnstream.schemas.events import (
+from turnstream.schemas.fold.fold import ThreadFold, Verdict, add_keep, covers, is_kept
+from turnstream.schemas.fold.transcript import transcript
+from turnstream.schemas.records.events import (
     AttemptStarted,
     CustomEmitted,
     InputResolved,
@@ -23,9 +25,7 @@ from turnstream.schemas.events import (
     TurnEnded,
     UnknownEvent,
 )
-from turnstream.schemas.fold import ThreadFold, Verdict, add_keep, covers, is_kept
-from turnstream.schemas.records import schemas_by_name
-from turnstream.schemas.transcript import transcript
+from turnstream.schemas.records.known import schemas_by_name
 
 sys.path.insert(0, str(Path(__file__).parent))
 from histories import TURN, History

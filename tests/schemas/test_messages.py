@@ -5,8 +5,8 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from turnstream.schemas.events import MessageFinished, MessageStarted, TokensEmitted, Usage
-from turnstream.schemas.messages import Message
+from turnstream.schemas.fold.messages import Message
+from turnstream.schemas.records.events import MessageFinished, MessageStarted, TokensEmitted, Usage
 from turnstream.schemas.text import text_sha256
 
 ENVELOPE: dict[str, Any] = {

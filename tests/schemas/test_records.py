@@ -12,8 +12,8 @@ import msgspec
 import msgspec.inspect
 import pytest
 
-from turnstream.schemas.events import EVENTS, Event
-from turnstream.schemas.records import schemas, schemas_by_name
+from turnstream.schemas.records.events import EVENTS, Event
+from turnstream.schemas.records.known import schemas, schemas_by_name
 
 ALL = sorted(schemas().values(), key=lambda schema: schema.name)
 
@@ -75,7 +75,7 @@ def test_struct_mirrors_file(schema):
 def test_every_file_has_a_struct():
     there = {
         file.name.removesuffix(".avsc")
-        for file in (files("turnstream.schemas") / "avro").iterdir()
+        for file in (files("turnstream.schemas.records") / "avro").iterdir()
         if file.name.endswith(".avsc")
     }
     assert there == set(schemas_by_name())

@@ -13,11 +13,11 @@ import pytest
 
 from turnstream.connectors.avro import Codec
 from turnstream.connectors.postgres.rows import Admission
-from turnstream.schemas.command_rules import CommandLimits
-from turnstream.schemas.commands import CancelTurn, ResumeTurn, StartTurn
 from turnstream.schemas.errors import InvalidRequestError, UndecodableError
 from turnstream.schemas.ids import turn_id_of_record
 from turnstream.schemas.limits import DEPTH_MAX, INT_MAX, INT_MIN
+from turnstream.schemas.records.command_rules import CommandLimits
+from turnstream.schemas.records.commands import CancelTurn, ResumeTurn, StartTurn
 from turnstream.streams.admission import Rules, admission_of, letter_of
 
 CODEC = Codec()

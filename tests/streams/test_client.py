@@ -12,13 +12,13 @@ from aiokafka.admin import AIOKafkaAdminClient
 
 from turnstream.connectors.avro import Codec
 from turnstream.connectors.kafka.admin import TopicAdmin
-from turnstream.schemas.commands import CancelTurn, Command, ResumeTurn, StartTurn
 from turnstream.schemas.errors import (
     InvalidRequestError,
     RecordTooLargeError,
     TooManyRequestsError,
 )
-from turnstream.schemas.results import TurnResult
+from turnstream.schemas.records.commands import CancelTurn, Command, ResumeTurn, StartTurn
+from turnstream.schemas.records.results import TurnResult
 from turnstream.schemas.topics import Topics
 from turnstream.streams.client import TurnClient
 

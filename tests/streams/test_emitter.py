@@ -17,7 +17,9 @@ from turnstream.schemas.errors import (
     ProduceRefusedError,
     RecordTooLargeError,
 )
-from turnstream.schemas.events import (
+from turnstream.schemas.fold.fold import ThreadFold
+from turnstream.schemas.fold.transcript import transcript
+from turnstream.schemas.records.events import (
     AttemptStarted,
     CustomEmitted,
     InputResolved,
@@ -28,8 +30,6 @@ from turnstream.schemas.events import (
     TurnCompleted,
     TurnFailed,
 )
-from turnstream.schemas.fold import ThreadFold
-from turnstream.schemas.transcript import transcript
 from turnstream.streams.emitter import TurnEmitter
 
 CODEC = Codec()

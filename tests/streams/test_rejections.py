@@ -10,9 +10,9 @@ import msgspec
 import pytest
 
 from turnstream.connectors.avro import Codec
-from turnstream.schemas.commands import CancelTurn, ResumeTurn, StartTurn
 from turnstream.schemas.ids import turn_id_of_key
-from turnstream.schemas.results import DeadLetter, TurnResult
+from turnstream.schemas.records.commands import CancelTurn, ResumeTurn, StartTurn
+from turnstream.schemas.records.results import DeadLetter, TurnResult
 from turnstream.streams.rejections import LABEL_CHARS_MAX, NOTHING, named_in, rejection_of
 
 CODEC = Codec()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from turnstream.schemas.events import (
+from turnstream.schemas.ids import event_id
+from turnstream.schemas.records.events import (
     AttemptStarted,
     CheckpointSaved,
     Event,
@@ -15,7 +16,6 @@ from turnstream.schemas.events import (
     TurnCancelled,
     TurnCompleted,
 )
-from turnstream.schemas.ids import event_id
 from turnstream.schemas.text import text_sha256
 from turnstream.streams.cli.transcript import as_json
 from turnstream.streams.replay import Replay, ThreadReplay

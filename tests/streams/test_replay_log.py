@@ -15,9 +15,10 @@ from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, RecordsToDelete
 from turnstream.connectors.avro import Codec
 from turnstream.connectors.kafka.admin import TopicAdmin
 from turnstream.connectors.kafka.scan import LogScan, partition_of
-from turnstream.schemas.commands import StartTurn
 from turnstream.schemas.errors import NotFoundError
-from turnstream.schemas.events import (
+from turnstream.schemas.ids import event_id
+from turnstream.schemas.records.commands import StartTurn
+from turnstream.schemas.records.events import (
     AttemptStarted,
     Event,
     MessageFinished,
@@ -25,7 +26,6 @@ from turnstream.schemas.events import (
     TokensEmitted,
     TurnCompleted,
 )
-from turnstream.schemas.ids import event_id
 from turnstream.schemas.text import text_sha256
 from turnstream.schemas.topics import Topics
 from turnstream.streams.replay_log import Replayer

@@ -19,9 +19,9 @@ from aiokafka.admin import AIOKafkaAdminClient
 from turnstream.connectors.avro import Codec
 from turnstream.connectors.kafka.admin import TopicAdmin
 from turnstream.connectors.kafka.scan import LogScan
-from turnstream.schemas.commands import StartTurn
-from turnstream.schemas.events import Usage
-from turnstream.schemas.results import DeadLetter, TurnResult, UsageTotal
+from turnstream.schemas.records.commands import StartTurn
+from turnstream.schemas.records.events import Usage
+from turnstream.schemas.records.results import DeadLetter, TurnResult, UsageTotal
 from turnstream.schemas.topics import Topics
 
 if TYPE_CHECKING:

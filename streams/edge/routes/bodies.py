@@ -10,8 +10,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict, WithJsonSchema
 
-from turnstream.schemas.commands import OnBusy
 from turnstream.schemas.limits import check_text, check_value, compact
+from turnstream.schemas.records.commands import OnBusy
 from turnstream.streams.edge.submit import check_expires_at
 
 SEARCH_LIMIT_MAX = 1000

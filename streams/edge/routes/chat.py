@@ -16,8 +16,8 @@ from pydantic import BaseModel, Field
 from starlette.responses import Response  # noqa: TC002  FastAPI reads the annotation
 
 from turnstream.schemas.errors import ConflictError, InvalidRequestError
-from turnstream.schemas.events import Event
 from turnstream.schemas.ids import check_thread_id, thread_key
+from turnstream.schemas.records.events import Event
 from turnstream.streams.edge.context import DEFAULT_GRAPH
 from turnstream.streams.edge.cursor import Cursor
 from turnstream.streams.edge.directory import patiently
@@ -37,8 +37,8 @@ from turnstream.streams.edge.surface import follow
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
-    from turnstream.schemas.commands import StartTurn
-    from turnstream.schemas.results import Outcome
+    from turnstream.schemas.records.commands import StartTurn
+    from turnstream.schemas.records.results import Outcome
     from turnstream.streams.edge.submit import Submitted
 
 router = APIRouter(tags=["plain"], route_class=JsonRoute)

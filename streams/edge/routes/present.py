@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from turnstream.connectors.avro import Codec
-from turnstream.schemas.commands import ResumeTurn, StartTurn
 from turnstream.schemas.errors import InvalidRequestError, UndecodableError
 from turnstream.schemas.ids import assistant_id_of
+from turnstream.schemas.records.commands import ResumeTurn, StartTurn
 from turnstream.streams.edge.routes.deps import thread_id_of
 from turnstream.streams.edge.run_endings import run_status
 from turnstream.streams.edge.run_events import MODES as ALL_MODES

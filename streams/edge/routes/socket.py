@@ -30,13 +30,13 @@ from pydantic import ValidationError
 from starlette.websockets import WebSocketDisconnect
 
 from turnstream.schemas import unexpected
-from turnstream.schemas.commands import OnBusy
 from turnstream.schemas.errors import (
     InvalidRequestError,
     TooManyRequestsError,
     TurnstreamError,
 )
 from turnstream.schemas.limits import INT_MAX, INT_MIN, check_depth
+from turnstream.schemas.records.commands import OnBusy
 from turnstream.schemas.text import clean_text
 from turnstream.streams.edge.auth import TOKEN_SUBPROTOCOL
 from turnstream.streams.edge.connections import INTERNAL_CLOSE_CODE, connection_of

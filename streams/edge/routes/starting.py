@@ -18,7 +18,7 @@ from turnstream.streams.edge.run_request import (
 )
 
 if TYPE_CHECKING:
-    from turnstream.schemas.commands import ResumeTurn, StartTurn
+    from turnstream.schemas.records.commands import ResumeTurn, StartTurn
     from turnstream.streams.edge.routes.deps import Rest
     from turnstream.streams.edge.submit import Submitted
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 from fastapi import APIRouter, Header, Query
 from starlette.responses import Response
 
-from turnstream.schemas.command_rules import check_metadata
 from turnstream.schemas.errors import ConflictError, InvalidRequestError, NotFoundError
 from turnstream.schemas.ids import assistant_id_of, check_thread_id, thread_key
+from turnstream.schemas.records.command_rules import check_metadata
 from turnstream.streams.edge.routes.bodies import (
     SEARCH_LIMIT_MAX,
     CheckpointBody,

@@ -18,7 +18,7 @@ from turnstream.graph.ports import TurnContext
 from turnstream.graph.state import AgentSettings
 from turnstream.schemas.chat import ChatRequest, Delta
 from turnstream.schemas.errors import ModelContextError, ModelError
-from turnstream.schemas.events import MessageFinished, TokensEmitted
+from turnstream.schemas.records.events import MessageFinished, TokensEmitted
 from turnstream.schemas.text import text_sha256
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from turnstream.connectors.models.sse import EVENT_BYTES_MAX, DeltaParser
 from turnstream.schemas.chat import Delta
 from turnstream.schemas.errors import ModelBadResponseError
-from turnstream.schemas.events import Usage
+from turnstream.schemas.records.events import Usage
 
 
 def sse(*chunks: object, end: str = "\n\n") -> bytes:

@@ -11,8 +11,8 @@ from turnstream.connectors.postgres.commit_pool import commit_pool
 from turnstream.connectors.postgres.pools import saver_pool
 from turnstream.connectors.postgres.saver import FencedSaver
 from turnstream.schemas.errors import CancelAheadError
-from turnstream.schemas.events import Interrupt
-from turnstream.schemas.results import Outcome
+from turnstream.schemas.records.events import Interrupt
+from turnstream.schemas.records.results import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from turnstream.connectors.postgres.ledger import Finish
-from turnstream.schemas.events import Keep
+from turnstream.schemas.records.events import Keep
 
 
 async def claimed(scene, worker, *commands):

@@ -21,7 +21,7 @@ from tests.connectors.postgres.test_saver import (
     put,
     until,
 )
-from turnstream.schemas.results import Outcome
+from turnstream.schemas.records.results import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from turnstream.connectors.postgres.commits import Item, advance
 from turnstream.connectors.postgres.statements import Rows, WriteRow, _once
-from turnstream.schemas.events import Keep
-from turnstream.schemas.fold import add_keep, covers, is_kept
+from turnstream.schemas.fold.fold import add_keep, covers, is_kept
+from turnstream.schemas.records.events import Keep
 
 segments = st.sampled_from(["a", "b", "ab"])
 paths = st.lists(segments, min_size=1, max_size=3).map("|".join)

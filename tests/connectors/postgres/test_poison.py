@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from turnstream.schemas.results import Carried
+from turnstream.schemas.records.results import Carried
 from turnstream.streams.attempt import reason_of
 
 if TYPE_CHECKING:

@@ -25,8 +25,8 @@ from turnstream.schemas.errors import (
     FencedError,
     UnstorableStateError,
 )
-from turnstream.schemas.events import Keep, ToolProgressed
-from turnstream.schemas.results import Interrupt, Outcome
+from turnstream.schemas.records.events import Keep, ToolProgressed
+from turnstream.schemas.records.results import Interrupt, Outcome
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -11,8 +11,8 @@ import pytest
 from turnstream.connectors.postgres.pools import ledger_pool
 from turnstream.connectors.postgres.usage import UsageStore
 from turnstream.schemas.errors import UndecodableError
-from turnstream.schemas.events import Usage
-from turnstream.schemas.results import TurnResult, UsageTotal
+from turnstream.schemas.records.events import Usage
+from turnstream.schemas.records.results import TurnResult, UsageTotal
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

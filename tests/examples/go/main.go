@@ -1,6 +1,6 @@
 // A backend, an auditor and a UI in Go, against a running turnstream.
 //
-//	go run . -bootstrap 127.0.0.1:9092 -edge ws://127.0.0.1:8123 -schemas ../../../schemas/avro
+//	go run . -bootstrap 127.0.0.1:9092 -edge ws://127.0.0.1:8123 -schemas ../../../schemas/records/avro
 //
 // It starts turns (JSON and Avro), answers a question, cancels a turn, reads results and events,
 // chats over /ws, and prints what it saw as one JSON object.
@@ -21,7 +21,7 @@ func main() {
 	bootstrap := flag.String("bootstrap", "127.0.0.1:9092", "Kafka's host:port")
 	prefix := flag.String("prefix", "", "stands before every topic's name")
 	edge := flag.String("edge", "ws://127.0.0.1:8123", "the edge, as a WebSocket URL")
-	folder := flag.String("schemas", "../../../schemas/avro", "folder of the .avsc files")
+	folder := flag.String("schemas", "../../../schemas/records/avro", "folder of the .avsc files")
 	vectors := flag.String("vectors", "../../vectors/avro.json", "test vectors")
 	flag.Parse()
 	ctx, cancel := context.WithTimeout(context.Background(), 90*time.Second)

@@ -1,11 +1,11 @@
-"""Errors of readers, in the project's own code: `schemas/fold.py`, `streams/edge/reader.py`."""
+"""Errors of readers, in the project's own code: `schemas/fold/fold.py`, `streams/edge/reader.py`."""
 
 from __future__ import annotations
 
 from tests.model import readers
 from tests.model.planting import Plant, plant
-from turnstream.schemas import fold
-from turnstream.schemas.fold import ThreadFold
+from turnstream.schemas.fold import fold
+from turnstream.schemas.fold.fold import ThreadFold
 from turnstream.streams.edge.reader import Reader
 
 _OLD = "if record.epoch <= view.epoch:"

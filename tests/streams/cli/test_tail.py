@@ -17,9 +17,9 @@ from aiokafka import AIOKafkaProducer
 from turnstream.connectors.avro import Codec
 from turnstream.connectors.kafka.admin import TopicAdmin
 from turnstream.connectors.kafka.scan import RawRecord
-from turnstream.schemas import events as ev
 from turnstream.schemas.errors import InvalidRequestError
 from turnstream.schemas.ids import event_id
+from turnstream.schemas.records import events as ev
 from turnstream.schemas.topics import Topics
 from turnstream.streams.event_lines import Wanted, parse_since, parse_types
 

@@ -22,10 +22,10 @@ from turnstream.connectors.kafka.admin import TopicAdmin
 from turnstream.connectors.kafka.scan import partition_of
 from turnstream.connectors.postgres.ledger import Admission, Admitted, Closed, Finish, Ledger
 from turnstream.connectors.postgres.pools import ledger_pool
-from turnstream.schemas import events as ev
-from turnstream.schemas.commands import CancelTurn, ResumeTurn
-from turnstream.schemas.fold import TIMELINE_BITS
+from turnstream.schemas.fold.fold import TIMELINE_BITS
 from turnstream.schemas.ids import event_id, thread_key
+from turnstream.schemas.records import events as ev
+from turnstream.schemas.records.commands import CancelTurn, ResumeTurn
 from turnstream.streams.app import open_edge
 from turnstream.streams.settings import Settings
 
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from turnstream.connectors.postgres.ledger import Claim
     from turnstream.connectors.postgres.rows import Ended
-    from turnstream.schemas.commands import Command
+    from turnstream.schemas.records.commands import Command
     from turnstream.streams.edge.process import Edge
 
 PARTITIONS = 3

@@ -6,7 +6,7 @@ import asyncio
 import uuid
 from contextlib import asynccontextmanager, suppress
 
-from turnstream.schemas.commands import CancelTurn, StartTurn
+from turnstream.schemas.records.commands import CancelTurn, StartTurn
 from turnstream.streams.edge.feed import Begins, Reset
 
 THREAD = {"tenant": "default", "thread_id": "a"}

@@ -16,8 +16,8 @@ import pytest
 from following import KEY, Following, cancelled_before_it_came, hello, run, until, what
 from websockets.asyncio.client import connect
 
-from turnstream.schemas import events as ev
-from turnstream.schemas.fold import TIMELINE_BITS, Verdict
+from turnstream.schemas.fold.fold import TIMELINE_BITS, Verdict
+from turnstream.schemas.records import events as ev
 from turnstream.streams.edge.cursor import Cursor
 from turnstream.streams.edge.reader import RUN_TURNS_KEPT
 

@@ -7,7 +7,7 @@ import asyncio
 import httpx
 import pytest
 
-from turnstream.schemas import events as ev
+from turnstream.schemas.records import events as ev
 from turnstream.streams.edge.cursor import Cursor
 from turnstream.streams.edge.feed import Begins, Reset
 

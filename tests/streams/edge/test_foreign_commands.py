@@ -9,9 +9,9 @@ from typing import Any, cast
 
 import pytest
 
-from turnstream.schemas.command_rules import IDENTITY_KEYS, CommandLimits
 from turnstream.schemas.errors import InvalidRequestError, TurnstreamError
 from turnstream.schemas.limits import INT_MAX
+from turnstream.schemas.records.command_rules import IDENTITY_KEYS, CommandLimits
 from turnstream.streams.edge import commands
 from turnstream.streams.edge.auth import Principal
 from turnstream.streams.edge.cursor import Cursor, cursor_of

@@ -16,7 +16,7 @@ from aiokafka import TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 from websockets.asyncio.client import connect
 
-from turnstream.schemas import events as ev
+from turnstream.schemas.records import events as ev
 from turnstream.streams.edge.auth import Principal
 from turnstream.streams.edge.routes.deps import Rest
 from turnstream.streams.edge.run_projection import RunProjection

@@ -7,8 +7,8 @@ import json
 import msgspec
 import pytest
 
-from turnstream.schemas import events as ev
-from turnstream.schemas.fold import ThreadFold
+from turnstream.schemas.fold.fold import ThreadFold
+from turnstream.schemas.records import events as ev
 from turnstream.streams.edge.cursor import RECORD_EVENTS_MAX, Cursor
 from turnstream.streams.edge.filters import Filter
 from turnstream.streams.edge.protocol import Projection

@@ -10,9 +10,9 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from turnstream.schemas import events as ev
 from turnstream.schemas import unexpected
-from turnstream.schemas.fold import TIMELINE_BITS, Verdict
+from turnstream.schemas.fold.fold import TIMELINE_BITS, Verdict
+from turnstream.schemas.records import events as ev
 from turnstream.streams.edge.cursor import Cursor
 from turnstream.streams.edge.feed import Thread as Watched
 from turnstream.streams.edge.protocol import Projection

@@ -10,8 +10,8 @@ import asyncio
 import httpx
 import pytest
 
-from turnstream.schemas import events as ev
-from turnstream.schemas.fold import Verdict
+from turnstream.schemas.fold.fold import Verdict
+from turnstream.schemas.records import events as ev
 from turnstream.streams.edge.cursor import Cursor
 from turnstream.streams.edge.feed import Begins, Reset
 from turnstream.streams.edge.reader import RUN_TURNS_KEPT

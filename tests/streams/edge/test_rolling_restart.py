@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack, aclosing
 import pytest
 from langgraph_sdk import get_client
 
-from turnstream.schemas import events as ev
+from turnstream.schemas.records import events as ev
 
 CLIENTS = 4
 WORDS = ["one ", "two ", "three "]

@@ -8,9 +8,9 @@ import msgspec
 import pytest
 
 from turnstream.connectors.memory import MemoryEmitter
-from turnstream.schemas import events as ev
-from turnstream.schemas.fold import ThreadFold
-from turnstream.schemas.results import Outcome
+from turnstream.schemas.fold.fold import ThreadFold
+from turnstream.schemas.records import events as ev
+from turnstream.schemas.records.results import Outcome
 from turnstream.streams.edge.run_endings import ending, run_status
 from turnstream.streams.edge.run_events import MODES, RunEvent, StateWanted, TaskWanted
 from turnstream.streams.edge.run_projection import RunProjection

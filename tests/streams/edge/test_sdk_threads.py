@@ -10,7 +10,7 @@ import pytest
 from following import texts_of
 from langgraph_sdk import get_client
 
-from turnstream.schemas import events as ev
+from turnstream.schemas.records import events as ev
 
 TRANSPORTS = ["sse", "websocket"]
 

@@ -14,7 +14,7 @@ from pydantic import SecretStr
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from turnstream.schemas import events as ev
+from turnstream.schemas.records import events as ev
 from turnstream.streams.edge import fanout, server
 from turnstream.streams.edge.frames import websocket_frame
 

@@ -20,7 +20,7 @@ from pydantic import SecretStr
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
-from turnstream.schemas import events as ev
+from turnstream.schemas.records import events as ev
 from turnstream.streams.app import open_edge
 from turnstream.streams.edge.routes.socket import Frame
 

@@ -4,7 +4,7 @@ from contextlib import aclosing
 
 from fastapi import APIRouter
 
-from turnstream.schemas.events import TokensEmitted
+from turnstream.schemas.records.events import TokensEmitted
 from turnstream.streams.edge.cursor import Cursor
 from turnstream.streams.edge.event_stream import EventStream, sse
 from turnstream.streams.edge.routes.deps import Caller

@@ -12,10 +12,10 @@ from typing import Any
 
 import msgspec
 
-from turnstream.schemas.command_rules import JSON_FIELDS
-from turnstream.schemas.commands import COMMANDS, Command
 from turnstream.schemas.errors import UndecodableError
 from turnstream.schemas.limits import compact, read_json
+from turnstream.schemas.records.command_rules import JSON_FIELDS
+from turnstream.schemas.records.commands import COMMANDS, Command
 
 _BY_NAME = {command.__name__: command for command in COMMANDS}
 _FIELDS = {command: frozenset(command.__struct_fields__) for command in COMMANDS}

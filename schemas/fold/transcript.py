@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from turnstream.schemas.events import (
+from turnstream.schemas.fold.fold import rolled_back
+from turnstream.schemas.fold.messages import Message
+from turnstream.schemas.records.events import (
     CustomEmitted,
     InputRequested,
     MessageFinished,
@@ -16,12 +18,10 @@ from turnstream.schemas.events import (
     ToolProgressed,
     ToolStarted,
 )
-from turnstream.schemas.fold import rolled_back
-from turnstream.schemas.messages import Message
 
 if TYPE_CHECKING:
-    from turnstream.schemas.events import Event
-    from turnstream.schemas.fold import TurnView
+    from turnstream.schemas.fold.fold import TurnView
+    from turnstream.schemas.records.events import Event
 
 
 @dataclass(slots=True)

@@ -11,7 +11,6 @@ from typing import Any, TypeVar, get_args
 
 import msgspec
 
-from turnstream.schemas.commands import Command, OnBusy, ResumeTurn, StartTurn
 from turnstream.schemas.errors import InvalidRequestError, UndecodableError
 from turnstream.schemas.ids import check_tenant, check_thread_id, parse_turn_id
 from turnstream.schemas.limits import (
@@ -24,6 +23,7 @@ from turnstream.schemas.limits import (
     compact,
     read_json,
 )
+from turnstream.schemas.records.commands import Command, OnBusy, ResumeTurn, StartTurn
 from turnstream.schemas.text import clean_json, clean_text
 
 JSON_FIELDS = ("input", "config", "metadata", "answers")

@@ -13,7 +13,12 @@ from typing import TYPE_CHECKING, Any, Self
 from turnstream.schemas.text import text_sha256
 
 if TYPE_CHECKING:
-    from turnstream.schemas.events import MessageFinished, MessageStarted, TokensEmitted, Usage
+    from turnstream.schemas.records.events import (
+        MessageFinished,
+        MessageStarted,
+        TokensEmitted,
+        Usage,
+    )
 
 
 class Block:

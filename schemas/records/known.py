@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any, cast
 
 from fastavro.schema import fingerprint, parse_schema, to_parsing_canonical_form
 
-from turnstream.schemas.commands import COMMANDS
-from turnstream.schemas.events import EVENTS
-from turnstream.schemas.results import RESULTS
+from turnstream.schemas.records.commands import COMMANDS
+from turnstream.schemas.records.events import EVENTS
+from turnstream.schemas.records.results import RESULTS
 
 if TYPE_CHECKING:
     import msgspec
@@ -67,7 +67,9 @@ def parse(text: str) -> dict[str, Any]:
 
 
 def _load(struct: type[msgspec.Struct]) -> Schema:
-    text = (files("turnstream.schemas") / "avro" / f"{struct.__name__}.avsc").read_text("utf-8")
+    text = (files("turnstream.schemas.records") / "avro" / f"{struct.__name__}.avsc").read_text(
+        "utf-8"
+    )
     written = json.loads(text)
     canonical = to_parsing_canonical_form(written)
     return Schema(
@@ -96,7 +98,7 @@ def earlier_schemas() -> dict[bytes, tuple[str, dict[str, Any]]]:
     `avro/` changes, its version before goes to `avro/earlier/<Name>-<fingerprint>.avsc`.
     """
     found = {}
-    folder = files("turnstream.schemas") / "avro" / "earlier"
+    folder = files("turnstream.schemas.records") / "avro" / "earlier"
     for file in folder.iterdir() if folder.is_dir() else ():
         name, _, number = file.name.removesuffix(".avsc").partition("-")
         found[bytes.fromhex(number)] = (name, parse(file.read_text("utf-8")))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import msgspec
 
 from turnstream.schemas.errors import UndecodableError
-from turnstream.schemas.results import TurnResult
+from turnstream.schemas.records.results import TurnResult
 
 _TYPE = "TurnResult"
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from turnstream.schemas.events import (
+from turnstream.schemas.records.events import (
     AttemptStarted,
     Event,
     InputResolved,
@@ -26,7 +26,7 @@ from turnstream.schemas.events import (
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from turnstream.schemas.events import Keep
+    from turnstream.schemas.records.events import Keep
 
 TIMELINE_BITS = 40
 

@@ -1,0 +1,1 @@
+"""The records that topics carry: events, commands, results, and their Avro schemas."""
