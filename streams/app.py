@@ -18,12 +18,12 @@ from psycopg_pool import PoolTimeout
 from turnstream.connectors.avro import Codec
 from turnstream.connectors.avro_tokens import TokenDecoder
 from turnstream.connectors.kafka.admin import TopicAdmin
-from turnstream.connectors.kafka.commands import KafkaCommands
-from turnstream.connectors.kafka.inbox import Inbox
-from turnstream.connectors.kafka.producers import pump_producer
-from turnstream.connectors.kafka.pump import Pump
-from turnstream.connectors.kafka.scan import LogScan
-from turnstream.connectors.kafka.tail import Tail, TailOptions
+from turnstream.connectors.kafka.read.inbox import Inbox
+from turnstream.connectors.kafka.read.scan import LogScan
+from turnstream.connectors.kafka.read.tail import Tail, TailOptions
+from turnstream.connectors.kafka.write.commands import KafkaCommands
+from turnstream.connectors.kafka.write.producer import pump_producer
+from turnstream.connectors.kafka.write.pump import Pump
 from turnstream.connectors.models.openai import ModelLimits, OpenAIModel
 from turnstream.connectors.models.routes import RoutedModel
 from turnstream.connectors.postgres.commit_pool import CommitPool, commit_pool

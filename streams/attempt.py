@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from turnstream.connectors.avro import Codec
-    from turnstream.connectors.kafka.pump import Pump
+    from turnstream.connectors.kafka.write.pump import Pump
     from turnstream.connectors.postgres.commits import Session
     from turnstream.connectors.postgres.rows import Claim
     from turnstream.connectors.postgres.saver import FencedSaver

@@ -24,7 +24,7 @@ from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError
 
 from turnstream.connectors.avro import Codec
-from turnstream.connectors.kafka.consumers import open_consumer
+from turnstream.connectors.kafka.wire.consumers import open_consumer
 from turnstream.schemas.errors import (
     InvalidRequestError,
     KafkaUnavailableError,

@@ -41,7 +41,7 @@ from turnstream.streams.replay_log import no_progress
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Container, Sequence
 
-    from turnstream.connectors.kafka.scan import RawRecord
+    from turnstream.connectors.kafka.read.scan import RawRecord
     from turnstream.connectors.postgres.letters import Letters
     from turnstream.streams.admission import Rules
     from turnstream.streams.replay_log import Log, OnProgress

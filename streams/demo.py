@@ -18,7 +18,7 @@ import msgspec
 from aiokafka import AIOKafkaProducer
 
 from turnstream.connectors.avro import Codec
-from turnstream.connectors.kafka.scan import LogScan, partition_of
+from turnstream.connectors.kafka.read.scan import LogScan, partition_of
 from turnstream.schemas.errors import (
     DemoError,
     UnavailableError,

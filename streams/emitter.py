@@ -14,7 +14,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from turnstream.connectors.avro_tokens import TokenEncoder
-from turnstream.connectors.kafka.pump import RECORD_OVERHEAD
+from turnstream.connectors.kafka.write.pump import RECORD_OVERHEAD
 from turnstream.schemas.errors import (
     FencedError,
     OutputOverrunError,
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from aiokafka import TopicPartition
 
     from turnstream.connectors.avro import Codec
-    from turnstream.connectors.kafka.pump import Headers, Pump
+    from turnstream.connectors.kafka.write.pump import Headers, Pump
     from turnstream.schemas.records.events import InputResolved
 
 JOIN_CHARS_MAX = 64 << 10

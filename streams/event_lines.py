@@ -14,7 +14,7 @@ from turnstream.schemas.records.events import EVENTS
 from turnstream.schemas.text import visible_text
 
 if TYPE_CHECKING:
-    from turnstream.connectors.kafka.scan import RawRecord
+    from turnstream.connectors.kafka.read.scan import RawRecord
 
 TYPES = {event.__name__.lower(): event.__name__ for event in EVENTS}
 TEXT_CHARS_MAX = 200

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import structlog
 
-from turnstream.connectors.kafka.inbox import UnreadableRecord, end_of
+from turnstream.connectors.kafka.read.inbox import UnreadableRecord, end_of
 from turnstream.connectors.postgres.rows import Moved, Reused
 from turnstream.schemas.errors import (
     DatabaseUnavailableError,
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from aiokafka import TopicPartition
 
-    from turnstream.connectors.kafka.inbox import Inbox
+    from turnstream.connectors.kafka.read.inbox import Inbox
     from turnstream.connectors.postgres.ledger import Ledger
     from turnstream.connectors.postgres.rows import Admission, Admitted
     from turnstream.streams.admission import Record, Rules

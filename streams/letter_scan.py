@@ -14,7 +14,7 @@ from turnstream.schemas.limits import MICROS_MAX
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Sequence
 
-    from turnstream.connectors.kafka.scan import RawRecord, Span
+    from turnstream.connectors.kafka.read.scan import RawRecord, Span
     from turnstream.schemas.records.results import DeadLetter
     from turnstream.streams.replay_log import Log, OnProgress
 

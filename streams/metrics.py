@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from prometheus_client.core import Metric
 
-    from turnstream.connectors.kafka.pump import Pump
+    from turnstream.connectors.kafka.write.pump import Pump
     from turnstream.schemas.records.results import Outcome
     from turnstream.streams.emitter import TurnEmitter
     from turnstream.streams.intake import Intake

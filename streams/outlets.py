@@ -11,9 +11,9 @@ import msgspec
 import structlog
 from aiokafka import TopicPartition
 
-from turnstream.connectors.kafka.inbox import UnreadableRecord
-from turnstream.connectors.kafka.pump import RECORD_OVERHEAD
-from turnstream.connectors.kafka.scan import partition_of
+from turnstream.connectors.kafka.read.inbox import UnreadableRecord
+from turnstream.connectors.kafka.read.scan import partition_of
+from turnstream.connectors.kafka.write.pump import RECORD_OVERHEAD
 from turnstream.connectors.postgres.rows import Closed, Resolved
 from turnstream.schemas.errors import ProduceRefusedError, TurnstreamError
 from turnstream.schemas.ids import thread_key, turn_id_of_record
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from turnstream.connectors.avro import Codec
-    from turnstream.connectors.kafka.pump import Pump
+    from turnstream.connectors.kafka.write.pump import Pump
     from turnstream.connectors.postgres.ledger import Ledger
     from turnstream.connectors.postgres.letters import Due, Letters
     from turnstream.connectors.postgres.rows import Claim, Ended, ExpiredInterrupt

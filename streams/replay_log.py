@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     import msgspec
 
-    from turnstream.connectors.kafka.scan import RawRecord, Span
+    from turnstream.connectors.kafka.read.scan import RawRecord, Span
     from turnstream.streams.replay import ThreadReplay
 
     OnProgress = Callable[[int, int], None]

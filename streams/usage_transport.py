@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread, Consumer, Transport
 
-from turnstream.connectors.kafka.consumers import read_readable
+from turnstream.connectors.kafka.wire.consumers import read_readable
 
 if TYPE_CHECKING:
     from aiokafka import AIOKafkaConsumer

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from typing import Any
     from uuid import UUID
 
-    from turnstream.connectors.kafka.pump import Pump
+    from turnstream.connectors.kafka.write.pump import Pump
     from turnstream.connectors.postgres.lease import Lease, LeaseState
     from turnstream.connectors.postgres.ledger import Ledger
     from turnstream.connectors.postgres.rows import Claim

@@ -20,7 +20,7 @@ from aiokafka.errors import (
     for_code,
 )
 
-from turnstream.connectors.kafka.metadata import DescribeTopics
+from turnstream.connectors.kafka.wire.metadata_request import DescribeTopics
 from turnstream.schemas.errors import ConfigurationError, KafkaUnavailableError
 
 if TYPE_CHECKING:

@@ -60,7 +60,7 @@ async def _replay(folder: Path, thread: str, turn: str, tenant: str) -> "ThreadR
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-    from turnstream.connectors.kafka.scan import LogScan, partition_of
+    from turnstream.connectors.kafka.read.scan import LogScan, partition_of
     from turnstream.connectors.registry import open_codec
     from turnstream.schemas.ids import thread_key
     from turnstream.streams.cli.configured import configured

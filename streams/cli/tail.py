@@ -65,7 +65,7 @@ def tail(
 async def _print(
     folder: Path, wanted: "Wanted", since: datetime | None, *, follow: bool, as_json: bool
 ) -> None:
-    from turnstream.connectors.kafka.scan import LogScan
+    from turnstream.connectors.kafka.read.scan import LogScan
     from turnstream.connectors.registry import open_codec
     from turnstream.streams.cli.configured import configured
 

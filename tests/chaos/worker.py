@@ -22,7 +22,7 @@ import langgraph.prebuilt  # noqa: F401
 import uvloop
 
 from tests.chaos import planted, points
-from turnstream.connectors.kafka import inbox
+from turnstream.connectors.kafka.read import inbox
 from turnstream.connectors.postgres import pools
 from turnstream.graph.agent import agent_entry
 from turnstream.graph.catalog import Catalog

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from turnstream.connectors.avro import Codec
-from turnstream.connectors.kafka.scan import LogScan, partition_of
+from turnstream.connectors.kafka.read.scan import LogScan, partition_of
 from turnstream.deploy.local.jars import fetch_jars, read_lock
 from turnstream.deploy.local.machine import cache_folder, find_java
 from turnstream.streams.replay_log import Replayer

@@ -22,7 +22,7 @@ from pydantic import SecretStr
 
 from turnstream.connectors.avro import Codec
 from turnstream.connectors.kafka.admin import TopicAdmin
-from turnstream.connectors.kafka.scan import LogScan, partition_of
+from turnstream.connectors.kafka.read.scan import LogScan, partition_of
 from turnstream.connectors.models.scripted import ScriptedServer
 from turnstream.connectors.postgres.migrate import migrate
 from turnstream.deploy.local.machine import Ports

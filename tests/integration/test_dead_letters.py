@@ -19,7 +19,7 @@ import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from pydantic import SecretStr
 
-from turnstream.connectors.kafka.scan import RawRecord, Span
+from turnstream.connectors.kafka.read.scan import RawRecord, Span
 from turnstream.schemas.errors import (
     ConflictError,
     InvalidRequestError,

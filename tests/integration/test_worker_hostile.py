@@ -22,13 +22,13 @@ from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from aiokafka.record.util import calc_crc32c
 
 from turnstream.connectors.avro import Codec
-from turnstream.connectors.kafka.produces import (
+from turnstream.connectors.kafka.wire.connection import Wire
+from turnstream.connectors.kafka.wire.produce_request import (
     API_KEY,
     API_VERSION,
     produce_answers,
     produce_request,
 )
-from turnstream.connectors.kafka.wire import Wire
 from turnstream.schemas.ids import turn_id_of_record
 from turnstream.schemas.records.commands import StartTurn
 from turnstream.schemas.records.events import TurnCompleted

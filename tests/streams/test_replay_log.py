@@ -14,7 +14,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, RecordsToDelete
 
 from turnstream.connectors.avro import Codec
 from turnstream.connectors.kafka.admin import TopicAdmin
-from turnstream.connectors.kafka.scan import LogScan, partition_of
+from turnstream.connectors.kafka.read.scan import LogScan, partition_of
 from turnstream.schemas.errors import NotFoundError
 from turnstream.schemas.ids import event_id
 from turnstream.schemas.records.commands import StartTurn

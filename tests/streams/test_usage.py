@@ -18,7 +18,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 
 from turnstream.connectors.avro import Codec
 from turnstream.connectors.kafka.admin import TopicAdmin
-from turnstream.connectors.kafka.scan import LogScan
+from turnstream.connectors.kafka.read.scan import LogScan
 from turnstream.schemas.records.commands import StartTurn
 from turnstream.schemas.records.events import Usage
 from turnstream.schemas.records.results import DeadLetter, TurnResult, UsageTotal

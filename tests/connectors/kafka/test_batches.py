@@ -18,7 +18,7 @@ from aiokafka.record.legacy_records import LegacyRecordBatchBuilder
 from aiokafka.record.memory_records import MemoryRecords
 from aiokafka.record.util import calc_crc32c
 
-from turnstream.connectors.kafka.batches import (
+from turnstream.connectors.kafka.read.batches import (
     RAW_BYTES_MAX,
     Budget,
     Unreadable,
@@ -28,7 +28,7 @@ from turnstream.connectors.kafka.batches import (
     readable,
     unreadable_of,
 )
-from turnstream.connectors.kafka.decompression import decompress
+from turnstream.connectors.kafka.read.decompression import decompress
 from turnstream.schemas.errors import BatchUnreadableError
 
 MIB = 1 << 20

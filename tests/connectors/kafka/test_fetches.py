@@ -8,7 +8,7 @@ from aiokafka.protocol.fetch import FetchRequest, FetchRequest_v11, FetchRespons
 from hypothesis import given
 from hypothesis import strategies as st
 
-from turnstream.connectors.kafka.fetches import Fetch, Fetched, FetchSession
+from turnstream.connectors.kafka.wire.fetch_request import Fetch, Fetched, FetchSession
 
 VERSIONS = {1: (4, 17)}
 int16 = st.integers(-1, 2**15 - 1)

@@ -12,12 +12,12 @@ from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import NodeNotReadyError, RequestTimedOutError
 from aiokafka.protocol.produce import ProduceResponse_v7
 
-from turnstream.connectors.kafka import sending
 from turnstream.connectors.kafka.admin import TopicAdmin
-from turnstream.connectors.kafka.producers import Producer
-from turnstream.connectors.kafka.produces import produce_answers
-from turnstream.connectors.kafka.pump import Pump
-from turnstream.connectors.kafka.wire import Wire
+from turnstream.connectors.kafka.wire.connection import Wire
+from turnstream.connectors.kafka.wire.produce_request import produce_answers
+from turnstream.connectors.kafka.write import sending
+from turnstream.connectors.kafka.write.producer import Producer
+from turnstream.connectors.kafka.write.pump import Pump
 from turnstream.schemas.topics import Topic
 
 if TYPE_CHECKING:

@@ -7,7 +7,11 @@ from aiokafka.protocol.produce import ProduceRequest, ProduceRequest_v7, Produce
 from hypothesis import given
 from hypothesis import strategies as st
 
-from turnstream.connectors.kafka.produces import API_VERSION, produce_answers, produce_request
+from turnstream.connectors.kafka.wire.produce_request import (
+    API_VERSION,
+    produce_answers,
+    produce_request,
+)
 
 int16 = st.integers(-1, 2**15 - 1)
 int32 = st.integers(0, 2**31 - 1)

@@ -11,8 +11,8 @@ import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from turnstream.connectors.kafka.admin import TopicAdmin
-from turnstream.connectors.kafka.producers import pump_producer
-from turnstream.connectors.kafka.pump import Pump
+from turnstream.connectors.kafka.write.producer import pump_producer
+from turnstream.connectors.kafka.write.pump import Pump
 from turnstream.schemas.errors import ConfigurationError, ProduceRefusedError
 from turnstream.schemas.topics import Topic
 

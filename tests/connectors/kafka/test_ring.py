@@ -9,8 +9,8 @@ from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from hypothesis import given
 from hypothesis import strategies as st
 
-from turnstream.connectors.kafka.batches import batch_records, next_offset
-from turnstream.connectors.kafka.ring import (
+from turnstream.connectors.kafka.read.batches import batch_records, next_offset
+from turnstream.connectors.kafka.read.ring import (
     KEY_OVERHEAD_BYTES,
     PIECE_OVERHEAD_BYTES,
     Ring,

@@ -10,7 +10,7 @@ from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 
 from turnstream.connectors.kafka.admin import TopicAdmin
-from turnstream.connectors.kafka.scan import LogScan, Span, partition_of
+from turnstream.connectors.kafka.read.scan import LogScan, Span, partition_of
 from turnstream.schemas.errors import NotFoundError
 from turnstream.schemas.topics import Topic
 

@@ -13,7 +13,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import OffsetOutOfRangeError
 
 from turnstream.connectors.kafka.admin import TopicAdmin
-from turnstream.connectors.kafka.tail import Tail, TailOptions, TopicChangedError
+from turnstream.connectors.kafka.read.tail import Tail, TailOptions, TopicChangedError
 from turnstream.schemas.errors import DatabaseUnavailableError, NotFoundError
 from turnstream.schemas.topics import Topic
 

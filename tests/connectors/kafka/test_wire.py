@@ -17,7 +17,7 @@ from aiokafka.errors import (
 )
 from aiokafka.protocol.admin import ApiVersionRequest_v0, ApiVersionResponse_v0
 
-from turnstream.connectors.kafka.wire import Wire
+from turnstream.connectors.kafka.wire.connection import Wire
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

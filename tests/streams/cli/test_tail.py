@@ -16,7 +16,7 @@ from aiokafka import AIOKafkaProducer
 
 from turnstream.connectors.avro import Codec
 from turnstream.connectors.kafka.admin import TopicAdmin
-from turnstream.connectors.kafka.scan import RawRecord
+from turnstream.connectors.kafka.read.scan import RawRecord
 from turnstream.schemas.errors import InvalidRequestError
 from turnstream.schemas.ids import event_id
 from turnstream.schemas.records import events as ev

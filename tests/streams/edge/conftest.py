@@ -19,7 +19,7 @@ from pydantic import SecretStr
 
 from turnstream.connectors.avro import Codec
 from turnstream.connectors.kafka.admin import TopicAdmin
-from turnstream.connectors.kafka.scan import partition_of
+from turnstream.connectors.kafka.read.scan import partition_of
 from turnstream.connectors.postgres.ledger import Admission, Admitted, Closed, Finish, Ledger
 from turnstream.connectors.postgres.pools import ledger_pool
 from turnstream.schemas.fold.fold import TIMELINE_BITS

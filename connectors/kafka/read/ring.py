@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 
-from turnstream.connectors.kafka.batches import batch_records
+from turnstream.connectors.kafka.read.batches import batch_records
 
 PIECE_OVERHEAD_BYTES = 256
 """What a piece of a few keys costs beside its bytes: its objects, its places in the index."""

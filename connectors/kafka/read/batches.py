@@ -22,7 +22,7 @@ from aiokafka.record.default_records import DefaultRecordBatch, DefaultRecordBat
 from aiokafka.record.legacy_records import LegacyRecordBatch
 from aiokafka.record.util import decode_varint
 
-from turnstream.connectors.kafka.decompression import CODECS, decompress
+from turnstream.connectors.kafka.read.decompression import CODECS, decompress
 from turnstream.schemas.errors import BatchUnreadableError
 
 if TYPE_CHECKING:

@@ -18,8 +18,8 @@ from aiokafka.errors import (
 from aiokafka.protocol.offset import OffsetRequest
 from aiokafka.structs import TopicPartition
 
-from turnstream.connectors.kafka.batches import BATCH_BYTES_MAX, Budget, made_readable
-from turnstream.connectors.kafka.fetches import Fetch
+from turnstream.connectors.kafka.read.batches import BATCH_BYTES_MAX, Budget, made_readable
+from turnstream.connectors.kafka.wire.fetch_request import Fetch
 from turnstream.schemas.errors import KafkaUnavailableError
 
 if TYPE_CHECKING:

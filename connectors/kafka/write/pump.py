@@ -26,7 +26,7 @@ from turnstream.schemas.errors import ProduceRefusedError, UnavailableError
 if TYPE_CHECKING:
     from aiokafka import TopicPartition
 
-    from turnstream.connectors.kafka.producers import Batch, Producer
+    from turnstream.connectors.kafka.write.producer import Batch, Producer
 
 log = structlog.get_logger(__name__)
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from aiokafka import AIOKafkaConsumer
 
-from turnstream.connectors.kafka.batches import (
+from turnstream.connectors.kafka.read.batches import (
     BATCH_BYTES_MAX,
     Budget,
     is_compressed,

@@ -17,8 +17,8 @@ from aiokafka.errors import KafkaError, NoError, for_code
 from aiokafka.protocol.transaction import InitProducerIdRequest
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 
-from turnstream.connectors.kafka.sending import REQUEST_TIMEOUT_MS, RETRY_S, Sending
-from turnstream.connectors.kafka.wire import Wire
+from turnstream.connectors.kafka.wire.connection import Wire
+from turnstream.connectors.kafka.write.sending import REQUEST_TIMEOUT_MS, RETRY_S, Sending
 from turnstream.schemas.errors import ConfigurationError, KafkaUnavailableError
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from aiokafka import TopicPartition
 
-    from turnstream.connectors.kafka.sending import Broken, Told
+    from turnstream.connectors.kafka.write.sending import Broken, Told
 
 BATCH_BYTES_MAX = 512 << 10
 """Of one batch: below every topic's `max.message.bytes`, which bounds batches and not records."""

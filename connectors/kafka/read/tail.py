@@ -30,24 +30,24 @@ from aiokafka.errors import (
 )
 from aiokafka.structs import TopicPartition
 
-from turnstream.connectors.kafka.batches import (
+from turnstream.connectors.kafka.read.batches import (
     BATCH_BYTES_MAX,
     Budget,
     batch_records,
     made_readable,
     next_offset,
 )
-from turnstream.connectors.kafka.fetches import (
+from turnstream.connectors.kafka.read.log_reads import LATEST, LogReads
+from turnstream.connectors.kafka.read.ring import Ring
+from turnstream.connectors.kafka.read.scan import partition_of
+from turnstream.connectors.kafka.wire.connection import Wire
+from turnstream.connectors.kafka.wire.fetch_request import (
     FETCH,
     FETCH_VERSION,
     Fetched,
     FetchSession,
 )
-from turnstream.connectors.kafka.log_reads import LATEST, LogReads
-from turnstream.connectors.kafka.metadata import DescribeTopics
-from turnstream.connectors.kafka.ring import Ring
-from turnstream.connectors.kafka.scan import partition_of
-from turnstream.connectors.kafka.wire import Wire
+from turnstream.connectors.kafka.wire.metadata_request import DescribeTopics
 from turnstream.schemas.errors import (
     KafkaUnavailableError,
     NotFoundError,

@@ -15,8 +15,8 @@ from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 from aiokafka.partitioner import murmur2
 
-from turnstream.connectors.kafka.batches import BATCH_BYTES_MAX
-from turnstream.connectors.kafka.consumers import open_consumer
+from turnstream.connectors.kafka.read.batches import BATCH_BYTES_MAX
+from turnstream.connectors.kafka.wire.consumers import open_consumer
 from turnstream.schemas.errors import KafkaUnavailableError, NotFoundError
 
 if TYPE_CHECKING:

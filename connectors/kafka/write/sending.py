@@ -17,7 +17,7 @@ from aiokafka.errors import (
     for_code,
 )
 
-from turnstream.connectors.kafka.produces import (
+from turnstream.connectors.kafka.wire.produce_request import (
     API_KEY,
     API_VERSION,
     produce_answers,
@@ -27,8 +27,8 @@ from turnstream.connectors.kafka.produces import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from turnstream.connectors.kafka.producers import Producer
-    from turnstream.connectors.kafka.wire import Wire
+    from turnstream.connectors.kafka.wire.connection import Wire
+    from turnstream.connectors.kafka.write.producer import Producer
 
     Broken = Callable[[BaseException], None]
 

@@ -1,0 +1,1 @@
+"""Requests written by hand, and all that touches aiokafka's private names."""

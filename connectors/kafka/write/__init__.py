@@ -1,0 +1,1 @@
+"""What is written to Kafka: rounds of events, commands, single records."""
