@@ -15,7 +15,7 @@ from uuid import UUID
 import msgspec
 
 from turnstream.connectors.kafka.read.scan import partition_of
-from turnstream.connectors.postgres.rows import Admission
+from turnstream.connectors.postgres.ledger.rows import Admission
 from turnstream.schemas.errors import InvalidRequestError, UndecodableError
 from turnstream.schemas.ids import (
     parse_turn_id,

@@ -26,16 +26,16 @@ from turnstream.connectors.kafka.write.producer import pump_producer
 from turnstream.connectors.kafka.write.pump import Pump
 from turnstream.connectors.models.openai import ModelLimits, OpenAIModel
 from turnstream.connectors.models.routes import RoutedModel
-from turnstream.connectors.postgres.commit_pool import CommitPool, commit_pool
-from turnstream.connectors.postgres.lease import RENEW_EVERY_S, Lease
-from turnstream.connectors.postgres.ledger import Ledger
-from turnstream.connectors.postgres.letters import Letters
-from turnstream.connectors.postgres.places import Incarnations, LedgerPlaces
+from turnstream.connectors.postgres.checkpoints.commit_pool import CommitPool, commit_pool
+from turnstream.connectors.postgres.checkpoints.saver import FencedSaver
+from turnstream.connectors.postgres.ledger.lease import RENEW_EVERY_S, Lease
+from turnstream.connectors.postgres.ledger.ledger import Ledger
+from turnstream.connectors.postgres.ledger.signals import Signals, listen
 from turnstream.connectors.postgres.pools import ledger_pool, saver_pool
-from turnstream.connectors.postgres.saver import FencedSaver
-from turnstream.connectors.postgres.signals import Signals, listen
-from turnstream.connectors.postgres.threads import Threads
-from turnstream.connectors.postgres.usage import UsageStore
+from turnstream.connectors.postgres.stores.letters import Letters
+from turnstream.connectors.postgres.stores.places import Incarnations, LedgerPlaces
+from turnstream.connectors.postgres.stores.threads import Threads
+from turnstream.connectors.postgres.stores.usage import UsageStore
 from turnstream.connectors.registry import open_codec, open_registry
 from turnstream.graph.agent import agent_entry
 from turnstream.graph.catalog import Catalog

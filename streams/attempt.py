@@ -25,7 +25,7 @@ import msgspec
 import structlog
 from aiokafka import TopicPartition
 
-from turnstream.connectors.postgres.rows import Finish, Resolved
+from turnstream.connectors.postgres.ledger.rows import Finish, Resolved
 from turnstream.graph.deadlines import TurnLimits
 from turnstream.graph.questions import wrong_answer
 from turnstream.graph.runner import RunOutcome, TurnControl, end_turn, run_turn
@@ -51,9 +51,9 @@ if TYPE_CHECKING:
 
     from turnstream.connectors.avro import Codec
     from turnstream.connectors.kafka.write.pump import Pump
-    from turnstream.connectors.postgres.commits import Session
-    from turnstream.connectors.postgres.rows import Claim
-    from turnstream.connectors.postgres.saver import FencedSaver
+    from turnstream.connectors.postgres.checkpoints.commits import Session
+    from turnstream.connectors.postgres.checkpoints.saver import FencedSaver
+    from turnstream.connectors.postgres.ledger.rows import Claim
     from turnstream.graph.catalog import Catalog
     from turnstream.streams.metrics import WorkerMetrics
     from turnstream.streams.outlets import Outlets

@@ -13,7 +13,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from turnstream.connectors.postgres.letters import Decision
+from turnstream.connectors.postgres.stores.letters import Decision
 from turnstream.schemas.errors import (
     ConflictError,
     InvalidRequestError,
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Container, Sequence
 
     from turnstream.connectors.kafka.read.scan import RawRecord
-    from turnstream.connectors.postgres.letters import Letters
+    from turnstream.connectors.postgres.stores.letters import Letters
     from turnstream.streams.admission import Rules
     from turnstream.streams.replay_log import Log, OnProgress
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 import structlog
 
 from turnstream.connectors.kafka.read.inbox import UnreadableRecord, end_of
-from turnstream.connectors.postgres.rows import Moved, Reused
+from turnstream.connectors.postgres.ledger.rows import Moved, Reused
 from turnstream.schemas.errors import (
     DatabaseUnavailableError,
     InvalidRequestError,
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from aiokafka import TopicPartition
 
     from turnstream.connectors.kafka.read.inbox import Inbox
-    from turnstream.connectors.postgres.ledger import Ledger
-    from turnstream.connectors.postgres.rows import Admission, Admitted
+    from turnstream.connectors.postgres.ledger.ledger import Ledger
+    from turnstream.connectors.postgres.ledger.rows import Admission, Admitted
     from turnstream.streams.admission import Record, Rules
     from turnstream.streams.outlets import Outlets
 

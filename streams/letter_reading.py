@@ -18,7 +18,7 @@ from turnstream.streams.admission import admission_of
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from turnstream.connectors.postgres.letters import Decision
+    from turnstream.connectors.postgres.stores.letters import Decision
     from turnstream.schemas.records.results import DeadLetter
     from turnstream.streams.admission import Rules
     from turnstream.streams.letter_scan import Letter

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 from uuid import UUID
 
-from turnstream.connectors.postgres.letters import Decision, LetterKey
+from turnstream.connectors.postgres.stores.letters import Decision, LetterKey
 from turnstream.schemas.errors import InvalidRequestError, NotFoundError
 from turnstream.schemas.limits import MICROS_MAX
 

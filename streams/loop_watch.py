@@ -3,7 +3,7 @@
 1. blocked for `block_timeout_s`: a signal handler in the loop's thread stops the graph whose code
    blocks it (`graph/interrupting.py`); that turn fails with `graph_blocked`, its neighbours go on
 2. blocked for `block_max_s`, by code that cannot be stopped: `replace` is called. The lease is not
-   renewed any more at that time either (`connectors/postgres/lease.py`)
+   renewed any more at that time either (`connectors/postgres/ledger/lease.py`)
 
 What counts is time that this thread has seen pass: a process that was frozen is not judged by it.
 """

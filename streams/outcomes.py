@@ -22,7 +22,7 @@ from turnstream.schemas.records.results import TurnResult
 if TYPE_CHECKING:
     from uuid import UUID
 
-    from turnstream.connectors.postgres.rows import Claim, Ended
+    from turnstream.connectors.postgres.ledger.rows import Claim, Ended
     from turnstream.schemas.records.commands import Command
     from turnstream.schemas.records.results import Outcome
 

@@ -14,7 +14,7 @@ from aiokafka import TopicPartition
 from turnstream.connectors.kafka.read.inbox import UnreadableRecord
 from turnstream.connectors.kafka.read.scan import partition_of
 from turnstream.connectors.kafka.write.pump import RECORD_OVERHEAD
-from turnstream.connectors.postgres.rows import Closed, Resolved
+from turnstream.connectors.postgres.ledger.rows import Closed, Resolved
 from turnstream.schemas.errors import ProduceRefusedError, TurnstreamError
 from turnstream.schemas.ids import thread_key, turn_id_of_record
 from turnstream.schemas.records.commands import Command, StartTurn
@@ -33,9 +33,9 @@ if TYPE_CHECKING:
 
     from turnstream.connectors.avro import Codec
     from turnstream.connectors.kafka.write.pump import Pump
-    from turnstream.connectors.postgres.ledger import Ledger
-    from turnstream.connectors.postgres.letters import Due, Letters
-    from turnstream.connectors.postgres.rows import Claim, Ended, ExpiredInterrupt
+    from turnstream.connectors.postgres.ledger.ledger import Ledger
+    from turnstream.connectors.postgres.ledger.rows import Claim, Ended, ExpiredInterrupt
+    from turnstream.connectors.postgres.stores.letters import Due, Letters
     from turnstream.schemas.records.results import Outcome, TurnResult
     from turnstream.schemas.topics import Topics
     from turnstream.streams.admission import Record

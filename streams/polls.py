@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from turnstream.connectors.postgres.rows import Admitted
+from turnstream.connectors.postgres.ledger.rows import Admitted
 from turnstream.schemas.errors import DatabaseUnavailableError
 from turnstream.schemas.unexpected import note
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from turnstream.connectors.postgres.ledger import Ledger
-    from turnstream.connectors.postgres.signals import Signals
+    from turnstream.connectors.postgres.ledger.ledger import Ledger
+    from turnstream.connectors.postgres.ledger.signals import Signals
     from turnstream.streams.roster import Roster
     from turnstream.streams.unclaimed import Unclaimed
 

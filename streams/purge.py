@@ -21,7 +21,7 @@ from turnstream.streams.polls import jitter
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping
 
-    from turnstream.connectors.postgres.ledger import Ledger
+    from turnstream.connectors.postgres.ledger.ledger import Ledger
 
     TopicSettings = Mapping[str, str]  # of one topic, by Kafka's names
 

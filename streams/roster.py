@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Protocol
 
 import structlog
 
-from turnstream.connectors.postgres.rows import SUSPECT_ATTEMPT
-from turnstream.connectors.postgres.signals import CANCEL_CHANNEL
+from turnstream.connectors.postgres.ledger.rows import SUSPECT_ATTEMPT
+from turnstream.connectors.postgres.ledger.signals import CANCEL_CHANNEL
 from turnstream.schemas.errors import DatabaseUnavailableError, TurnstreamError
 from turnstream.schemas.unexpected import class_name, note
 
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
     from typing import Any
     from uuid import UUID
 
-    from turnstream.connectors.postgres.ledger import Ledger
-    from turnstream.connectors.postgres.rows import (
+    from turnstream.connectors.postgres.ledger.ledger import Ledger
+    from turnstream.connectors.postgres.ledger.rows import (
         Admitted,
         Claim,
         Finish,
     )
-    from turnstream.connectors.postgres.signals import Signals
+    from turnstream.connectors.postgres.ledger.signals import Signals
     from turnstream.streams.unclaimed import Unclaimed
 
 log = structlog.get_logger(__name__)

@@ -13,8 +13,8 @@ from turnstream.schemas.errors import TurnstreamError
 from turnstream.schemas.unexpected import note
 
 if TYPE_CHECKING:
-    from turnstream.connectors.postgres.ledger import Ledger
-    from turnstream.connectors.postgres.rows import Ended, ExpiredInterrupt
+    from turnstream.connectors.postgres.ledger.ledger import Ledger
+    from turnstream.connectors.postgres.ledger.rows import Ended, ExpiredInterrupt
     from turnstream.streams.outlets import Outlets
 
 log = structlog.get_logger(__name__)

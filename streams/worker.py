@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from turnstream.connectors.postgres.signals import CANCEL_CHANNEL, READY_CHANNEL
+from turnstream.connectors.postgres.ledger.signals import CANCEL_CHANNEL, READY_CHANNEL
 from turnstream.schemas.errors import DatabaseUnavailableError
 from turnstream.streams.drain import hand_over
 from turnstream.streams.garbage import IdleCollector
@@ -40,10 +40,10 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from turnstream.connectors.kafka.write.pump import Pump
-    from turnstream.connectors.postgres.lease import Lease, LeaseState
-    from turnstream.connectors.postgres.ledger import Ledger
-    from turnstream.connectors.postgres.rows import Claim
-    from turnstream.connectors.postgres.signals import Listeners, Signals
+    from turnstream.connectors.postgres.ledger.lease import Lease, LeaseState
+    from turnstream.connectors.postgres.ledger.ledger import Ledger
+    from turnstream.connectors.postgres.ledger.rows import Claim
+    from turnstream.connectors.postgres.ledger.signals import Listeners, Signals
     from turnstream.streams.hearing import Hearing
     from turnstream.streams.intake import Intake
     from turnstream.streams.loop_watch import LoopWatch

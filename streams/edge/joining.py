@@ -28,7 +28,7 @@ from turnstream.streams.edge.surface import shown
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 
-    from turnstream.connectors.postgres.ledger import Ledger
+    from turnstream.connectors.postgres.ledger.ledger import Ledger
     from turnstream.streams.edge.feed import Feed
     from turnstream.streams.edge.reader import Step
     from turnstream.streams.edge.run_events import RunItem

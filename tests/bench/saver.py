@@ -30,9 +30,9 @@ from psycopg.rows import dict_row
 from psycopg_pool import AsyncConnectionPool
 
 from turnstream.connectors.memory import MemoryEmitter
-from turnstream.connectors.postgres.commit_pool import CommitPool, commit_pool
+from turnstream.connectors.postgres.checkpoints.commit_pool import CommitPool, commit_pool
+from turnstream.connectors.postgres.checkpoints.saver import FencedSaver
 from turnstream.connectors.postgres.migrate import migrate
-from turnstream.connectors.postgres.saver import FencedSaver
 from turnstream.graph.ending import ends_after
 from turnstream.schemas.records.results import Outcome
 

@@ -33,7 +33,7 @@ def plant(name: str, where: str) -> None:
 
 def _lose_commands() -> None:
     """The intake moves its position past every third command."""
-    from turnstream.connectors.postgres.ledger import Ledger
+    from turnstream.connectors.postgres.ledger.ledger import Ledger
 
     admit, count = Ledger.admit, 0
 
@@ -51,7 +51,7 @@ def _lose_commands() -> None:
 
 def _reverse() -> None:
     """The intake admits what it read in one go in the wrong order."""
-    from turnstream.connectors.postgres.ledger import Ledger
+    from turnstream.connectors.postgres.ledger.ledger import Ledger
 
     admit = Ledger.admit
 
@@ -116,7 +116,7 @@ def _act_again() -> None:
 
 def _no_fence() -> None:
     """The saver's statements do not compare the epoch."""
-    from turnstream.connectors.postgres import statements
+    from turnstream.connectors.postgres.checkpoints import statements
 
     compares = "AND epoch = %(epoch)::int8"
     for name in ("_FENCE", "_FENCED"):

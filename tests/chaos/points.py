@@ -19,16 +19,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from turnstream.connectors.postgres.commits import Session
-from turnstream.connectors.postgres.ledger import Ledger
-from turnstream.connectors.postgres.rows import Admitted
+from turnstream.connectors.postgres.checkpoints.commits import Session
+from turnstream.connectors.postgres.ledger.ledger import Ledger
+from turnstream.connectors.postgres.ledger.rows import Admitted
 from turnstream.streams.attempt import TurnAttempt
 from turnstream.streams.emitter import TurnEmitter
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from turnstream.connectors.postgres.rows import Closed
+    from turnstream.connectors.postgres.ledger.rows import Closed
 
 POINTS = {
     "admitted": "after admission, in the intake's process",

@@ -24,9 +24,11 @@ import pytest
 from psycopg_pool import AsyncConnectionPool
 
 from turnstream.connectors.memory import MemoryEmitter
-from turnstream.connectors.postgres.commit_pool import CommitPool
-from turnstream.connectors.postgres.commits import Session
-from turnstream.connectors.postgres.ledger import (
+from turnstream.connectors.postgres.checkpoints.commit_pool import CommitPool
+from turnstream.connectors.postgres.checkpoints.commits import Session
+from turnstream.connectors.postgres.checkpoints.saver import FencedSaver
+from turnstream.connectors.postgres.checkpoints.statements import CheckpointRow, Fence, Rows
+from turnstream.connectors.postgres.ledger.ledger import (
     Admission,
     Closed,
     Finish,
@@ -35,8 +37,6 @@ from turnstream.connectors.postgres.ledger import (
     Reused,
 )
 from turnstream.connectors.postgres.pools import LedgerConnection
-from turnstream.connectors.postgres.saver import FencedSaver
-from turnstream.connectors.postgres.statements import CheckpointRow, Fence, Rows
 from turnstream.schemas.errors import CancelAheadError, FencedError
 from turnstream.schemas.records.events import Interrupt
 from turnstream.schemas.records.results import Outcome

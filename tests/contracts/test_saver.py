@@ -9,8 +9,8 @@ from langgraph.checkpoint.conformance import checkpointer_test, validate
 from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
 from psycopg_pool import AsyncConnectionPool
 
-from turnstream.connectors.postgres.commit_pool import commit_pool
-from turnstream.connectors.postgres.saver import FencedSaver
+from turnstream.connectors.postgres.checkpoints.commit_pool import commit_pool
+from turnstream.connectors.postgres.checkpoints.saver import FencedSaver
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator

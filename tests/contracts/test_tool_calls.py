@@ -14,20 +14,20 @@ from langchain_core.messages import ToolMessage
 from langgraph.types import Command
 
 from turnstream.connectors.memory import MemoryEmitter, MemoryToolCalls
-from turnstream.connectors.postgres.commit_pool import commit_pool
-from turnstream.connectors.postgres.commits import Item
-from turnstream.connectors.postgres.ledger import Ledger
+from turnstream.connectors.postgres.checkpoints.commit_pool import commit_pool
+from turnstream.connectors.postgres.checkpoints.commits import Item
+from turnstream.connectors.postgres.checkpoints.saver import FencedSaver
+from turnstream.connectors.postgres.checkpoints.statements import Rows, WriteRow
+from turnstream.connectors.postgres.ledger.ledger import Ledger
 from turnstream.connectors.postgres.pools import ledger_pool, saver_pool
-from turnstream.connectors.postgres.saver import FencedSaver
-from turnstream.connectors.postgres.statements import Rows, WriteRow
-from turnstream.connectors.postgres.threads import Threads
+from turnstream.connectors.postgres.stores.threads import Threads
 from turnstream.schemas.errors import FencedError, UnstorableStateError
 from turnstream.schemas.tool_calls import ToolCall, call_digest
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from turnstream.connectors.postgres.commits import Session
+    from turnstream.connectors.postgres.checkpoints.commits import Session
     from turnstream.graph.ports import ToolCalls
 
 pytestmark = pytest.mark.promises("P8", "P9")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from turnstream.connectors.postgres.state_serde import StateSerializer
+from turnstream.connectors.postgres.checkpoints.serializer import StateSerializer
 from turnstream.graph.catalog import AGENT, BUILT_IN, Catalog, GraphEntry
 from turnstream.graph.factories import Use
 from turnstream.graph.graph_modules import module_name

@@ -283,7 +283,7 @@ async def test_a_state_that_no_store_takes(thread: Thread, what: str) -> None:
 async def test_a_value_beyond_the_bound_is_refused(
     thread: Thread, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from turnstream.connectors.postgres import state_serde
+    from turnstream.connectors.postgres.checkpoints import serializer as state_serde
 
     monkeypatch.setattr(state_serde, "VALUE_BYTES_MAX", 1000)
 

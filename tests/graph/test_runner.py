@@ -22,9 +22,9 @@ from langgraph.types import Command, RetryPolicy, Send, interrupt
 from psycopg.rows import dict_row
 
 from turnstream.connectors.memory import MemoryEmitter
-from turnstream.connectors.postgres.commit_pool import commit_pool
+from turnstream.connectors.postgres.checkpoints.commit_pool import commit_pool
+from turnstream.connectors.postgres.checkpoints.saver import FencedSaver
 from turnstream.connectors.postgres.pools import saver_pool
-from turnstream.connectors.postgres.saver import FencedSaver
 from turnstream.graph.catalog import GraphEntry
 from turnstream.graph.runner import RunOutcome, TurnControl, run_turn
 from turnstream.graph.turn_input import STRICT_RESUME, TurnInput
@@ -47,7 +47,7 @@ from turnstream.schemas.records.events import (
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from turnstream.connectors.postgres.commits import Session
+    from turnstream.connectors.postgres.checkpoints.commits import Session
 
 KEY = "default/t"
 

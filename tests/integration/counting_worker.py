@@ -17,7 +17,7 @@ import uvloop
 sys.path.insert(0, str(Path(__file__).parents[1] / "chaos" / "graphs"))
 import counting
 
-from turnstream.connectors.postgres.tool_calls import LedgerToolCalls
+from turnstream.connectors.postgres.ledger.tool_calls import LedgerToolCalls
 from turnstream.graph.agent import agent_entry
 from turnstream.graph.catalog import Catalog
 from turnstream.streams import app

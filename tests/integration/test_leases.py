@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 KILLS = 8
 HOLD = """
 import asyncio, sys, uuid
-from turnstream.connectors.postgres.lease import Lease
+from turnstream.connectors.postgres.ledger.lease import Lease
 
 async def main():
     async with Lease(sys.argv[1], uuid.UUID(sys.argv[2]), "child", ttl_s=600.0) as lease:

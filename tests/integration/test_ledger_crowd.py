@@ -10,7 +10,7 @@ import time
 import uuid
 from collections import defaultdict
 
-from turnstream.connectors.postgres.ledger import Admission, Finish, Ledger, Moved
+from turnstream.connectors.postgres.ledger.ledger import Admission, Finish, Ledger, Moved
 from turnstream.connectors.postgres.pools import ledger_pool
 
 PARTITIONS = 3

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from turnstream.connectors.postgres.commit_pool import commit_pool
+from turnstream.connectors.postgres.checkpoints.commit_pool import commit_pool
+from turnstream.connectors.postgres.checkpoints.saver import FencedSaver
 from turnstream.connectors.postgres.pools import saver_pool
-from turnstream.connectors.postgres.saver import FencedSaver
 from turnstream.schemas.fold.transcript import transcript
 from turnstream.schemas.records.events import TokensEmitted, TurnCancelled, TurnCompleted
 

@@ -1,6 +1,6 @@
 """Transactions of an attempt that holds its thread (W5 to W7, T1, T2).
 
-What the project runs: `connectors/postgres/statements.py`,
+What the project runs: `connectors/postgres/checkpoints/statements.py`,
 `connectors/postgres/sql/tool_calls.sql`.
 """
 

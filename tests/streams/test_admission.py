@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from turnstream.connectors.avro import Codec
-from turnstream.connectors.postgres.rows import Admission
+from turnstream.connectors.postgres.ledger.rows import Admission
 from turnstream.schemas.errors import InvalidRequestError, UndecodableError
 from turnstream.schemas.ids import turn_id_of_record
 from turnstream.schemas.limits import DEPTH_MAX, INT_MAX, INT_MIN

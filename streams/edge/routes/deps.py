@@ -22,8 +22,8 @@ from turnstream.streams.edge.states import encode
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from turnstream.connectors.postgres.ledger import Ledger, TurnRow
-    from turnstream.connectors.postgres.threads import ThreadInfo, Threads
+    from turnstream.connectors.postgres.ledger.ledger import Ledger, TurnRow
+    from turnstream.connectors.postgres.stores.threads import ThreadInfo, Threads
     from turnstream.streams.edge.states import States
 
 LEDGER_POLL_S = 0.02

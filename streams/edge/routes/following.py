@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from starlette.responses import Response
 
-    from turnstream.connectors.postgres.ledger import TurnRow
+    from turnstream.connectors.postgres.ledger.ledger import TurnRow
 
 # of a stream that joins a run whose start named none: one from Kafka, or of the protocol's socket
 JOIN_MODES = frozenset({"values", "updates", "messages-tuple", "custom"})

@@ -19,8 +19,8 @@ from turnstream.streams.edge.run_request import MODES, SUBGRAPHS
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from turnstream.connectors.postgres.ledger import TurnRow
-    from turnstream.connectors.postgres.threads import ThreadInfo
+    from turnstream.connectors.postgres.ledger.ledger import TurnRow
+    from turnstream.connectors.postgres.stores.threads import ThreadInfo
 
 _stored = Codec()  # the ledger keeps commands in single-object encoding
 # graphs are part of the deployment: they have no time of their own

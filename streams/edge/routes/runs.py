@@ -40,7 +40,7 @@ from turnstream.streams.edge.routes.shapes import Run, RunStatus
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from turnstream.connectors.postgres.ledger import TurnRow
+    from turnstream.connectors.postgres.ledger.ledger import TurnRow
 
 router = APIRouter(tags=["runs"], route_class=JsonRoute)
 # in a thread, how many of its newest runs a status filter looks through

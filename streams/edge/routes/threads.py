@@ -39,7 +39,7 @@ from turnstream.streams.edge.routes.shapes import Thread, ThreadState
 from turnstream.streams.edge.run_request import refuse
 
 if TYPE_CHECKING:
-    from turnstream.connectors.postgres.threads import ThreadInfo
+    from turnstream.connectors.postgres.stores.threads import ThreadInfo
 
 router = APIRouter(tags=["threads"], route_class=JsonRoute)
 

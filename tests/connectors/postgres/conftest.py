@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from turnstream.connectors.postgres.ledger import Admission, Admitted, Finish, Ledger
+from turnstream.connectors.postgres.ledger.ledger import Admission, Admitted, Finish, Ledger
 from turnstream.connectors.postgres.pools import ledger_pool
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     import asyncpg
 
-    from turnstream.connectors.postgres.ledger import Claim, Moved, Reused
+    from turnstream.connectors.postgres.ledger.ledger import Claim, Moved, Reused
 
 
 def turn_id(name: str) -> uuid.UUID:

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from turnstream.connectors.postgres.ledger import Moved, Reused
+from turnstream.connectors.postgres.ledger.ledger import Moved, Reused
 from turnstream.schemas.errors import TurnstreamError
 
 

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from turnstream.connectors.memory import MemoryEmitter
-from turnstream.connectors.postgres.commit_pool import commit_pool
+from turnstream.connectors.postgres.checkpoints.commit_pool import commit_pool
+from turnstream.connectors.postgres.checkpoints.saver import FencedSaver
 from turnstream.connectors.postgres.pools import saver_pool
-from turnstream.connectors.postgres.saver import FencedSaver
 from turnstream.schemas.errors import CancelAheadError
 from turnstream.schemas.records.events import Interrupt
 from turnstream.schemas.records.results import Outcome

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from turnstream.connectors.postgres.ledger import Finish
+from turnstream.connectors.postgres.ledger.ledger import Finish
 
 
 async def running(scene, *names):

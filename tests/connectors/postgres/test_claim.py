@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 import msgspec
 import pytest
 
-from turnstream.connectors.postgres.ledger import Finish
+from turnstream.connectors.postgres.ledger.ledger import Finish
 from turnstream.schemas.records.events import Keep
 
 

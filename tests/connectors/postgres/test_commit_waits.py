@@ -26,7 +26,7 @@ from turnstream.schemas.records.results import Outcome
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine
 
-    from turnstream.connectors.postgres.commits import Session
+    from turnstream.connectors.postgres.checkpoints.commits import Session
 
 
 @pytest.fixture

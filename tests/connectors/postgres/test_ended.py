@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from turnstream.connectors.postgres.ledger import Closed, Finish
+from turnstream.connectors.postgres.ledger.ledger import Closed, Finish
 
 
 async def ended(scene, worker, *names):

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from turnstream.connectors.postgres.ledger import Closed, Expired
+from turnstream.connectors.postgres.ledger.ledger import Closed, Expired
 
 PAST = datetime.now(UTC) - timedelta(seconds=1)
 LATER = datetime.now(UTC) + timedelta(hours=1)

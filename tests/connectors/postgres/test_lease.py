@@ -12,12 +12,12 @@ import uuid
 import psycopg
 import pytest
 
-from turnstream.connectors.postgres.lease import Lease
+from turnstream.connectors.postgres.ledger.lease import Lease
 from turnstream.schemas.errors import DatabaseUnavailableError
 
 _HOLD = """
 import asyncio, sys, uuid
-from turnstream.connectors.postgres.lease import Lease
+from turnstream.connectors.postgres.ledger.lease import Lease
 
 async def main():
     lease = Lease(sys.argv[1], uuid.UUID(sys.argv[2]), "child", ttl_s=float(sys.argv[3]))

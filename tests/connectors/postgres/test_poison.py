@@ -13,7 +13,7 @@ from turnstream.schemas.records.results import Carried
 from turnstream.streams.attempt import reason_of
 
 if TYPE_CHECKING:
-    from turnstream.connectors.postgres.ledger import Claim
+    from turnstream.connectors.postgres.ledger.ledger import Claim
 
 
 async def dies(scene, worker: uuid.UUID) -> None:

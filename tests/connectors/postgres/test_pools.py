@@ -11,7 +11,7 @@ import psycopg
 import pytest
 from psycopg_pool import PoolTimeout
 
-from turnstream.connectors.postgres.commit_pool import commit_pool
+from turnstream.connectors.postgres.checkpoints.commit_pool import commit_pool
 from turnstream.connectors.postgres.pools import borrow, ledger_pool, saver_pool
 from turnstream.schemas.errors import DatabaseUnavailableError, UnstorableStateError
 

@@ -17,9 +17,9 @@ from langgraph.graph import END, START, StateGraph
 from psycopg.rows import dict_row
 
 from turnstream.connectors.memory import MemoryEmitter
-from turnstream.connectors.postgres.commit_pool import commit_pool
+from turnstream.connectors.postgres.checkpoints.commit_pool import commit_pool
+from turnstream.connectors.postgres.checkpoints.saver import FencedSaver
 from turnstream.connectors.postgres.pools import saver_pool
-from turnstream.connectors.postgres.saver import FencedSaver
 from turnstream.schemas.errors import (
     DatabaseUnavailableError,
     FencedError,
@@ -31,7 +31,7 @@ from turnstream.schemas.records.results import Interrupt, Outcome
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-from turnstream.connectors.postgres.commits import Session
+from turnstream.connectors.postgres.checkpoints.commits import Session
 
 KEY = "default/t"
 TASK_A, TASK_B = str(uuid.UUID(int=0xA)), str(uuid.UUID(int=0xB))

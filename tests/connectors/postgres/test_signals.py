@@ -5,8 +5,13 @@ import uuid
 
 import pytest
 
-from turnstream.connectors.postgres import signals as signals_module
-from turnstream.connectors.postgres.signals import CANCEL_CHANNEL, READY_CHANNEL, Signals, listen
+from turnstream.connectors.postgres.ledger import signals as signals_module
+from turnstream.connectors.postgres.ledger.signals import (
+    CANCEL_CHANNEL,
+    READY_CHANNEL,
+    Signals,
+    listen,
+)
 
 
 @pytest.fixture

@@ -6,9 +6,9 @@ from uuid import UUID, uuid4
 import asyncpg
 import pytest
 
-from turnstream.connectors.postgres.ledger import Admission, Ledger
+from turnstream.connectors.postgres.ledger.ledger import Admission, Ledger
 from turnstream.connectors.postgres.pools import ledger_pool
-from turnstream.connectors.postgres.threads import Threads
+from turnstream.connectors.postgres.stores.threads import Threads
 from turnstream.schemas.errors import DatabaseUnavailableError, InvalidRequestError, TooLargeError
 
 if TYPE_CHECKING:

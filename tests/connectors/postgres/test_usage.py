@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from turnstream.connectors.postgres.pools import ledger_pool
-from turnstream.connectors.postgres.usage import UsageStore
+from turnstream.connectors.postgres.stores.usage import UsageStore
 from turnstream.schemas.errors import UndecodableError
 from turnstream.schemas.records.events import Usage
 from turnstream.schemas.records.results import TurnResult, UsageTotal

@@ -20,7 +20,7 @@ from pydantic import SecretStr
 from turnstream.connectors.avro import Codec
 from turnstream.connectors.kafka.admin import TopicAdmin
 from turnstream.connectors.kafka.read.scan import partition_of
-from turnstream.connectors.postgres.ledger import Admission, Admitted, Closed, Finish, Ledger
+from turnstream.connectors.postgres.ledger.ledger import Admission, Admitted, Closed, Finish, Ledger
 from turnstream.connectors.postgres.pools import ledger_pool
 from turnstream.schemas.fold.fold import TIMELINE_BITS
 from turnstream.schemas.ids import event_id, thread_key
@@ -35,8 +35,8 @@ from edge_front import Front
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
-    from turnstream.connectors.postgres.ledger import Claim
-    from turnstream.connectors.postgres.rows import Ended
+    from turnstream.connectors.postgres.ledger.ledger import Claim
+    from turnstream.connectors.postgres.ledger.rows import Ended
     from turnstream.schemas.records.commands import Command
     from turnstream.streams.edge.process import Edge
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from turnstream.connectors.postgres.rows import (
+from turnstream.connectors.postgres.ledger.rows import (
     Answering,
     Claim,
     Ended,

@@ -11,8 +11,13 @@ import msgspec
 from langgraph.checkpoint.base import WRITES_IDX_MAP, get_serializable_checkpoint_metadata
 from langgraph.checkpoint.serde.types import _DeltaSnapshot
 
-from turnstream.connectors.postgres.commits import Item
-from turnstream.connectors.postgres.statements import BlobRow, CheckpointRow, Rows, WriteRow
+from turnstream.connectors.postgres.checkpoints.commits import Item
+from turnstream.connectors.postgres.checkpoints.statements import (
+    BlobRow,
+    CheckpointRow,
+    Rows,
+    WriteRow,
+)
 from turnstream.schemas.text import clean_text, storable_text
 from turnstream.schemas.unexpected import class_name
 
@@ -23,7 +28,7 @@ if TYPE_CHECKING:
     from langgraph.checkpoint.base import ChannelVersions, Checkpoint, CheckpointMetadata
     from langgraph.checkpoint.serde.base import SerializerProtocol
 
-    from turnstream.connectors.postgres.commits import Session
+    from turnstream.connectors.postgres.checkpoints.commits import Session
 
 NULL_TASK_ID = "00000000-0000-0000-0000-000000000000"
 ERROR = "__error__"

@@ -18,16 +18,16 @@ from langgraph.checkpoint.base import CheckpointTuple as Loaded
 from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
 from psycopg.rows import dict_row
 
-from turnstream.connectors.postgres.checkpoint_rows import (
+from turnstream.connectors.postgres.checkpoints.commits import Question, Session
+from turnstream.connectors.postgres.checkpoints.rows import (
     NULL_TASK_ID,
     UNFINISHED_CHANNELS,
     Items,
 )
-from turnstream.connectors.postgres.commits import Question, Session
+from turnstream.connectors.postgres.checkpoints.serializer import StateSerializer
+from turnstream.connectors.postgres.checkpoints.statements import AHEAD, End, Fence, Rows, statement
+from turnstream.connectors.postgres.ledger.tool_calls import LedgerToolCalls
 from turnstream.connectors.postgres.pools import borrow
-from turnstream.connectors.postgres.state_serde import StateSerializer
-from turnstream.connectors.postgres.statements import AHEAD, End, Fence, Rows, statement
-from turnstream.connectors.postgres.tool_calls import LedgerToolCalls
 from turnstream.schemas.errors import CancelAheadError, DatabaseUnavailableError
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from psycopg.rows import DictRow
     from psycopg_pool import AsyncConnectionPool
 
-    from turnstream.connectors.postgres.commit_pool import CommitPool
+    from turnstream.connectors.postgres.checkpoints.commit_pool import CommitPool
 
 _COPIED = {
     "checkpoints": "checkpoint_ns, checkpoint_id, parent_checkpoint_id, type, checkpoint, metadata",

@@ -12,8 +12,8 @@ from turnstream.schemas.ids import split_thread_key
 if TYPE_CHECKING:
     import asyncpg
 
-    from turnstream.connectors.postgres.ledger import Ledger
-    from turnstream.connectors.postgres.rows import ThreadRow, TurnRow
+    from turnstream.connectors.postgres.ledger.ledger import Ledger
+    from turnstream.connectors.postgres.ledger.rows import ThreadRow, TurnRow
 
 TURNS_LOOKED_AT = 20
 

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from asyncpg import Record
     from langgraph.checkpoint.serde.base import SerializerProtocol
 
-    from turnstream.connectors.postgres.commit_pool import CommitPool
-    from turnstream.connectors.postgres.commits import Session
+    from turnstream.connectors.postgres.checkpoints.commit_pool import CommitPool
+    from turnstream.connectors.postgres.checkpoints.commits import Session
 
 _START = "SELECT * FROM start_tool($1, $2, $3, $4, $5, $6, $7, $8)"
 _BEGUN = """

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import asyncpg
 
-from turnstream.connectors.postgres import decode
-from turnstream.connectors.postgres.rows import (
+from turnstream.connectors.postgres.ledger import decode
+from turnstream.connectors.postgres.ledger.rows import (
     Admission,
     Admitted,
     Claim,

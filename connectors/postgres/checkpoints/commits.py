@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import msgspec
 
-from turnstream.connectors.postgres.statements import End, Fence, Rows
+from turnstream.connectors.postgres.checkpoints.statements import End, Fence, Rows
 from turnstream.schemas.errors import (
     DatabaseUnavailableError,
     FencedError,
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
     from uuid import UUID
 
-    from turnstream.connectors.postgres.tool_calls import LedgerToolCalls
+    from turnstream.connectors.postgres.ledger.tool_calls import LedgerToolCalls
     from turnstream.schemas.records.results import Outcome
 
 _SESSION: ContextVar[Session | None] = ContextVar("turnstream_session", default=None)

@@ -1,0 +1,1 @@
+"""LangGraph's checkpoints, written under the fence of an attempt."""

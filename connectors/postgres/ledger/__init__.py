@@ -1,0 +1,1 @@
+"""The ledger: turns, leases, tool calls, and the signals between processes."""

@@ -1,0 +1,1 @@
+"""What lies beside the ledger: threads' metadata, dead letters, usage, places in the log."""
