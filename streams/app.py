@@ -24,7 +24,7 @@ from turnstream.connectors.kafka.read.tail import Tail, TailOptions
 from turnstream.connectors.kafka.write.commands import KafkaCommands
 from turnstream.connectors.kafka.write.producer import pump_producer
 from turnstream.connectors.kafka.write.pump import Pump
-from turnstream.connectors.models.openai import ModelLimits, OpenAIModel
+from turnstream.connectors.models.openai.client import ModelLimits, OpenAIModel
 from turnstream.connectors.models.routes import RoutedModel
 from turnstream.connectors.postgres.checkpoints.commit_pool import CommitPool, commit_pool
 from turnstream.connectors.postgres.checkpoints.saver import FencedSaver

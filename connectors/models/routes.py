@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from types import TracebackType
 
-    from turnstream.connectors.models.openai import OpenAIModel
+    from turnstream.connectors.models.openai.client import OpenAIModel
     from turnstream.schemas.chat import ChatAnswer, ChatRequest, Delta
 
 

@@ -92,7 +92,7 @@ def _scripted_server(folder: Path) -> Iterator[str]:
     from turnstream.deploy.local.process import spawn
 
     port = Ports().take()
-    command = [sys.executable, "-m", "turnstream.connectors.models.scripted", "--port", str(port)]
+    command = [sys.executable, "-m", "turnstream.deploy.local.scripted.server", "--port", str(port)]
     child = spawn(command, log=folder / "scripted.log", env=environment())  # it dies with us
     try:
         yield f"http://127.0.0.1:{port}/v1"

@@ -165,7 +165,7 @@ async def running(settings: dict[str, str], *, sample: bool = False, compared: b
         module = (sys.executable, "-m")
         commands = {
             "model": (
-                [*module, "turnstream.connectors.models.scripted", "--port", str(ports["model"])],
+                [*module, "turnstream.deploy.local.scripted.server", "--port", str(ports["model"])],
                 f"http://127.0.0.1:{ports['model']}/health",
             ),
             "worker": (cli("worker"), f"http://127.0.0.1:{ports['worker']}/readyz"),

@@ -39,8 +39,8 @@ if TYPE_CHECKING:
     from pathlib import Path
     from random import Random
 
-    from turnstream.connectors.models.scripted import ScriptedServer
     from turnstream.deploy.local.machine import Ports
+    from turnstream.deploy.local.scripted.server import ScriptedServer
     from turnstream.streams.settings import Settings
 
 Scope = Literal["stage", "servers"]

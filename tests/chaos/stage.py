@@ -26,8 +26,8 @@ from tests.chaos.parts.topic_faults import TOO_SMALL
 from tests.chaos.patience import PatientPool
 from tests.chaos.processes import Process
 from turnstream.connectors.kafka.admin import TopicAdmin
-from turnstream.connectors.models.scripted import ScriptedServer
 from turnstream.connectors.postgres.migrate import migrate
+from turnstream.deploy.local.scripted.server import ScriptedServer
 from turnstream.streams.settings import Settings
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ import pytest
 from aiokafka.admin import AIOKafkaAdminClient
 
 from turnstream.connectors.kafka.admin import TopicAdmin
-from turnstream.connectors.models.scripted import ScriptedServer
 from turnstream.deploy.local.machine import Ports
+from turnstream.deploy.local.scripted.server import ScriptedServer
 from turnstream.schemas.topics import Topics
 
 if TYPE_CHECKING:

@@ -16,8 +16,8 @@ from langgraph.checkpoint.memory import InMemorySaver
 from pydantic import BaseModel
 
 from turnstream.connectors.memory import ORIGIN, MemoryEmitter, MemoryToolCalls
-from turnstream.connectors.models.openai import OpenAIModel
-from turnstream.connectors.models.scripted import ScriptedServer
+from turnstream.connectors.models.openai.client import OpenAIModel
+from turnstream.deploy.local.scripted.server import ScriptedServer
 from turnstream.graph.agent import agent_entry, build_agent
 from turnstream.graph.ports import TurnContext
 from turnstream.graph.retries import RetrySettings

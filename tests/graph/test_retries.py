@@ -13,8 +13,8 @@ from langchain_core.messages import HumanMessage
 from langgraph.checkpoint.memory import InMemorySaver
 
 from turnstream.connectors.memory import MemoryEmitter, MemoryToolCalls
-from turnstream.connectors.models.openai import ModelLimits, OpenAIModel
-from turnstream.connectors.models.scripted import ScriptedServer
+from turnstream.connectors.models.openai.client import ModelLimits, OpenAIModel
+from turnstream.deploy.local.scripted.server import ScriptedServer
 from turnstream.graph.agent import build_agent
 from turnstream.graph.ports import TurnContext
 from turnstream.graph.retries import Retries, RetrySettings

@@ -12,7 +12,7 @@ from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, Tool
 from langchain_core.messages.tool import invalid_tool_call, tool_call
 
 from turnstream.connectors.memory import MemoryEmitter
-from turnstream.connectors.models.scripted_answer import fault_in_history
+from turnstream.deploy.local.scripted.answer import fault_in_history
 from turnstream.graph.answer import Answer
 from turnstream.graph.wire import NO_RESULT, wire_messages
 from turnstream.schemas.chat import ChatAnswer, Delta

@@ -24,8 +24,8 @@ from pydantic import SecretStr
 
 from turnstream.connectors.avro import Codec
 from turnstream.connectors.kafka.admin import TopicAdmin
-from turnstream.connectors.models.scripted import ScriptedServer
 from turnstream.deploy.local.machine import Ports
+from turnstream.deploy.local.scripted.server import ScriptedServer
 from turnstream.schemas.fold.fold import ThreadFold, TurnView
 from turnstream.schemas.ids import thread_key
 from turnstream.streams.app import open_worker

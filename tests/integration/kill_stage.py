@@ -23,9 +23,9 @@ from pydantic import SecretStr
 from turnstream.connectors.avro import Codec
 from turnstream.connectors.kafka.admin import TopicAdmin
 from turnstream.connectors.kafka.read.scan import LogScan, partition_of
-from turnstream.connectors.models.scripted import ScriptedServer
 from turnstream.connectors.postgres.migrate import migrate
 from turnstream.deploy.local.machine import Ports
+from turnstream.deploy.local.scripted.server import ScriptedServer
 from turnstream.schemas.fold.fold import ThreadFold, Verdict
 from turnstream.streams.replay_log import Replayer
 from turnstream.streams.settings import Settings

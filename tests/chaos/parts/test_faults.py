@@ -21,8 +21,8 @@ from tests.chaos.faults import FAULTS
 from tests.chaos.parts import link_faults, model_faults, server_faults, topic_faults  # noqa: F401
 from tests.chaos.parts.servers import LinkedServers, open_servers
 from turnstream.connectors.kafka.admin import TopicAdmin
-from turnstream.connectors.models.scripted import ScriptedServer
 from turnstream.connectors.postgres.migrate import migrate
+from turnstream.deploy.local.scripted.server import ScriptedServer
 from turnstream.streams.settings import Settings
 
 if TYPE_CHECKING:

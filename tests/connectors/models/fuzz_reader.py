@@ -20,8 +20,8 @@ from typing import Any
 
 from turnstream.connectors.avro import Codec
 from turnstream.connectors.memory import MemoryEmitter
-from turnstream.connectors.models.refusals import MESSAGE_CHARS_MAX, error_of_event
-from turnstream.connectors.models.sse import DeltaParser
+from turnstream.connectors.models.openai.deltas import DeltaParser
+from turnstream.connectors.models.openai.refusals import MESSAGE_CHARS_MAX, error_of_event
 from turnstream.graph.answer import Answer
 from turnstream.schemas.chat import ChatAnswer, Delta
 from turnstream.schemas.errors import ModelBadResponseError, ModelError

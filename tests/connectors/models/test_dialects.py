@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from recorded_exchanges import Exchange, ReplayServer, exchanges
 
-from turnstream.connectors.models.openai import ModelLimits, OpenAIModel
-from turnstream.connectors.models.sse import DeltaParser
+from turnstream.connectors.models.openai.client import ModelLimits, OpenAIModel
+from turnstream.connectors.models.openai.deltas import DeltaParser
 from turnstream.schemas.chat import ChatRequest, Delta, ToolSpec
 from turnstream.schemas.errors import ModelError, ModelOverloadedError
 

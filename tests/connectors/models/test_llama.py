@@ -11,7 +11,7 @@ import pytest
 from langchain_core.messages import HumanMessage
 
 from turnstream.connectors.memory import MemoryEmitter, MemoryToolCalls
-from turnstream.connectors.models.openai import OpenAIModel
+from turnstream.connectors.models.openai.client import OpenAIModel
 from turnstream.deploy.local import LocalStack
 from turnstream.graph.agent import build_agent
 from turnstream.graph.ports import TurnContext

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
-from turnstream.connectors.models.openai import ModelLimits, OpenAIModel
-from turnstream.connectors.models.request import request_body
-from turnstream.connectors.models.scripted import ScriptedServer
+from turnstream.connectors.models.openai.client import ModelLimits, OpenAIModel
+from turnstream.connectors.models.openai.request import request_body
+from turnstream.deploy.local.scripted.server import ScriptedServer
 from turnstream.schemas.chat import ChatAnswer, ChatRequest, Delta, ToolSpec
 from turnstream.schemas.errors import (
     ModelBadResponseError,

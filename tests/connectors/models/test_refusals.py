@@ -8,7 +8,7 @@ from email.utils import format_datetime
 
 import pytest
 
-from turnstream.connectors.models.refusals import (
+from turnstream.connectors.models.openai.refusals import (
     MESSAGE_CHARS_MAX,
     error_in,
     error_of_event,

@@ -10,10 +10,10 @@ import aiohttp
 import openai
 import pytest
 
-from turnstream.connectors.models.openai import OpenAIModel
-from turnstream.connectors.models.script import Script, read_script
-from turnstream.connectors.models.scripted import ScriptedServer
-from turnstream.connectors.models.scripted_answer import fault_in_history
+from turnstream.connectors.models.openai.client import OpenAIModel
+from turnstream.deploy.local.scripted.answer import fault_in_history
+from turnstream.deploy.local.scripted.script import Script, read_script
+from turnstream.deploy.local.scripted.server import ScriptedServer
 from turnstream.schemas.chat import ChatRequest
 
 

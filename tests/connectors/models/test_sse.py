@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from turnstream.connectors.models.sse import EVENT_BYTES_MAX, DeltaParser
+from turnstream.connectors.models.openai.deltas import EVENT_BYTES_MAX, DeltaParser
 from turnstream.schemas.chat import Delta
 from turnstream.schemas.errors import ModelBadResponseError
 from turnstream.schemas.records.events import Usage

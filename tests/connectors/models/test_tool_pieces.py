@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from turnstream.connectors.models.tool_pieces import Piece, ToolPieces
+from turnstream.connectors.models.openai.tool_pieces import Piece, ToolPieces
 
 if TYPE_CHECKING:
     from collections.abc import Callable

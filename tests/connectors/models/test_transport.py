@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from turnstream.connectors.models.transport import HttpTransport
+from turnstream.connectors.models.http.transport import HttpTransport
 from turnstream.schemas.errors import ConfigurationError, ModelBadResponseError
 
 if TYPE_CHECKING:

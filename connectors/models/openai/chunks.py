@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from turnstream.connectors.models.refusals import error_in
+from turnstream.connectors.models.openai.refusals import error_in
 from turnstream.schemas.errors import ModelBadResponseError
 from turnstream.schemas.limits import DEPTH_MAX, ENVELOPE_LEVELS, depth_of
 from turnstream.schemas.records.events import Usage

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import msgspec
 
 if TYPE_CHECKING:
-    from turnstream.connectors.models.script import Script
-    from turnstream.connectors.models.scripted_answer import Answer, Piece
+    from turnstream.deploy.local.scripted.answer import Answer, Piece
+    from turnstream.deploy.local.scripted.script import Script
 
 FLAT_BURST = 16  # tokens a write where no rate is set
 EARLY_S = 0.0005  # loops round timers to 1 ms: this much early is on time

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from turnstream.connectors.models.scripted import ScriptedServer
+    from turnstream.deploy.local.scripted.server import ScriptedServer
 
 
 def metrics_text(server: ScriptedServer) -> str:

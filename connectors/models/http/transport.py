@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 import httptools
 
-from turnstream.connectors.models.bodies import decompressing
+from turnstream.connectors.models.http.bodies import decompressing
 from turnstream.schemas.errors import ConfigurationError, ModelBadResponseError
 
 if TYPE_CHECKING:

@@ -11,24 +11,28 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from turnstream.connectors.models.chunks import (
+from turnstream.connectors.models.http.server_sent_events import (
+    EVENT_BYTES_MAX,
+    EventLines,
+    is_whole,
+)
+from turnstream.connectors.models.openai.chunks import (
     MODEL_CHARS_MAX,
     decode_chunk,
     read_patiently,
     read_usage,
 )
-from turnstream.connectors.models.endings import REASON_CHARS_MAX, Ending, ending_of
-from turnstream.connectors.models.event_lines import EVENT_BYTES_MAX, EventLines, is_whole
-from turnstream.connectors.models.surrogates import split_half
-from turnstream.connectors.models.thinking import Thinking
-from turnstream.connectors.models.tool_pieces import Piece, ToolPieces
+from turnstream.connectors.models.openai.endings import REASON_CHARS_MAX, Ending, ending_of
+from turnstream.connectors.models.openai.surrogates import split_half
+from turnstream.connectors.models.openai.thinking import Thinking
+from turnstream.connectors.models.openai.tool_pieces import Piece, ToolPieces
 from turnstream.schemas.chat import Delta
 from turnstream.schemas.text import storable_text
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
-    from turnstream.connectors.models.chunks import Choice, Chunk, ChunkDelta, Function
+    from turnstream.connectors.models.openai.chunks import Choice, Chunk, ChunkDelta, Function
     from turnstream.schemas.chat import DeltaKind
     from turnstream.schemas.records.events import Usage
 

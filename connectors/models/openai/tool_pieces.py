@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from turnstream.connectors.models.surrogates import split_half
+from turnstream.connectors.models.openai.surrogates import split_half
 from turnstream.schemas.chat import Delta
 
 if TYPE_CHECKING:

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from turnstream.connectors.models.endings import Ending
-from turnstream.connectors.models.refusals import error_of_event, error_of_response, shown
-from turnstream.connectors.models.request import request_body
-from turnstream.connectors.models.sse import DeltaParser
+from turnstream.connectors.models.openai.deltas import DeltaParser
+from turnstream.connectors.models.openai.endings import Ending
+from turnstream.connectors.models.openai.refusals import error_of_event, error_of_response, shown
+from turnstream.connectors.models.openai.request import request_body
 from turnstream.schemas.chat import ChatAnswer
 from turnstream.schemas.errors import (
     ModelBadResponseError,
@@ -31,7 +31,7 @@ from turnstream.schemas.unexpected import note
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from turnstream.connectors.models.transport import Connection, HttpTransport
+    from turnstream.connectors.models.http.transport import Connection, HttpTransport
     from turnstream.schemas.chat import ChatRequest, Delta
 
 _log = structlog.get_logger(__name__)

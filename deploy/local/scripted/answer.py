@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from turnstream.connectors.models.script import Script, read_script
+from turnstream.deploy.local.scripted.script import Script, read_script
 
 _TEXT = (
     "the a stream of events runs from here to there and every reader sees same order while "

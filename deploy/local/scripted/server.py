@@ -1,6 +1,6 @@
 """A scripted OpenAI-compatible server, for tests, benches and a first look without a model.
 
-`python -m turnstream.connectors.models.scripted --port 8000`, or `async with ScriptedServer()`.
+`python -m turnstream.deploy.local.scripted.server --port 8000`, or `async with ScriptedServer()`.
 Serves `POST /v1/chat/completions` (stream or not), `GET /v1/models`, `/health`, and `/metrics`
 under vLLM's names. What it answers is told by directives in the model's name or the last user
 message: see `script.py`. It refuses a history that vLLM or OpenAI would refuse.
@@ -20,20 +20,20 @@ from typing import TYPE_CHECKING, Any, Self, cast
 
 import msgspec
 
-from turnstream.connectors.models.scripted_answer import (
+from turnstream.deploy.local.scripted.answer import (
     Answer,
     Request,
     answer_of,
     fault_in_history,
     script_of,
 )
-from turnstream.connectors.models.scripted_metrics import metrics_text
-from turnstream.connectors.models.scripted_stream import Stream, Wheel, frames_of, usage_of
+from turnstream.deploy.local.scripted.metrics import metrics_text
+from turnstream.deploy.local.scripted.stream import Stream, Wheel, frames_of, usage_of
 
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from turnstream.connectors.models.script import Script
+    from turnstream.deploy.local.scripted.script import Script
 
 HEAD_BYTES_MAX = 64 << 10
 BODY_BYTES_MAX = 64 << 20

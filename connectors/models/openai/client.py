@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Self
 
 import msgspec
 
-from turnstream.connectors.models.call import Call, ModelLimits, Server, body_of
-from turnstream.connectors.models.refusals import error_of_response
-from turnstream.connectors.models.transport import HttpTransport
+from turnstream.connectors.models.http.transport import HttpTransport
+from turnstream.connectors.models.openai.call import Call, ModelLimits, Server, body_of
+from turnstream.connectors.models.openai.refusals import error_of_response
 from turnstream.schemas.errors import InvalidRequestError, ModelBadResponseError
 from turnstream.schemas.limits import check_depth
 
