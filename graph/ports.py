@@ -10,13 +10,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from turnstream.graph.retries import Retries
+from turnstream.graph.agent.retries import Retries
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
     from uuid import UUID
 
-    from turnstream.graph.tool_calls import Effects
+    from turnstream.graph.tools.recorded_calls import Effects
     from turnstream.schemas.chat import ChatAnswer, ChatRequest, Delta, ToolSpec
     from turnstream.schemas.records.events import Event, Keep
     from turnstream.schemas.tool_calls import Known, ToolCall

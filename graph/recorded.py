@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
 
-from turnstream.graph.tool_calls import Effects, call_once, digest_of, place_of
+from turnstream.graph.tools.recorded_calls import Effects, call_once, digest_of, place_of
 from turnstream.graph.values import text_of, to_json
 from turnstream.schemas.errors import ToolIndeterminateError
 from turnstream.schemas.ids import path_of_namespace

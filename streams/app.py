@@ -37,11 +37,11 @@ from turnstream.connectors.postgres.stores.places import Incarnations, LedgerPla
 from turnstream.connectors.postgres.stores.threads import Threads
 from turnstream.connectors.postgres.stores.usage import UsageStore
 from turnstream.connectors.registry import open_codec, open_registry
-from turnstream.graph.agent import agent_entry
-from turnstream.graph.catalog import Catalog
-from turnstream.graph.reading import GraphReader
-from turnstream.graph.retries import RetrySettings
-from turnstream.graph.state import AgentSettings
+from turnstream.graph.agent.builder import agent_entry
+from turnstream.graph.agent.retries import RetrySettings
+from turnstream.graph.agent.state import AgentSettings
+from turnstream.graph.langgraph.catalog import Catalog
+from turnstream.graph.langgraph.reading import GraphReader
 from turnstream.graph.tools import built_in_tools
 from turnstream.schemas.errors import ConfigurationError
 from turnstream.streams.admission import Rules
@@ -77,7 +77,7 @@ if TYPE_CHECKING:
 
     import asyncpg
 
-    from turnstream.graph.catalog import GraphEntry
+    from turnstream.graph.langgraph.catalog import GraphEntry
     from turnstream.graph.ports import ModelClient
     from turnstream.streams.edge.feed import Directory
     from turnstream.streams.edge.states import Graph

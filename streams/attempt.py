@@ -26,10 +26,10 @@ import structlog
 from aiokafka import TopicPartition
 
 from turnstream.connectors.postgres.ledger.rows import Finish, Resolved
-from turnstream.graph.deadlines import TurnLimits
-from turnstream.graph.questions import wrong_answer
-from turnstream.graph.runner import RunOutcome, TurnControl, end_turn, run_turn
-from turnstream.graph.turn_input import RECURSION_LIMIT_MAX, TurnInput
+from turnstream.graph.run.deadlines import TurnLimits
+from turnstream.graph.run.input import RECURSION_LIMIT_MAX, TurnInput
+from turnstream.graph.run.questions import wrong_answer
+from turnstream.graph.run.runner import RunOutcome, TurnControl, end_turn, run_turn
 from turnstream.schemas.errors import (
     CancelAheadError,
     FencedError,
@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from turnstream.connectors.postgres.checkpoints.commits import Session
     from turnstream.connectors.postgres.checkpoints.saver import FencedSaver
     from turnstream.connectors.postgres.ledger.rows import Claim
-    from turnstream.graph.catalog import Catalog
+    from turnstream.graph.langgraph.catalog import Catalog
     from turnstream.streams.metrics import WorkerMetrics
     from turnstream.streams.outlets import Outlets
 

@@ -1,7 +1,7 @@
 """Watches from a thread whether the event loop ticks, and ends what blocks it.
 
 1. blocked for `block_timeout_s`: a signal handler in the loop's thread stops the graph whose code
-   blocks it (`graph/interrupting.py`); that turn fails with `graph_blocked`, its neighbours go on
+   blocks it (`graph/run/interrupting.py`); that turn fails with `graph_blocked`, its neighbours go on
 2. blocked for `block_max_s`, by code that cannot be stopped: `replace` is called. The lease is not
    renewed any more at that time either (`connectors/postgres/ledger/lease.py`)
 
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from turnstream.graph.interrupting import InterruptedGraphError, blocking_run, frames_of
+from turnstream.graph.run.interrupting import InterruptedGraphError, blocking_run, frames_of
 from turnstream.schemas.errors import GraphBlockedError
 
 if TYPE_CHECKING:

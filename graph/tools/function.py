@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from turnstream.graph.tool_calls import Effects
+from turnstream.graph.tools.recorded_calls import Effects
 from turnstream.schemas.chat import ToolSpec
 from turnstream.schemas.errors import ToolArgumentsError
 

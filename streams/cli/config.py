@@ -125,7 +125,7 @@ def _consistent(settings: "Settings") -> list[Finding]:
 
 async def _graphs(settings: "Settings") -> list[Finding]:
     """Load the graphs as a worker does, and call those that are functions once."""
-    from turnstream.graph.catalog import Catalog
+    from turnstream.graph.langgraph.catalog import Catalog
     from turnstream.schemas.errors import CatalogError
 
     if settings.langgraph_json is None:

@@ -15,7 +15,7 @@ from turnstream.streams.pace import LoopLag
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from turnstream.graph.catalog import Catalog
+    from turnstream.graph.langgraph.catalog import Catalog
     from turnstream.streams.edge.arrivals import Arrivals
     from turnstream.streams.edge.fanout import Sockets
     from turnstream.streams.edge.feed import Feed

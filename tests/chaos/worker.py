@@ -24,8 +24,8 @@ import uvloop
 from tests.chaos import planted, points
 from turnstream.connectors.kafka.read import inbox
 from turnstream.connectors.postgres import pools
-from turnstream.graph.agent import agent_entry
-from turnstream.graph.catalog import Catalog
+from turnstream.graph.agent.builder import agent_entry
+from turnstream.graph.langgraph.catalog import Catalog
 from turnstream.graph.tools import built_in_tools
 from turnstream.streams import app
 from turnstream.streams.process import log_as_json

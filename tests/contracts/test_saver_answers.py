@@ -17,7 +17,7 @@ from psycopg_pool import AsyncConnectionPool
 from turnstream.connectors.memory import MemoryEmitter
 from turnstream.connectors.postgres.checkpoints.commit_pool import commit_pool
 from turnstream.connectors.postgres.checkpoints.saver import FencedSaver
-from turnstream.graph.ending import ends_after
+from turnstream.graph.run.ending import ends_after
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable

@@ -18,14 +18,14 @@ from pydantic import BaseModel
 from turnstream.connectors.memory import ORIGIN, MemoryEmitter, MemoryToolCalls
 from turnstream.connectors.models.openai.client import OpenAIModel
 from turnstream.deploy.local.scripted.server import ScriptedServer
-from turnstream.graph.agent import agent_entry, build_agent
+from turnstream.graph.agent.builder import agent_entry, build_agent
+from turnstream.graph.agent.retries import RetrySettings
+from turnstream.graph.agent.state import AgentSettings
 from turnstream.graph.ports import TurnContext
-from turnstream.graph.retries import RetrySettings
-from turnstream.graph.state import AgentSettings
-from turnstream.graph.tool_calls import Effects
+from turnstream.graph.run.input import TurnInput
 from turnstream.graph.tools import built_in_tools
 from turnstream.graph.tools.function import FunctionTool
-from turnstream.graph.turn_input import TurnInput
+from turnstream.graph.tools.recorded_calls import Effects
 from turnstream.schemas.errors import (
     ConfigurationError,
     InvalidRequestError,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from turnstream.connectors.memory import MemoryToolCalls
-from turnstream.graph.tool_calls import call_once
+from turnstream.graph.tools.recorded_calls import call_once
 from turnstream.schemas.errors import FencedError
 from turnstream.schemas.tool_calls import ToolCall
 

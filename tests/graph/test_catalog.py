@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from turnstream.connectors.postgres.checkpoints.serializer import StateSerializer
-from turnstream.graph.catalog import AGENT, BUILT_IN, Catalog, GraphEntry
-from turnstream.graph.factories import Use
-from turnstream.graph.graph_modules import module_name
-from turnstream.graph.turn_input import TurnInput
+from turnstream.graph.langgraph.catalog import AGENT, BUILT_IN, Catalog, GraphEntry
+from turnstream.graph.langgraph.factories import Use
+from turnstream.graph.langgraph.graph_modules import module_name
+from turnstream.graph.run.input import TurnInput
 from turnstream.schemas.errors import CatalogError, NotFoundError
 from turnstream.schemas.ids import assistant_id_of
 

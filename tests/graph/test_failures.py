@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from langgraph.types import StateSnapshot
 
-    from turnstream.graph.catalog import GraphEntry
+    from turnstream.graph.langgraph.catalog import GraphEntry
     from turnstream.schemas.records.results import Outcome
 
 SECRET = "postgresql://admin:hunter2@db/prod"

@@ -16,8 +16,8 @@ from langgraph.runtime import Runtime
 from langgraph.types import RetryPolicy
 
 from tests.graph.test_runner import KEY, Thread, chain, entry, opened, start, until
-from turnstream.graph.deadlines import TurnLimits
-from turnstream.graph.runner import RunOutcome, TurnControl, end_turn, run_turn
+from turnstream.graph.run.deadlines import TurnLimits
+from turnstream.graph.run.runner import RunOutcome, TurnControl, end_turn, run_turn
 from turnstream.schemas.fold.transcript import transcript
 from turnstream.schemas.records.events import (
     CustomEmitted,
@@ -32,8 +32,8 @@ from turnstream.schemas.records.results import Carried, Outcome
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from turnstream.graph.catalog import GraphEntry
-    from turnstream.graph.turn_input import TurnInput
+    from turnstream.graph.langgraph.catalog import GraphEntry
+    from turnstream.graph.run.input import TurnInput
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from turnstream.graph.questions import MESSAGE_CHARS_MAX, asked_fields, wrong_answer
+from turnstream.graph.run.questions import MESSAGE_CHARS_MAX, asked_fields, wrong_answer
 from turnstream.schemas.errors import GraphError
 
 PERSON = {

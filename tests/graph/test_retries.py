@@ -15,11 +15,11 @@ from langgraph.checkpoint.memory import InMemorySaver
 from turnstream.connectors.memory import MemoryEmitter, MemoryToolCalls
 from turnstream.connectors.models.openai.client import ModelLimits, OpenAIModel
 from turnstream.deploy.local.scripted.server import ScriptedServer
-from turnstream.graph.agent import build_agent
+from turnstream.graph.agent.builder import build_agent
+from turnstream.graph.agent.retries import Retries, RetrySettings
+from turnstream.graph.agent.state import AgentSettings
 from turnstream.graph.ports import TurnContext
-from turnstream.graph.retries import Retries, RetrySettings
-from turnstream.graph.said import Said
-from turnstream.graph.state import AgentSettings
+from turnstream.graph.run.said import Said
 from turnstream.graph.tools import built_in_tools
 from turnstream.schemas.errors import (
     FencedError,

@@ -15,11 +15,11 @@ from langgraph.types import Command, interrupt
 
 from tests.graph.test_runner import KEY, Thread, chain, entry, opened, start
 from turnstream.connectors.memory import MemoryEmitter
-from turnstream.graph import tool_answers
-from turnstream.graph.tool_answers import signed
-from turnstream.graph.translate import MODES, Translator
-from turnstream.graph.turn_input import TurnInput
-from turnstream.graph.watch import ToolTasks
+from turnstream.graph.langgraph import tool_answers
+from turnstream.graph.langgraph.tool_answers import signed
+from turnstream.graph.langgraph.translate import MODES, Translator
+from turnstream.graph.langgraph.watch import ToolTasks
+from turnstream.graph.run.input import TurnInput
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

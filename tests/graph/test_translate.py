@@ -11,7 +11,7 @@ from langgraph.runtime import Runtime
 from langgraph.store.memory import InMemoryStore
 
 from turnstream.connectors.memory import MemoryEmitter
-from turnstream.graph.translate import UPDATE_BYTES_MAX, Translator, Written
+from turnstream.graph.langgraph.translate import UPDATE_BYTES_MAX, Translator, Written
 from turnstream.schemas.records.events import (
     CustomEmitted,
     InputRequested,

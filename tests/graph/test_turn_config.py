@@ -16,11 +16,11 @@ from pydantic import BaseModel
 from typing_extensions import TypedDict
 
 from tests.graph.test_runner import KEY, Thread, answers_with, chain, entry, model, opened, start
-from turnstream.graph.catalog import GraphEntry
-from turnstream.graph.deadlines import TurnLimits
-from turnstream.graph.factories import factory_of
-from turnstream.graph.run_context import run_context
-from turnstream.graph.runner import TurnControl, run_turn
+from turnstream.graph.langgraph.catalog import GraphEntry
+from turnstream.graph.langgraph.factories import factory_of
+from turnstream.graph.langgraph.run_context import run_context
+from turnstream.graph.run.deadlines import TurnLimits
+from turnstream.graph.run.runner import TurnControl, run_turn
 from turnstream.schemas.errors import InvalidRequestError
 from turnstream.schemas.ids import assistant_id_of
 

@@ -9,7 +9,7 @@ from typing import Any
 from langchain_core.callbacks import AsyncCallbackHandler
 from langchain_core.callbacks.manager import AsyncCallbackManagerForChainRun
 
-from turnstream.graph import unheard
+from turnstream.graph.langgraph import unheard
 
 
 class Ends(AsyncCallbackHandler):

@@ -13,8 +13,8 @@ from langchain_core.messages.tool import invalid_tool_call, tool_call
 
 from turnstream.connectors.memory import MemoryEmitter
 from turnstream.deploy.local.scripted.answer import fault_in_history
-from turnstream.graph.answer import Answer
-from turnstream.graph.wire import NO_RESULT, wire_messages
+from turnstream.graph.agent.answer import Answer
+from turnstream.graph.agent.wire import NO_RESULT, wire_messages
 from turnstream.schemas.chat import ChatAnswer, Delta
 from turnstream.schemas.fold.fold import ThreadFold
 from turnstream.schemas.fold.transcript import transcript

@@ -18,8 +18,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "chaos" / "graphs"))
 import counting
 
 from turnstream.connectors.postgres.ledger.tool_calls import LedgerToolCalls
-from turnstream.graph.agent import agent_entry
-from turnstream.graph.catalog import Catalog
+from turnstream.graph.agent.builder import agent_entry
+from turnstream.graph.langgraph.catalog import Catalog
 from turnstream.streams import app
 from turnstream.streams.process import log_as_json, on_stop_signal
 from turnstream.streams.settings import load_settings

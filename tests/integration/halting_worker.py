@@ -16,10 +16,10 @@ import langgraph.prebuilt  # noqa: F401
 import uvloop
 from pydantic import BaseModel
 
-from turnstream.graph.agent import agent_entry
-from turnstream.graph.catalog import Catalog
+from turnstream.graph.agent.builder import agent_entry
+from turnstream.graph.agent.state import AgentSettings
+from turnstream.graph.langgraph.catalog import Catalog
 from turnstream.graph.ports import ToolCallContext
-from turnstream.graph.state import AgentSettings
 from turnstream.graph.tools import built_in_tools
 from turnstream.graph.tools.function import FunctionTool
 from turnstream.streams import app

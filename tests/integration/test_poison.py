@@ -9,7 +9,7 @@ import uuid
 from datetime import timedelta
 from pathlib import Path
 
-from turnstream.graph.catalog import Catalog, GraphEntry
+from turnstream.graph.langgraph.catalog import Catalog, GraphEntry
 from turnstream.schemas.fold.transcript import transcript
 from turnstream.schemas.records.events import (
     TaskRetried,

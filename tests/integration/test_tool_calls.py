@@ -25,8 +25,8 @@ from langgraph.types import interrupt
 from pydantic import BaseModel, SecretStr
 
 from turnstream.connectors.postgres.migrate import migrate
-from turnstream.graph.agent import agent_entry
-from turnstream.graph.catalog import Catalog
+from turnstream.graph.agent.builder import agent_entry
+from turnstream.graph.langgraph.catalog import Catalog
 from turnstream.graph.ports import ToolCallContext
 from turnstream.graph.tools import built_in_tools
 from turnstream.graph.tools.function import FunctionTool

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import APIRouter, Query
 
-from turnstream.graph.factories import Use
-from turnstream.graph.reading import cannot_be_made
+from turnstream.graph.langgraph.factories import Use
+from turnstream.graph.langgraph.reading import cannot_be_made
 from turnstream.schemas.errors import TurnstreamError
 from turnstream.streams.edge.routes.bodies import AssistantFilter, AssistantSearch, Id
 from turnstream.streams.edge.routes.deps import Caller, JsonAnswer, Rest, answers
@@ -23,8 +23,8 @@ from turnstream.streams.edge.routes.shapes import Assistant, GraphDrawing, Graph
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from turnstream.graph.catalog import GraphEntry
-    from turnstream.graph.factories import AnyPregel
+    from turnstream.graph.langgraph.catalog import GraphEntry
+    from turnstream.graph.langgraph.factories import AnyPregel
 
 router = APIRouter(tags=["assistants"], route_class=JsonRoute)
 

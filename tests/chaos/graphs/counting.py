@@ -22,8 +22,8 @@ import asyncpg
 from pydantic import BaseModel
 
 from turnstream.graph.ports import ToolCallContext
-from turnstream.graph.tool_calls import Effects
 from turnstream.graph.tools.function import FunctionTool
+from turnstream.graph.tools.recorded_calls import Effects
 
 TENANT = "default"
 EFFECTS = """

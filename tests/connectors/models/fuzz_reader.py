@@ -22,7 +22,7 @@ from turnstream.connectors.avro import Codec
 from turnstream.connectors.memory import MemoryEmitter
 from turnstream.connectors.models.openai.deltas import DeltaParser
 from turnstream.connectors.models.openai.refusals import MESSAGE_CHARS_MAX, error_of_event
-from turnstream.graph.answer import Answer
+from turnstream.graph.agent.answer import Answer
 from turnstream.schemas.chat import ChatAnswer, Delta
 from turnstream.schemas.errors import ModelBadResponseError, ModelError
 

@@ -464,7 +464,7 @@ class State(TypedDict):
 
 
 async def test_a_one_node_run_is_one_load_and_one_commit(bench: Bench) -> None:
-    from turnstream.graph.ending import ends_after
+    from turnstream.graph.run.ending import ends_after
 
     async def node(state: State) -> State:
         return {"said": [*state["said"], "done"]}

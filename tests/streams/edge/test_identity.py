@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from turnstream.graph.turn_input import TurnInput
+from turnstream.graph.run.input import TurnInput
 from turnstream.schemas.records.command_rules import IDENTITY_KEYS
 from turnstream.streams.edge.auth import DevAuthenticator, Principal
 from turnstream.streams.edge.identity import config_for

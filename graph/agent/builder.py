@@ -14,17 +14,20 @@ from uuid import UUID
 import msgspec
 from langgraph.graph import END, START, StateGraph
 
-from turnstream.graph import answer, model_node, retries, state, tool_calls, tool_node, wire
-from turnstream.graph.catalog import AGENT, GraphEntry
+from turnstream.graph.agent import answer, retries, state, wire
+from turnstream.graph.agent.nodes import model as model_node
+from turnstream.graph.agent.nodes import tools as tool_node
+from turnstream.graph.agent.state import AgentSettings, AgentState
+from turnstream.graph.langgraph.catalog import AGENT, GraphEntry
 from turnstream.graph.ports import TurnContext
-from turnstream.graph.state import AgentSettings, AgentState
+from turnstream.graph.tools import recorded_calls as tool_calls
 from turnstream.schemas.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from turnstream.graph.ports import Commits, Emitter, ModelClient, Tool
-    from turnstream.graph.turn_input import TurnInput
+    from turnstream.graph.run.input import TurnInput
 
 STEPS_MAX = 50
 """Model calls of one turn at most: with the tools between them they stay below the 100 steps after

@@ -11,10 +11,10 @@ from langgraph.config import get_config
 from langgraph.errors import GraphBubbleUp, GraphInterrupt, ParentCommand
 from langgraph.runtime import Runtime
 
-from turnstream.graph.tool_answers import CALL
-from turnstream.graph.translate import Written
-from turnstream.graph.translate_paths import graph_namespace
-from turnstream.graph.usage import prompt_tokens
+from turnstream.graph.langgraph.tool_answers import CALL
+from turnstream.graph.langgraph.translate import Written
+from turnstream.graph.langgraph.translate_paths import graph_namespace
+from turnstream.graph.langgraph.usage import prompt_tokens
 from turnstream.schemas.unexpected import class_name, described
 
 if TYPE_CHECKING:
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
     from langchain_core.messages import BaseMessage
 
+    from turnstream.graph.langgraph.translate import Translator
+    from turnstream.graph.langgraph.translate_paths import Namespace
     from turnstream.graph.ports import Commits
-    from turnstream.graph.translate import Translator
-    from turnstream.graph.translate_paths import Namespace
 
 log = structlog.get_logger(__name__)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from langgraph.config import get_config
 from langgraph.errors import GraphBubbleUp
 
-from turnstream.graph.tool_calls import place_of
+from turnstream.graph.tools.recorded_calls import place_of
 from turnstream.graph.values import to_json
 from turnstream.schemas.errors import TurnstreamError
 from turnstream.schemas.ids import path_of_namespace

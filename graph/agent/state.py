@@ -12,8 +12,8 @@ from langgraph.types import Command
 # pydantic, which makes the schemas that clients see, refuses typing's own before Python 3.12
 from typing_extensions import TypedDict
 
+from turnstream.graph.agent.retries import RetrySettings
 from turnstream.graph.ports import TurnContext
-from turnstream.graph.retries import RetrySettings
 from turnstream.schemas.errors import InvalidRequestError
 
 

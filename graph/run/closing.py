@@ -13,9 +13,9 @@ from langgraph.checkpoint.base import BaseCheckpointSaver, CheckpointTuple
 from langgraph.constants import END
 from langgraph.types import StateUpdate
 
-from turnstream.graph.open_head import accepts, add_to_open_head
-from turnstream.graph.stopped_calls import closing_id
-from turnstream.graph.tool_calls import STOPPED
+from turnstream.graph.langgraph.open_head import accepts, add_to_open_head
+from turnstream.graph.run.stopped_calls import closing_id
+from turnstream.graph.tools.recorded_calls import STOPPED
 from turnstream.schemas.errors import TurnstreamError
 from turnstream.schemas.text import clean_text
 

@@ -11,10 +11,10 @@ from langchain_core.messages import AIMessage, ToolMessage
 from langgraph.errors import GraphBubbleUp
 from langgraph.runtime import Runtime
 
+from turnstream.graph.agent.nodes.step import Step, step
+from turnstream.graph.agent.state import AgentSettings, AgentState, Node, turn_settings
 from turnstream.graph.ports import Tool, ToolCallContext, TurnContext
-from turnstream.graph.state import AgentSettings, AgentState, Node, turn_settings
-from turnstream.graph.step import Step, step
-from turnstream.graph.tool_calls import FAILED, TIMED_OUT, call_once, digest_of
+from turnstream.graph.tools.recorded_calls import FAILED, TIMED_OUT, call_once, digest_of
 from turnstream.graph.values import to_json
 from turnstream.schemas.errors import (
     ToolArgumentsError,

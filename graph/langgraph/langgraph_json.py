@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from dotenv import dotenv_values
 from packaging.requirements import InvalidRequirement, Requirement
 
-from turnstream.graph.graph_modules import add_to_path
+from turnstream.graph.langgraph.graph_modules import add_to_path
 from turnstream.schemas.errors import CatalogError
 
 if TYPE_CHECKING:

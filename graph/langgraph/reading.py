@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from langgraph.types import StateSnapshot
 
-from turnstream.graph.factories import Use
+from turnstream.graph.langgraph.factories import Use
 from turnstream.schemas.errors import ConflictError, TurnstreamError
 from turnstream.schemas.unexpected import class_name, note
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from langchain_core.runnables import RunnableConfig
     from langgraph.checkpoint.base import BaseCheckpointSaver, CheckpointTuple
 
-    from turnstream.graph.catalog import GraphEntry
+    from turnstream.graph.langgraph.catalog import GraphEntry
 
 SENT = "__pregel_tasks"
 """LangGraph's name of the channel that holds what was sent."""

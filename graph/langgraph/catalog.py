@@ -7,27 +7,27 @@ import hashlib
 import traceback
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from langgraph.graph.state import StateGraph
 from langgraph.pregel import Pregel
 
-from turnstream.graph import langgraph_json
-from turnstream.graph.ending import ends_after
-from turnstream.graph.factories import WANTED, Factory, Use, as_graph, factory_of
-from turnstream.graph.graph_modules import load_module
+from turnstream.graph.langgraph import langgraph_json
+from turnstream.graph.langgraph.factories import WANTED, Factory, Use, as_graph, factory_of
+from turnstream.graph.langgraph.graph_modules import load_module
+from turnstream.graph.run.ending import ends_after
 from turnstream.schemas.errors import CatalogError, GraphUnsupportedError, NotFoundError
 from turnstream.schemas.ids import assistant_id_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-    from pathlib import Path
 
     from langgraph.checkpoint.base import BaseCheckpointSaver
 
-    from turnstream.graph.factories import AnyPregel
+    from turnstream.graph.langgraph.factories import AnyPregel
     from turnstream.graph.ports import Commits, Emitter
-    from turnstream.graph.turn_input import TurnInput
+    from turnstream.graph.run.input import TurnInput
 
 AGENT = "agent"
 BUILT_IN = "turnstream-agent"
@@ -210,7 +210,7 @@ def _line(error: BaseException) -> str:
     """Return ` (file:line)` of where the graph's own code raised an error, "" if it is unknown."""
     if isinstance(error, SyntaxError) and error.filename:
         return f" ({error.filename}:{error.lineno})"
-    ours = __file__.rpartition("/")[0]
+    ours = str(Path(__file__).parents[1])
     brought = [
         frame
         for frame in traceback.extract_tb(error.__traceback__)

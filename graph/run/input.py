@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from langgraph.types import Command
 
-from turnstream.graph.tool_answers import signed
+from turnstream.graph.langgraph.tool_answers import signed
 from turnstream.schemas.ids import assistant_id_of, split_thread_key
 from turnstream.schemas.records.command_rules import IDENTITY_KEYS
 from turnstream.schemas.records.results import Carried

@@ -13,8 +13,8 @@ from langchain_core.messages import (
     merge_content,
 )
 
-from turnstream.graph.translate_paths import graph_namespace
-from turnstream.graph.usage import counted, estimated
+from turnstream.graph.langgraph.translate_paths import graph_namespace
+from turnstream.graph.langgraph.usage import counted, estimated
 from turnstream.graph.values import is_small, text_of, to_json
 from turnstream.schemas.fold.fold import covers
 from turnstream.schemas.fold.messages import Message
@@ -24,8 +24,8 @@ from turnstream.schemas.text import text_sha256
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from turnstream.graph.langgraph.translate_paths import Paths
     from turnstream.graph.ports import Emitter
-    from turnstream.graph.translate_paths import Paths
 
 Role = Literal["assistant", "tool", "user", "system"]
 _ROLES: dict[str, Role] = {"human": "user", "system": "system", "tool": "tool"}

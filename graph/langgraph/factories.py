@@ -25,7 +25,7 @@ from langgraph_sdk.runtime import (
     _ReadRuntime,
 )
 
-from turnstream.graph.node_exits import contained
+from turnstream.graph.langgraph.node_exits import contained
 from turnstream.schemas.errors import CatalogError, GraphUnsupportedError
 
 if TYPE_CHECKING:

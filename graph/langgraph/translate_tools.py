@@ -16,9 +16,9 @@ from turnstream.schemas.records.events import ToolFailed, ToolFinished, ToolProg
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from turnstream.graph.langgraph.translate_paths import Namespace
     from turnstream.graph.ports import Emitter
     from turnstream.graph.recorded import Recalled
-    from turnstream.graph.translate_paths import Namespace
 
 MESSAGE_CHARS_MAX = 2000
 

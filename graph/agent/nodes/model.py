@@ -9,10 +9,10 @@ from langchain_core.messages import AIMessage, AnyMessage
 from langgraph.runtime import Runtime
 from langgraph.types import Command
 
-from turnstream.graph.answer import Answer
-from turnstream.graph.ports import ModelClient, TurnContext
-from turnstream.graph.retries import RetrySettings
-from turnstream.graph.state import (
+from turnstream.graph.agent.answer import Answer
+from turnstream.graph.agent.nodes.step import Step, step
+from turnstream.graph.agent.retries import RetrySettings
+from turnstream.graph.agent.state import (
     AgentSettings,
     AgentState,
     Node,
@@ -20,8 +20,8 @@ from turnstream.graph.state import (
     calls_before,
     turn_settings,
 )
-from turnstream.graph.step import Step, step
-from turnstream.graph.wire import wire_messages
+from turnstream.graph.agent.wire import wire_messages
+from turnstream.graph.ports import ModelClient, TurnContext
 from turnstream.schemas.chat import ChatRequest, ToolSpec
 from turnstream.schemas.errors import ModelError, StepLimitError
 

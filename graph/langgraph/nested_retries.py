@@ -16,7 +16,7 @@ from langgraph._internal._scratchpad import PregelScratchpad
 from langgraph.pregel import _retry
 from langgraph.pregel._algo import LazyAtomicCounter
 
-from turnstream.graph import tool_answers
+from turnstream.graph.langgraph import tool_answers
 
 if TYPE_CHECKING:
     from langchain_core.runnables import RunnableConfig

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from turnstream.graph.tool_calls import STOPPED
+from turnstream.graph.tools.recorded_calls import STOPPED
 from turnstream.schemas.errors import ToolIndeterminateError
 from turnstream.schemas.records.events import ToolFailed, ToolStarted
 
 if TYPE_CHECKING:
     from turnstream.graph.ports import ToolCalls
-    from turnstream.graph.said import Said
+    from turnstream.graph.run.said import Said
 
 
 def closing_id(turn_id: str, tool_call_id: str) -> str:

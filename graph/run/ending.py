@@ -11,7 +11,7 @@ from langchain_core.messages import AIMessage, HumanMessage
 from langgraph.errors import GraphRecursionError, UnknownInterruptError
 from langgraph.types import StateSnapshot
 
-from turnstream.graph.node_exits import exit_behind
+from turnstream.graph.langgraph.node_exits import exit_behind
 from turnstream.graph.values import text_of
 from turnstream.schemas.errors import (
     FencedError,
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from langgraph.pregel import Pregel
 
-    from turnstream.graph.said import Said
+    from turnstream.graph.run.said import Said
 
 log = structlog.get_logger(__name__)
 

@@ -18,8 +18,12 @@ if TYPE_CHECKING:
 
 FRAMES_MAX = 30
 _OURS = "turnstream."
-_RUNNER = "turnstream.graph.runner"
-_BETWEEN = ("turnstream.graph.node_exits", "turnstream.graph.factories", "turnstream.graph.catalog")
+_RUNNER = "turnstream.graph.run.runner"
+_BETWEEN = (
+    "turnstream.graph.langgraph.node_exits",
+    "turnstream.graph.langgraph.factories",
+    "turnstream.graph.langgraph.catalog",
+)
 """Modules of ours that stand between a run and the code that it calls; they keep nothing."""
 _LOOP = {("asyncio.events", "_run"), ("asyncio.runners", "run"), ("uvloop", "run")}
 """Modules and functions whose frames are below those of the task that runs."""

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from langchain_core.messages import AIMessageChunk, BaseMessage
 
-from turnstream.graph.questions import asked_fields
+from turnstream.graph.langgraph.translate_messages import Messages
+from turnstream.graph.langgraph.translate_paths import Paths
+from turnstream.graph.langgraph.translate_tools import Tools
 from turnstream.graph.recorded import Recalled
-from turnstream.graph.translate_messages import Messages
-from turnstream.graph.translate_paths import Paths
-from turnstream.graph.translate_tools import Tools
+from turnstream.graph.run.questions import asked_fields
 from turnstream.graph.values import is_small, to_json
 from turnstream.schemas.fold.fold import covers
 from turnstream.schemas.records.events import (
@@ -30,8 +30,8 @@ from turnstream.schemas.unexpected import class_name
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
+    from turnstream.graph.langgraph.translate_paths import Namespace
     from turnstream.graph.ports import Emitter
-    from turnstream.graph.translate_paths import Namespace
     from turnstream.schemas.records.events import Keep
 
 MODES: tuple[Any, ...] = ("messages", "tasks", "updates", "tools", "custom")

@@ -16,20 +16,20 @@ import msgspec
 from langgraph.errors import GraphDrained
 from langgraph.runtime import RunControl
 
-from turnstream.graph import nested_retries, node_exits, tool_answers, unheard, wait_for
-from turnstream.graph.closing import closing_calls
-from turnstream.graph.deadlines import TurnLimits, overrun
-from turnstream.graph.ending import drop_frames, last_answer, outcome_of, text_in, with_words
-from turnstream.graph.factories import Use
-from turnstream.graph.interrupting import RUNNING
-from turnstream.graph.questions import asked_fields
+from turnstream.graph.langgraph import nested_retries, node_exits, tool_answers, unheard, wait_for
+from turnstream.graph.langgraph.factories import Use
+from turnstream.graph.langgraph.run_context import run_context
+from turnstream.graph.langgraph.translate import MODES, Translator
+from turnstream.graph.langgraph.watch import RUNTIME, Prompts, RetryWatch, SigningRuntime, ToolTasks
 from turnstream.graph.recorded import record_with
-from turnstream.graph.run_context import run_context
-from turnstream.graph.said import Said
-from turnstream.graph.stopped_calls import say_stopped
-from turnstream.graph.translate import MODES, Translator
-from turnstream.graph.turn_input import RECURSION_LIMIT_MAX
-from turnstream.graph.watch import RUNTIME, Prompts, RetryWatch, SigningRuntime, ToolTasks
+from turnstream.graph.run.closing import closing_calls
+from turnstream.graph.run.deadlines import TurnLimits, overrun
+from turnstream.graph.run.ending import drop_frames, last_answer, outcome_of, text_in, with_words
+from turnstream.graph.run.input import RECURSION_LIMIT_MAX
+from turnstream.graph.run.interrupting import RUNNING
+from turnstream.graph.run.questions import asked_fields
+from turnstream.graph.run.said import Said
+from turnstream.graph.run.stopped_calls import say_stopped
 from turnstream.schemas.errors import GraphError, TurnError, TurnstreamError
 from turnstream.schemas.records.events import InputRequested
 from turnstream.schemas.records.results import Carried, Outcome
@@ -42,10 +42,10 @@ if TYPE_CHECKING:
     from langchain_core.runnables import RunnableConfig
     from langgraph.checkpoint.base import BaseCheckpointSaver
 
-    from turnstream.graph.catalog import GraphEntry
-    from turnstream.graph.factories import Access, AnyPregel
+    from turnstream.graph.langgraph.catalog import GraphEntry
+    from turnstream.graph.langgraph.factories import Access, AnyPregel
     from turnstream.graph.ports import Commits, Emitter, SaverCall
-    from turnstream.graph.turn_input import TurnInput
+    from turnstream.graph.run.input import TurnInput
     from turnstream.schemas.records.events import Keep
 
 nested_retries.install()

@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from turnstream.graph.turn_input import RECURSION_LIMIT_MAX
+from turnstream.graph.run.input import RECURSION_LIMIT_MAX
 from turnstream.schemas.errors import StepTimeoutError, TurnTimeoutError
 
 if TYPE_CHECKING:

@@ -1,0 +1,1 @@
+"""The built-in agent: its graph, its settings and its answers."""
