@@ -65,8 +65,8 @@ build: setup ## the wheel and the source archive, in dist/
 
 .PHONY: docs
 docs: setup ## write docs/reference.md, and parts of docs/consumers.md, from the code
-	@$(BIN)/python -m turnstream.streams.reference > docs/reference.md
-	@$(BIN)/python -m turnstream.streams.reference docs/consumers.md
+	@$(BIN)/python -m turnstream.streams.app.reference > docs/reference.md
+	@$(BIN)/python -m turnstream.streams.app.reference docs/consumers.md
 
 .PHONY: lock
 lock: ## compile the lock files anew

@@ -13,7 +13,7 @@ import pytest
 from turnstream.schemas import errors
 from turnstream.schemas.records.events import EVENTS
 from turnstream.schemas.topics import Topics
-from turnstream.streams.settings import Settings
+from turnstream.streams.app.settings import Settings
 
 ROOT = Path(__file__).parents[1]
 PAGES = {page.name: page.read_text() for page in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"))}
@@ -62,13 +62,13 @@ def test_links_lead_somewhere(page):
 
 
 def test_reference_is_what_the_code_says():
-    from turnstream.streams.reference import reference
+    from turnstream.streams.app.reference import reference
 
     assert reference() == REFERENCE, "make docs"
 
 
 def test_the_made_parts_for_consumers_are_what_the_code_says():
-    from turnstream.streams.reference import consumers
+    from turnstream.streams.app.reference import consumers
 
     assert consumers(PAGES["consumers.md"]) == PAGES["consumers.md"], "make docs"
 

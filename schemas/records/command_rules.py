@@ -1,7 +1,7 @@
 """The rules for commands: an edge refuses by them what a worker would. Pure.
 
 They judge a command alone. What depends on its record (topic, key, headers) is the intake's, in
-`streams/admission.py`; what only a request can be asked, the edge's.
+`streams/worker/admission.py`; what only a request can be asked, the edge's.
 """
 
 from __future__ import annotations

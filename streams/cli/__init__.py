@@ -14,17 +14,16 @@ from turnstream.streams.cli import (
     chat,
     config,
     dead_letters,
-    demo,
     edge,
     processor,
     replay,
-    stack,
     tail,
     topics,
     worker,
 )
 from turnstream.streams.cli.ending import end
-from turnstream.streams.log_output import hold_standard_fds
+from turnstream.streams.cli.local import demo, stack
+from turnstream.streams.process.log_output import hold_standard_fds
 
 app = typer.Typer(
     name="turnstream",

@@ -18,7 +18,7 @@ from turnstream.streams.cli.options import HERE, Dir, parsed
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from turnstream.streams.chat import Chat, End, Piece
+    from turnstream.streams.client.terminal import Chat, End, Piece
 
 EXIT_FAILED = 1
 EXIT_CANCELLED = 130
@@ -45,7 +45,7 @@ def chat(
     """
     from rich.console import Console
 
-    from turnstream.streams.chat import Chat, check_edge_url
+    from turnstream.streams.client.terminal import Chat, check_edge_url
 
     thread = parsed(check_thread_id, thread, "--thread") if thread else str(uuid.uuid4())
     url = parsed(check_edge_url, url, "--url") if url else _edge_url(folder)
@@ -66,8 +66,8 @@ def chat(
 
 
 def _edge_url(folder: Path) -> str:
-    from turnstream.streams.chat import check_edge_url
     from turnstream.streams.cli.configured import configured
+    from turnstream.streams.client.terminal import check_edge_url
 
     settings = configured(folder=folder)
     if settings.edge_url:
@@ -109,7 +109,7 @@ def _converse(runner: asyncio.Runner, talk: "Chat", as_json: bool, err: "Console
 
 async def _turn(talk: "Chat", call: Any, screen: "Screen") -> "tuple[End, list[Piece]]":
     """Run one turn to its end; Ctrl-C asks for its cancel, a second one leaves at once."""
-    from turnstream.streams.chat import End
+    from turnstream.streams.client.terminal import End
 
     loop = asyncio.get_running_loop()
     stopping: list[asyncio.Task[None]] = []

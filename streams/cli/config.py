@@ -12,7 +12,7 @@ from turnstream.streams.cli.options import HERE, AsJson, Dir
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from turnstream.streams.settings import Settings
+    from turnstream.streams.app.settings import Settings
 
 app = typer.Typer(help="Show and check the settings.", no_args_is_help=True)
 
@@ -22,8 +22,8 @@ _CHECK_TIMEOUT_S = 10.0
 @app.command()
 def show(*, folder: Dir = HERE, as_json: AsJson = False) -> None:
     """Print every setting with its value and its source; passwords and secrets are hidden."""
+    from turnstream.streams.app.hiding import shown
     from turnstream.streams.cli.configured import configured_with_sources
-    from turnstream.streams.hiding import shown
 
     settings, sources = configured_with_sources(folder)
     rows = [
@@ -48,8 +48,8 @@ def show(*, folder: Dir = HERE, as_json: AsJson = False) -> None:
 @app.command()
 def env() -> None:
     """Print every setting as a line of an `.env` file, with its default and what it means."""
-    from turnstream.streams.hiding import shown
-    from turnstream.streams.settings import Settings
+    from turnstream.streams.app.hiding import shown
+    from turnstream.streams.app.settings import Settings
 
     for name, field in Settings.model_fields.items():
         default = shown(field.get_default(call_default_factory=True))
@@ -106,7 +106,7 @@ class Finding:
 
 def _consistent(settings: "Settings") -> list[Finding]:
     from turnstream.schemas.errors import ConfigurationError
-    from turnstream.streams.contradictions import contradictions
+    from turnstream.streams.app.contradictions import contradictions
     from turnstream.streams.edge.auth import check_secret
 
     found = [Finding(name, ok=False, detail=text) for name, text in contradictions(settings)]
@@ -160,7 +160,7 @@ async def _reachable(settings: "Settings") -> list[Finding]:
 async def _try(
     what: str, check: "Callable[[Settings], Awaitable[str]]", settings: "Settings"
 ) -> Finding:
-    from turnstream.streams.hiding import hidden
+    from turnstream.streams.app.hiding import hidden
 
     try:
         async with asyncio.timeout(_CHECK_TIMEOUT_S):

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from turnstream.schemas.errors import ConfigurationError
+from turnstream.streams.app.settings import Settings, load_settings, sources
 from turnstream.streams.cli.options import HERE
-from turnstream.streams.settings import Settings, load_settings, sources
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -16,8 +16,8 @@ from turnstream.schemas.ids import check_tenant
 from turnstream.streams.cli.options import HERE, AsJson, Dir, parsed
 
 if TYPE_CHECKING:
-    from turnstream.streams.dead_letters import DeadLetters
-    from turnstream.streams.letter_scan import Letter, LetterPage, Place, Wanted
+    from turnstream.streams.letters.dead_letters import DeadLetters
+    from turnstream.streams.letters.scan import Letter, LetterPage, Place, Wanted
 
 T = TypeVar("T")
 
@@ -64,7 +64,7 @@ def list_letters(
     A page that ends early (its limit, its time) says where the next one begins. Exit code 3: the
     time was over.
     """
-    from turnstream.streams.letter_scan import Wanted, parse_place
+    from turnstream.streams.letters.scan import Wanted, parse_place
 
     wanted = Wanted(
         tenant=parsed(check_tenant, tenant, "--tenant") if tenant else None,
@@ -95,8 +95,8 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """Show a letter: what its bytes are, whether they would be taken now, and what became of it."""
-    from turnstream.streams.letter_reading import shown_json
-    from turnstream.streams.letter_scan import parse_place
+    from turnstream.streams.letters.reading import shown_json
+    from turnstream.streams.letters.scan import parse_place
 
     place = parsed(parse_place, letter, "LETTER")
 
@@ -173,8 +173,8 @@ def _decide(
     *,
     as_json: bool,
 ) -> "list[Letter]":
-    from turnstream.streams.letter_reading import letter_json
-    from turnstream.streams.letter_scan import parse_place
+    from turnstream.streams.letters.reading import letter_json
+    from turnstream.streams.letters.scan import parse_place
 
     places = [parsed(parse_place, text, "LETTERS...") for text in texts]
     done: list[Letter] = []
@@ -196,7 +196,7 @@ def _decide(
 
 
 async def _with(folder: Path, do: "Callable[[DeadLetters], Awaitable[T]]") -> T:
-    from turnstream.streams.app import open_dead_letters
+    from turnstream.streams.app.composition import open_dead_letters
     from turnstream.streams.cli.configured import configured
 
     async with open_dead_letters(
@@ -243,7 +243,7 @@ def _bytes_of(file: str) -> bytes:
 
 
 def _page_json(page: "LetterPage") -> dict[str, Any]:
-    from turnstream.streams.letter_reading import letter_json
+    from turnstream.streams.letters.reading import letter_json
 
     return {
         "letters": [letter_json(letter) for letter in page.letters],

@@ -11,8 +11,8 @@ from turnstream.streams.cli.options import HERE, Dir
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from turnstream.streams.app.settings import Settings
     from turnstream.streams.edge.process import Edge
-    from turnstream.streams.settings import Settings
 
 
 def edge(
@@ -36,9 +36,9 @@ def edge(
     """
     import uvloop
 
+    from turnstream.streams.app.contradictions import refuse_contradictions
     from turnstream.streams.cli.configured import configured
-    from turnstream.streams.contradictions import refuse_contradictions
-    from turnstream.streams.process import log_as_json
+    from turnstream.streams.process.life import log_as_json
 
     given = {"edge_host": host, "edge_port": port}
     settings = configured("kafka_bootstrap", "database_url", folder=folder).model_copy(
@@ -52,8 +52,8 @@ def edge(
 
 
 async def _serve(settings: "Settings", *, create: bool) -> None:
-    from turnstream.streams.app import open_edge
-    from turnstream.streams.start import run_until_signal
+    from turnstream.streams.app.composition import open_edge
+    from turnstream.streams.process.start import run_until_signal
 
     @asynccontextmanager
     async def opened() -> "AsyncIterator[Edge]":

@@ -10,7 +10,7 @@ from typing import NoReturn
 import typer
 
 from turnstream.schemas.errors import TurnstreamError
-from turnstream.streams.hiding import hidden
+from turnstream.streams.app.hiding import hidden
 
 EXIT_FAILED = 1
 

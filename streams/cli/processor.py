@@ -22,22 +22,22 @@ def usage(*, folder: Dir = HERE) -> None:
     SIGTERM. Servers that are away when it starts are waited for, TURNSTREAM_START_TIMEOUT_S long.
     Exit code 75: a server did not answer for minutes; start it again.
     """
+    from turnstream.streams.app.contradictions import refuse_contradictions
     from turnstream.streams.cli.configured import configured
-    from turnstream.streams.contradictions import refuse_contradictions
 
     settings = configured("kafka_bootstrap", "database_url", folder=folder)
     refuse_contradictions(settings)
     try:
-        from turnstream.streams.usage import build_usage_app, run_usage_app
+        from turnstream.streams.usage.processor import build_usage_app, run_usage_app
     except ModuleNotFoundError as error:
         if error.name != "faust":
             raise
         typer.echo("the processor needs `pip install 'turnstream[processor]'`", err=True)
         raise typer.Exit(1) from None
     from turnstream.connectors.registry import open_codec
-    from turnstream.streams.app import open_usage_store
-    from turnstream.streams.process import log_as_json
-    from turnstream.streams.start import prepared
+    from turnstream.streams.app.composition import open_usage_store
+    from turnstream.streams.process.life import log_as_json
+    from turnstream.streams.process.start import prepared
 
     log_as_json(settings.log_level, exception_text=settings.log_exception_text)
     codec = asyncio.run(prepared(settings, lambda: open_codec(settings.schema_registry_url)))

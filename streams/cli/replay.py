@@ -11,7 +11,7 @@ from turnstream.schemas.ids import check_tenant, check_thread_id, parse_turn_id
 from turnstream.streams.cli.options import HERE, AsJson, Dir, parsed
 
 if TYPE_CHECKING:
-    from turnstream.streams.replay import ThreadReplay
+    from turnstream.streams.replay.view import ThreadReplay
 
 app = typer.Typer(
     help="Show a thread or a turn from the log, and check its digests.", no_args_is_help=True
@@ -64,7 +64,7 @@ async def _replay(folder: Path, thread: str, turn: str, tenant: str) -> "ThreadR
     from turnstream.connectors.registry import open_codec
     from turnstream.schemas.ids import thread_key
     from turnstream.streams.cli.configured import configured
-    from turnstream.streams.replay_log import Replayer
+    from turnstream.streams.replay.log import Replayer
 
     settings = configured("kafka_bootstrap", folder=folder)
     codec = await open_codec(settings.schema_registry_url)

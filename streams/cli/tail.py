@@ -14,7 +14,7 @@ from turnstream.schemas.ids import check_tenant, check_thread_id, parse_turn_id,
 from turnstream.streams.cli.options import HERE, Dir, parsed
 
 if TYPE_CHECKING:
-    from turnstream.streams.event_lines import Wanted
+    from turnstream.streams.replay.event_lines import Wanted
 
 
 def tail(
@@ -41,7 +41,7 @@ def tail(
 
     On a terminal a line is for people; into a pipe or a file it is JSON.
     """
-    from turnstream.streams.event_lines import Wanted, parse_since, parse_types
+    from turnstream.streams.replay.event_lines import Wanted, parse_since, parse_types
 
     owner = parsed(check_tenant, tenant, "--tenant") if tenant else ""
     key = f"{owner}/" if owner else ""

@@ -16,7 +16,7 @@ from turnstream.schemas.text import text_sha256
 
 if TYPE_CHECKING:
     from turnstream.schemas.records.events import Event
-    from turnstream.streams.replay import Attempt, Check, Input, ThreadReplay, TurnReplay
+    from turnstream.streams.replay.view import Attempt, Check, Input, ThreadReplay, TurnReplay
 
 _MARKS = {"match": "[green]✓[/]", "mismatch": "[bold red]✗[/]", "partial": "~", "open": "…"}
 

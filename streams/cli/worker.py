@@ -10,8 +10,8 @@ from turnstream.streams.cli.options import HERE, Dir
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from turnstream.streams.settings import Settings
-    from turnstream.streams.worker import Worker
+    from turnstream.streams.app.settings import Settings
+    from turnstream.streams.worker.worker import Worker
 
 
 def worker(
@@ -34,9 +34,9 @@ def worker(
     """
     import uvloop
 
+    from turnstream.streams.app.contradictions import refuse_contradictions
     from turnstream.streams.cli.configured import configured
-    from turnstream.streams.contradictions import refuse_contradictions
-    from turnstream.streams.process import log_as_json
+    from turnstream.streams.process.life import log_as_json
 
     settings = configured("kafka_bootstrap", "database_url", "model_url", folder=folder)
     refuse_contradictions(settings)
@@ -45,9 +45,9 @@ def worker(
 
 
 async def _run(settings: "Settings", name: str, *, create: bool) -> None:
-    from turnstream.streams.app import open_worker
-    from turnstream.streams.process import begin_anew
-    from turnstream.streams.start import run_until_signal
+    from turnstream.streams.app.composition import open_worker
+    from turnstream.streams.process.life import begin_anew
+    from turnstream.streams.process.start import run_until_signal
 
     outgrown = False
 

@@ -19,7 +19,7 @@ import structlog
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from turnstream.streams.settings import Settings
+    from turnstream.streams.app.settings import Settings
 
 _log = structlog.get_logger(__name__)
 WATCH_S = 0.5

@@ -10,19 +10,19 @@ from starlette.requests import HTTPConnection  # noqa: TC002  FastAPI reads the 
 from turnstream.schemas.errors import NotFoundError
 from turnstream.schemas.ids import check_thread_id, thread_key
 from turnstream.streams.edge.auth import Authenticator, Principal, bearer
-from turnstream.streams.pace import LoopLag
+from turnstream.streams.process.pace import LoopLag
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from turnstream.graph.langgraph.catalog import Catalog
+    from turnstream.streams.app.settings import Settings
     from turnstream.streams.edge.arrivals import Arrivals
     from turnstream.streams.edge.fanout import Sockets
     from turnstream.streams.edge.feed import Feed
     from turnstream.streams.edge.limits import RequestRate
     from turnstream.streams.edge.pressure import Pressure
     from turnstream.streams.edge.submit import Submit
-    from turnstream.streams.settings import Settings
 
 
 DEFAULT_GRAPH = "agent"

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-    from turnstream.streams.settings import Settings
+    from turnstream.streams.app.settings import Settings
 
 _STARTS = re.compile(r"(?:/threads/[^/]+)?/runs(?:/stream|/wait)?|/runs/batch|/chat")
 """Paths of POST requests that start turns; `/commands` may also cancel, so it checks by itself."""

@@ -11,8 +11,8 @@ from prometheus_client.registry import Collector
 from starlette.responses import Response
 
 from turnstream.streams.edge.context import EdgeContext, edge_of
-from turnstream.streams.garbage import pauses
-from turnstream.streams.metrics import unexpected_errors
+from turnstream.streams.process.garbage import pauses
+from turnstream.streams.worker.metrics import unexpected_errors
 
 router = APIRouter(tags=["health"])
 CHECK_TIMEOUT_S = 2.0

@@ -22,11 +22,11 @@ from turnstream.streams.edge.entrance import is_loopback
 from turnstream.streams.edge.pressure import TAIL_SILENT_MAX_S
 
 if TYPE_CHECKING:
+    from turnstream.streams.app.settings import Settings
     from turnstream.streams.edge.context import EdgeContext
     from turnstream.streams.edge.fanout import Sockets
     from turnstream.streams.edge.pressure import Pressure
     from turnstream.streams.edge.server import EdgeServer
-    from turnstream.streams.settings import Settings
 
 _log = structlog.get_logger(__name__)
 

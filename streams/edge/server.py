@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 
     from fastapi import FastAPI
 
+    from turnstream.streams.app.settings import Settings
     from turnstream.streams.edge.arrivals import Arrivals
     from turnstream.streams.edge.context import EdgeContext
-    from turnstream.streams.settings import Settings
 
 _log = structlog.get_logger(__name__)
 BACKLOG = 4096

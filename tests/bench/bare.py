@@ -24,7 +24,7 @@ from langchain_core.messages import AIMessage
 from langchain_core.runnables import RunnableConfig
 from langgraph.graph import END, START, MessagesState, StateGraph
 
-from turnstream.streams.garbage import settle_memory
+from turnstream.streams.process.garbage import settle_memory
 
 TICK_S = 0.005
 PARTITIONS = 12

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
     from turnstream.deploy.local.machine import Ports
     from turnstream.deploy.local.scripted.server import ScriptedServer
-    from turnstream.streams.settings import Settings
+    from turnstream.streams.app.settings import Settings
 
 Scope = Literal["stage", "servers"]
 

@@ -85,7 +85,7 @@ def _keep_all() -> None:
 
 def _skip_n() -> None:
     """A worker gives out an `n` and hands no record over for it."""
-    from turnstream.streams.emitter import TurnEmitter
+    from turnstream.streams.worker.emitter import TurnEmitter
 
     say, count = TurnEmitter._say, 0
 
@@ -127,7 +127,7 @@ def _no_fence() -> None:
 
 def _no_acks() -> None:
     """Commits do not wait until the log has what was said."""
-    from turnstream.streams.emitter import TurnEmitter
+    from turnstream.streams.worker.emitter import TurnEmitter
 
     async def at_once(self: Any, n: int) -> None:
         return
@@ -144,7 +144,7 @@ def _forget_keep() -> None:
 
 def _leave_tasks() -> None:
     """Every attempt leaves a task behind."""
-    from turnstream.streams.attempt import TurnAttempt
+    from turnstream.streams.worker.attempt import TurnAttempt
 
     run, left = TurnAttempt.run, []
 

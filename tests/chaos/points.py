@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any
 from turnstream.connectors.postgres.checkpoints.commits import Session
 from turnstream.connectors.postgres.ledger.ledger import Ledger
 from turnstream.connectors.postgres.ledger.rows import Admitted
-from turnstream.streams.attempt import TurnAttempt
-from turnstream.streams.emitter import TurnEmitter
+from turnstream.streams.worker.attempt import TurnAttempt
+from turnstream.streams.worker.emitter import TurnEmitter
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

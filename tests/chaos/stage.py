@@ -28,7 +28,7 @@ from tests.chaos.processes import Process
 from turnstream.connectors.kafka.admin import TopicAdmin
 from turnstream.connectors.postgres.migrate import migrate
 from turnstream.deploy.local.scripted.server import ScriptedServer
-from turnstream.streams.settings import Settings
+from turnstream.streams.app.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence

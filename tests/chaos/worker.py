@@ -27,10 +27,10 @@ from turnstream.connectors.postgres import pools
 from turnstream.graph.agent.builder import agent_entry
 from turnstream.graph.langgraph.catalog import Catalog
 from turnstream.graph.tools import built_in_tools
-from turnstream.streams import app
-from turnstream.streams.process import log_as_json
-from turnstream.streams.settings import load_settings
-from turnstream.streams.start import run_until_signal
+from turnstream.streams.app import composition as app
+from turnstream.streams.app.settings import load_settings
+from turnstream.streams.process.life import log_as_json
+from turnstream.streams.process.start import run_until_signal
 
 sys.path.insert(0, str(Path(__file__).with_name("graphs")))
 import counting

@@ -11,8 +11,8 @@ import yaml
 
 from turnstream.deploy.local.jars import read_lock
 from turnstream.deploy.local.kafka import Node, _configuration
+from turnstream.streams.app.settings import Settings
 from turnstream.streams.cli import app
-from turnstream.streams.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
 PATH = ROOT / "docker-compose.yml"

@@ -16,8 +16,8 @@ from turnstream.deploy.local.process import Identity, identify
 from turnstream.deploy.local.services import worker_part
 from turnstream.deploy.local.state import PartState, StackState, Status
 from turnstream.schemas.errors import PartError
-from turnstream.streams.drain import HALT_TIMEOUT_S
-from turnstream.streams.worker import FLUSH_TIMEOUT_S
+from turnstream.streams.worker.drain import HALT_TIMEOUT_S
+from turnstream.streams.worker.worker import FLUSH_TIMEOUT_S
 
 
 def part(tmp_path: Path, code: str, **changes) -> Part:

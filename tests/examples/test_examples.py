@@ -11,7 +11,7 @@ from turnstream.connectors.avro import Codec
 from turnstream.connectors.kafka.read.scan import LogScan, partition_of
 from turnstream.deploy.local.jars import fetch_jars, read_lock
 from turnstream.deploy.local.machine import cache_folder, find_java
-from turnstream.streams.replay_log import Replayer
+from turnstream.streams.replay.log import Replayer
 
 if TYPE_CHECKING:
     from tests.examples.conftest import Served

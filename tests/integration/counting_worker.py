@@ -20,9 +20,9 @@ import counting
 from turnstream.connectors.postgres.ledger.tool_calls import LedgerToolCalls
 from turnstream.graph.agent.builder import agent_entry
 from turnstream.graph.langgraph.catalog import Catalog
-from turnstream.streams import app
-from turnstream.streams.process import log_as_json, on_stop_signal
-from turnstream.streams.settings import load_settings
+from turnstream.streams.app import composition as app
+from turnstream.streams.app.settings import load_settings
+from turnstream.streams.process.life import log_as_json, on_stop_signal
 
 FOLDER = Path(os.environ["HALT_FOLDER"])
 THREADS = 64

@@ -22,10 +22,10 @@ from turnstream.graph.langgraph.catalog import Catalog
 from turnstream.graph.ports import ToolCallContext
 from turnstream.graph.tools import built_in_tools
 from turnstream.graph.tools.function import FunctionTool
-from turnstream.streams import app
-from turnstream.streams.garbage import settle_memory
-from turnstream.streams.process import log_as_json, on_stop_signal
-from turnstream.streams.settings import load_settings
+from turnstream.streams.app import composition as app
+from turnstream.streams.app.settings import load_settings
+from turnstream.streams.process.garbage import settle_memory
+from turnstream.streams.process.life import log_as_json, on_stop_signal
 
 
 class Arguments(BaseModel):

@@ -27,15 +27,15 @@ from turnstream.connectors.postgres.migrate import migrate
 from turnstream.deploy.local.machine import Ports
 from turnstream.deploy.local.scripted.server import ScriptedServer
 from turnstream.schemas.fold.fold import ThreadFold, Verdict
-from turnstream.streams.replay_log import Replayer
-from turnstream.streams.settings import Settings
+from turnstream.streams.app.settings import Settings
+from turnstream.streams.replay.log import Replayer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
     from turnstream.schemas.fold.fold import Change, TurnView
     from turnstream.schemas.records.events import Event
-    from turnstream.streams.replay import TurnReplay
+    from turnstream.streams.replay.view import TurnReplay
 
 HERE = Path(__file__).parent
 GRAPHS = HERE / "graphs" / "langgraph.json"

@@ -29,17 +29,17 @@ from turnstream.schemas.errors import (
     TooManyRequestsError,
 )
 from turnstream.schemas.records.events import AttemptStarted, TurnCompleted
-from turnstream.streams.admission import LETTER_HEADER
-from turnstream.streams.app import open_dead_letters, open_edge
-from turnstream.streams.dead_letters import READERS_PER_TENANT_MAX
-from turnstream.streams.letter_reading import letter_json
-from turnstream.streams.letter_scan import Place, Wanted, parse_place
+from turnstream.streams.app.composition import open_dead_letters, open_edge
+from turnstream.streams.letters.dead_letters import READERS_PER_TENANT_MAX
+from turnstream.streams.letters.reading import letter_json
+from turnstream.streams.letters.scan import Place, Wanted, parse_place
+from turnstream.streams.worker.admission import LETTER_HEADER
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from turnstream.streams.dead_letters import DeadLetters
-    from turnstream.streams.letter_scan import Letter
+    from turnstream.streams.letters.dead_letters import DeadLetters
+    from turnstream.streams.letters.scan import Letter
 
 SECRET = "0123456789abcdef0123456789abcdef"
 CUT_JSON = b'{"thread_id": "t1", "te'

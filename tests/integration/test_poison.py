@@ -17,7 +17,7 @@ from turnstream.schemas.records.events import (
     TurnCompleted,
     TurnFailed,
 )
-from turnstream.streams.app import _model, open_worker, worker_catalog
+from turnstream.streams.app.composition import _model, open_worker, worker_catalog
 
 GRAPHS = Path(__file__).parent / "graphs" / "deadly.json"
 

@@ -37,7 +37,7 @@ from turnstream.schemas.records.events import (
     TurnCompleted,
     TurnInterrupted,
 )
-from turnstream.streams import app
+from turnstream.streams.app import composition as app
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

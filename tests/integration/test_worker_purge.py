@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from turnstream.streams import purge
+from turnstream.streams.worker import purge
 
 AGE = """
 UPDATE turns SET created_at = created_at - make_interval(days => $1),

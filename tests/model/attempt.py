@@ -1,6 +1,6 @@
 """The modelled attempt: one worker's hold on one turn, from the fence to the finish (W2 to W9).
 
-What the project runs: `streams/attempt.py`, `connectors/postgres/checkpoints/commits.py`.
+What the project runs: `streams/worker/attempt.py`, `connectors/postgres/checkpoints/commits.py`.
 """
 
 from __future__ import annotations

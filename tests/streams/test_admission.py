@@ -18,7 +18,7 @@ from turnstream.schemas.ids import turn_id_of_record
 from turnstream.schemas.limits import DEPTH_MAX, INT_MAX, INT_MIN
 from turnstream.schemas.records.command_rules import CommandLimits
 from turnstream.schemas.records.commands import CancelTurn, ResumeTurn, StartTurn
-from turnstream.streams.admission import Rules, admission_of, letter_of
+from turnstream.streams.worker.admission import Rules, admission_of, letter_of
 
 CODEC = Codec()
 RULES = Rules(

@@ -10,7 +10,7 @@ from aiohttp import WSMsgType, web
 from aiohttp.test_utils import TestServer
 
 from turnstream.schemas.errors import UnavailableError
-from turnstream.streams.chat import Chat, ChatError, End, Piece, Reader
+from turnstream.streams.client.terminal import Chat, ChatError, End, Piece, Reader
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

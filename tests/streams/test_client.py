@@ -20,7 +20,7 @@ from turnstream.schemas.errors import (
 from turnstream.schemas.records.commands import CancelTurn, Command, ResumeTurn, StartTurn
 from turnstream.schemas.records.results import TurnResult
 from turnstream.schemas.topics import Topics
-from turnstream.streams.client import TurnClient
+from turnstream.streams.client.backend import TurnClient
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

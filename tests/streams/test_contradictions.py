@@ -6,8 +6,8 @@ import pytest
 from pydantic import ValidationError
 
 from turnstream.schemas.errors import ConfigurationError
-from turnstream.streams.contradictions import contradictions, refuse_contradictions
-from turnstream.streams.settings import Settings
+from turnstream.streams.app.contradictions import contradictions, refuse_contradictions
+from turnstream.streams.app.settings import Settings
 
 
 def made(**given: object) -> Settings:

@@ -30,7 +30,7 @@ from turnstream.schemas.records.events import (
     TurnCompleted,
     TurnFailed,
 )
-from turnstream.streams.emitter import TurnEmitter
+from turnstream.streams.worker.emitter import TurnEmitter
 
 CODEC = Codec()
 TO = TopicPartition("turn-events", 0)

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from turnstream.streams import garbage
-from turnstream.streams.garbage import IdleCollector, Pauses
+from turnstream.streams.process import garbage
+from turnstream.streams.process.garbage import IdleCollector, Pauses
 
 
 @pytest.fixture

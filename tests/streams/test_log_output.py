@@ -18,14 +18,14 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 
 from turnstream.deploy.local.machine import Ports
-from turnstream.streams.log_output import WAIT_MS, LogOutput
+from turnstream.streams.process.log_output import WAIT_MS, LogOutput
 
 LOGGING = """
 import os, sys
-from turnstream.streams.log_output import hold_standard_fds
+from turnstream.streams.process.log_output import hold_standard_fds
 hold_standard_fds()
 import asyncio, logging, signal, structlog
-from turnstream.streams.process import log_as_json, on_stop_signal
+from turnstream.streams.process.life import log_as_json, on_stop_signal
 
 class Odd:
     def __repr__(self):

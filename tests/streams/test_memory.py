@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from turnstream.streams.memory import MIB, memory_limit, resident_bytes
+from turnstream.streams.process.memory import MIB, memory_limit, resident_bytes
 
 
 @pytest.mark.parametrize(

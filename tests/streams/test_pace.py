@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from turnstream.streams.pace import LIMIT_MIN, LoopLag, Pace, next_limit
+from turnstream.streams.process.pace import LIMIT_MIN, LoopLag, Pace, next_limit
 
 
 @pytest.mark.parametrize(

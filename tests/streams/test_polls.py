@@ -9,8 +9,8 @@ import pytest
 
 from turnstream.schemas import unexpected
 from turnstream.schemas.errors import DatabaseUnavailableError
-from turnstream.streams import polls
-from turnstream.streams.polls import Polls
+from turnstream.streams.worker import polls
+from turnstream.streams.worker.polls import Polls
 
 
 async def test_a_poll_goes_on_after_errors(monkeypatch: pytest.MonkeyPatch) -> None:

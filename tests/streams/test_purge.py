@@ -7,8 +7,8 @@ from datetime import timedelta
 import pytest
 
 from turnstream.schemas.topics import DAY_MS, Topics
-from turnstream.streams.purge import horizon
-from turnstream.streams.settings import Settings
+from turnstream.streams.app.settings import Settings
+from turnstream.streams.worker.purge import horizon
 
 DAY = timedelta(days=1)
 

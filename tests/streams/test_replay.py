@@ -18,7 +18,7 @@ from turnstream.schemas.records.events import (
 )
 from turnstream.schemas.text import text_sha256
 from turnstream.streams.cli.transcript import as_json
-from turnstream.streams.replay import Replay, ThreadReplay
+from turnstream.streams.replay.view import Replay, ThreadReplay
 
 TURN = "018f0000-0000-7000-8000-000000000001"
 

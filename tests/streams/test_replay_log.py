@@ -28,7 +28,7 @@ from turnstream.schemas.records.events import (
 )
 from turnstream.schemas.text import text_sha256
 from turnstream.schemas.topics import Topics
-from turnstream.streams.replay_log import Replayer
+from turnstream.streams.replay.log import Replayer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

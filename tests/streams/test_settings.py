@@ -7,8 +7,8 @@ from typing import get_origin
 import pytest
 
 from turnstream.schemas.errors import ConfigurationError
-from turnstream.streams.settings import Settings, load_settings, sources
-from turnstream.streams.variables import OTHER_NAMES, unknown_names
+from turnstream.streams.app.settings import Settings, load_settings, sources
+from turnstream.streams.app.variables import OTHER_NAMES, unknown_names
 
 LISTS = [
     name for name, field in Settings.model_fields.items() if get_origin(field.annotation) is tuple

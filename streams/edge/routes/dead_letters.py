@@ -20,13 +20,13 @@ from turnstream.schemas.errors import (
     NotFoundError,
     UnavailableError,
 )
-from turnstream.streams.dead_letters import PAGE_MAX, DeadLetters
 from turnstream.streams.edge.routes.bodies import Text
 from turnstream.streams.edge.routes.deps import Caller, JsonAnswer, Rest, answers
 from turnstream.streams.edge.routes.reading import JsonRoute
 from turnstream.streams.edge.routes.shapes import Shape
-from turnstream.streams.letter_reading import letter_json, shown_json
-from turnstream.streams.letter_scan import Letter, Wanted, parse_place
+from turnstream.streams.letters.dead_letters import PAGE_MAX, DeadLetters
+from turnstream.streams.letters.reading import letter_json, shown_json
+from turnstream.streams.letters.scan import Letter, Wanted, parse_place
 
 router = APIRouter(prefix="/dead-letters", tags=["dead letters"], route_class=JsonRoute)
 

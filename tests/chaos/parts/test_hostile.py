@@ -11,7 +11,7 @@ from tests.chaos.parts.hostile_faults import hostile_record
 from turnstream.connectors.avro import Codec
 from turnstream.schemas.errors import InvalidRequestError, UndecodableError
 from turnstream.schemas.records.command_rules import CommandLimits
-from turnstream.streams.admission import Rules, admission_of
+from turnstream.streams.worker.admission import Rules, admission_of
 
 SEEDS = 400
 

@@ -21,7 +21,7 @@ from turnstream.schemas.errors import InvalidRequestError
 from turnstream.schemas.ids import event_id
 from turnstream.schemas.records import events as ev
 from turnstream.schemas.topics import Topics
-from turnstream.streams.event_lines import Wanted, parse_since, parse_types
+from turnstream.streams.replay.event_lines import Wanted, parse_since, parse_types
 
 NOW = datetime(2026, 12, 1, 12, 0, tzinfo=UTC)
 CODEC = Codec()

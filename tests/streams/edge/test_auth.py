@@ -28,6 +28,7 @@ from turnstream.schemas.errors import (
     UnauthorizedError,
     UnavailableError,
 )
+from turnstream.streams.app.settings import Settings
 from turnstream.streams.edge.auth import (
     ASYMMETRIC,
     SYMMETRIC,
@@ -36,7 +37,6 @@ from turnstream.streams.edge.auth import (
     check_secret,
 )
 from turnstream.streams.edge.process import authenticator_of
-from turnstream.streams.settings import Settings
 
 SECRET = "s" * 32
 CLAIMS = {"sub": "ann", "tenant": "acme", "roles": ["operator"]}

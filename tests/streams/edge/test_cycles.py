@@ -13,13 +13,13 @@ import httpx
 import pytest
 from websockets.asyncio.client import connect
 
-from turnstream.streams.app import open_edge
+from turnstream.streams.app.composition import open_edge
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
+    from turnstream.streams.app.settings import Settings
     from turnstream.streams.edge.process import Edge
-    from turnstream.streams.settings import Settings
 
 AGAIN = 3
 OURS = ("turnstream.", "starlette.", "fastapi.", "uvicorn.", "asyncpg.", "aiokafka.", "_asyncio.")

@@ -11,7 +11,7 @@ from urllib.parse import quote
 import httpx
 import pytest
 
-from turnstream.streams.app import open_edge
+from turnstream.streams.app.composition import open_edge
 from turnstream.streams.edge.cursor import Cursor
 from turnstream.streams.edge.frames import OPENED
 from turnstream.streams.edge.starts import LINGER_S

@@ -1,0 +1,1 @@
+"""Settings, and the place that knows every adapter."""

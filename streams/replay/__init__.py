@@ -1,0 +1,1 @@
+"""Replay of the log: records folded and judged by their digests."""

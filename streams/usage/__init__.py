@@ -1,0 +1,1 @@
+"""The usage processor: token totals derived from the results."""

@@ -1,0 +1,1 @@
+"""The worker: takes turns in, runs them, publishes them."""

@@ -1,0 +1,48 @@
+"""Hand-over: a worker that is to stop gives its turns time, then a step's end, then none."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import structlog
+
+if TYPE_CHECKING:
+    from turnstream.streams.worker.intake import Intake
+    from turnstream.streams.worker.roster import Roster
+
+log = structlog.get_logger(__name__)
+
+FREE_SHARE = 0.5
+"""Of the drain budget in which turns simply go on; in the rest they stop at the next step's end."""
+
+HALT_TIMEOUT_S = 8.0
+"""For attempts to let go after they were stopped at a token; code in threads cannot be."""
+
+
+async def hand_over(intake: Intake, roster: Roster, *, budget_s: float) -> None:
+    """Claim nothing more, end or release what runs, and return when nothing does.
+
+    Releases wake a peer, which carries on at the last commit.
+    """
+    roster.close()
+    intake.stop()
+    log.info("drain_begins", turns=len(roster.running), budget_s=budget_s)
+    if not await _emptied(roster, budget_s * FREE_SHARE):
+        for attempt in list(roster.running.values()):
+            attempt.drain()
+        if not await _emptied(roster, budget_s * (1 - FREE_SHARE)):
+            log.info("drain_at_token", turns=len(roster.running))
+            for attempt in list(roster.running.values()):
+                attempt.halt("drained")
+            await _emptied(roster, HALT_TIMEOUT_S)
+    log.info("drain_ends", left=len(roster.running))
+
+
+async def _emptied(roster: Roster, timeout_s: float) -> bool:
+    try:
+        async with asyncio.timeout(timeout_s):
+            await roster.emptied.wait()
+    except TimeoutError:
+        return not roster.running
+    return True
