@@ -74,7 +74,7 @@ def test_the_made_parts_for_consumers_are_what_the_code_says():
 
 
 def test_every_plain_event_is_documented_for_consumers():
-    source = (ROOT / "streams/edge/simple.py").read_text()
+    source = (ROOT / "streams/edge/surfaces/plain.py").read_text()
     names = set(re.findall(r'(?:return|append\(\(|else|\[\() ?"([a-z]+)"', source))
     assert len(names) >= 8
     for name in names:

@@ -44,18 +44,18 @@ from turnstream.graph.langgraph.catalog import Catalog
 from turnstream.graph.langgraph.reading import GraphReader
 from turnstream.graph.tools import built_in_tools
 from turnstream.schemas.errors import ConfigurationError
-from turnstream.streams.edge.arrivals import arrivals_of
-from turnstream.streams.edge.context import EdgeContext
-from turnstream.streams.edge.directory import LedgerDirectory
-from turnstream.streams.edge.fanout import SocketLimits, Sockets
-from turnstream.streams.edge.feed import Feed
-from turnstream.streams.edge.limits import RequestRate
-from turnstream.streams.edge.pressure import Pressure
-from turnstream.streams.edge.process import Edge, Readiness, authenticator_of
-from turnstream.streams.edge.server import EdgeServer
-from turnstream.streams.edge.states import States
-from turnstream.streams.edge.submit import Submit
-from turnstream.streams.edge.subscription import Snapshots
+from turnstream.streams.edge.ask.pressure import Pressure
+from turnstream.streams.edge.ask.submit import Submit
+from turnstream.streams.edge.deliver.fanout import SocketLimits, Sockets
+from turnstream.streams.edge.deliver.subscription import Snapshots
+from turnstream.streams.edge.follow.directory import LedgerDirectory
+from turnstream.streams.edge.follow.feed import Feed
+from turnstream.streams.edge.server.arrivals import arrivals_of
+from turnstream.streams.edge.server.context import EdgeContext
+from turnstream.streams.edge.server.limits import RequestRate
+from turnstream.streams.edge.server.process import Edge, Readiness, authenticator_of
+from turnstream.streams.edge.server.serving import EdgeServer
+from turnstream.streams.edge.surfaces.states import States
 from turnstream.streams.letters.dead_letters import DeadLetters
 from turnstream.streams.process.health import health_port
 from turnstream.streams.process.loop_watch import LoopWatch
@@ -80,9 +80,9 @@ if TYPE_CHECKING:
     from turnstream.graph.langgraph.catalog import GraphEntry
     from turnstream.graph.ports import ModelClient
     from turnstream.streams.app.settings import Settings
-    from turnstream.streams.edge.feed import Directory
-    from turnstream.streams.edge.states import Graph
-    from turnstream.streams.edge.subscription import ReadsState
+    from turnstream.streams.edge.deliver.subscription import ReadsState
+    from turnstream.streams.edge.follow.feed import Directory
+    from turnstream.streams.edge.surfaces.states import Graph
 
 
 @asynccontextmanager

@@ -107,7 +107,7 @@ class Finding:
 def _consistent(settings: "Settings") -> list[Finding]:
     from turnstream.schemas.errors import ConfigurationError
     from turnstream.streams.app.contradictions import contradictions
-    from turnstream.streams.edge.auth import check_secret
+    from turnstream.streams.edge.server.auth import check_secret
 
     found = [Finding(name, ok=False, detail=text) for name, text in contradictions(settings)]
     secret = settings.jwt_secret.get_secret_value()

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from turnstream.streams.app.settings import Settings
-    from turnstream.streams.edge.process import Edge
+    from turnstream.streams.edge.server.process import Edge
 
 
 def edge(

@@ -63,7 +63,7 @@ def _reverse() -> None:
 
 def _say_twice() -> None:
     """An edge says some tokens to its clients twice."""
-    from turnstream.streams.edge.simple import SimpleProjection
+    from turnstream.streams.edge.surfaces.plain import SimpleProjection
 
     apply, count = SimpleProjection.apply, 0
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from turnstream.schemas.fold.fold import ThreadFold, TurnView, Verdict
 from turnstream.schemas.records.events import CustomEmitted, Event, InputResolved
-from turnstream.streams.edge.reader import Reader
+from turnstream.streams.edge.follow.reader import Reader
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

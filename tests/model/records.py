@@ -1,7 +1,7 @@
 """What stands in the modelled log: the project's own records, with short texts.
 
 The reader is not modelled. Every schedule is folded by `schemas/fold/fold.py` itself. Clients that
-begin between turns read by `streams/edge/reader.py`.
+begin between turns read by `streams/edge/follow/reader.py`.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict, WithJ
 
 from turnstream.schemas.limits import check_text, check_value, compact
 from turnstream.schemas.records.commands import OnBusy
-from turnstream.streams.edge.submit import check_expires_at
+from turnstream.streams.edge.ask.submit import check_expires_at
 
 SEARCH_LIMIT_MAX = 1000
 OFFSET_MAX = 1_000_000

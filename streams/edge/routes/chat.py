@@ -18,28 +18,28 @@ from starlette.responses import Response  # noqa: TC002  FastAPI reads the annot
 from turnstream.schemas.errors import ConflictError, InvalidRequestError
 from turnstream.schemas.ids import check_thread_id, thread_key
 from turnstream.schemas.records.events import Event
-from turnstream.streams.edge.context import DEFAULT_GRAPH
-from turnstream.streams.edge.cursor import Cursor
-from turnstream.streams.edge.directory import patiently
-from turnstream.streams.edge.entrance import check_same_site
-from turnstream.streams.edge.event_stream import EventStream, LaterAnswer, sse
+from turnstream.streams.edge.deliver.event_stream import EventStream, LaterAnswer, sse
+from turnstream.streams.edge.follow.cursor import Cursor
+from turnstream.streams.edge.follow.directory import patiently
+from turnstream.streams.edge.follow.surface import follow
 from turnstream.streams.edge.routes.bodies import SEARCH_LIMIT_MAX, ChatBody, Id, Text
 from turnstream.streams.edge.routes.deps import Caller, JsonAnswer, Rest, answers, streams
 from turnstream.streams.edge.routes.following import LastEventId, place_of
 from turnstream.streams.edge.routes.reading import JsonRoute
 from turnstream.streams.edge.routes.shapes import ChatAnswer, ThreadState
 from turnstream.streams.edge.routes.threads import make_if_needed, past_states
-from turnstream.streams.edge.run_endings import run_status, shown
-from turnstream.streams.edge.simple import SimpleProjection, end_of
-from turnstream.streams.edge.states import encode
-from turnstream.streams.edge.surface import follow
+from turnstream.streams.edge.server.context import DEFAULT_GRAPH
+from turnstream.streams.edge.server.entrance import check_same_site
+from turnstream.streams.edge.surfaces.plain import SimpleProjection, end_of
+from turnstream.streams.edge.surfaces.run_endings import run_status, shown
+from turnstream.streams.edge.surfaces.states import encode
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
     from turnstream.schemas.records.commands import StartTurn
     from turnstream.schemas.records.results import Outcome
-    from turnstream.streams.edge.submit import Submitted
+    from turnstream.streams.edge.ask.submit import Submitted
 
 router = APIRouter(tags=["plain"], route_class=JsonRoute)
 _ACCEPTED: dict[int | str, dict[str, Any]] = {

@@ -14,17 +14,17 @@ from starlette.responses import Response
 
 from turnstream.schemas.errors import NotFoundError
 from turnstream.schemas.ids import parse_turn_id, split_thread_key
-from turnstream.streams.edge.auth import Principal  # noqa: TC001  FastAPI reads the annotation
-from turnstream.streams.edge.context import EdgeContext, edge_of, principal_of
-from turnstream.streams.edge.joining import Joining
-from turnstream.streams.edge.states import encode
+from turnstream.streams.edge.server.auth import Principal  # noqa: TC001  FastAPI reads the annotation
+from turnstream.streams.edge.server.context import EdgeContext, edge_of, principal_of
+from turnstream.streams.edge.surfaces.joining import Joining
+from turnstream.streams.edge.surfaces.states import encode
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from turnstream.connectors.postgres.ledger.ledger import Ledger, TurnRow
     from turnstream.connectors.postgres.stores.threads import ThreadInfo, Threads
-    from turnstream.streams.edge.states import States
+    from turnstream.streams.edge.surfaces.states import States
 
 LEDGER_POLL_S = 0.02
 """Before the second look for a turn that was just sent; then each wait is twice as long."""

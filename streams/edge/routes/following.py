@@ -10,8 +10,8 @@ from fastapi import Depends, Header, Query
 
 from turnstream.schemas.errors import ConflictError
 from turnstream.schemas.ids import assistant_id_of
-from turnstream.streams.edge.cursor import Cursor
-from turnstream.streams.edge.event_stream import EventStream, LaterAnswer
+from turnstream.streams.edge.deliver.event_stream import EventStream, LaterAnswer
+from turnstream.streams.edge.follow.cursor import Cursor
 from turnstream.streams.edge.routes.bodies import RunBody, Text
 from turnstream.streams.edge.routes.deps import JsonAnswer, Rest, thread_id_of
 from turnstream.streams.edge.routes.present import (
@@ -22,8 +22,8 @@ from turnstream.streams.edge.routes.present import (
 )
 from turnstream.streams.edge.routes.reading import json_list
 from turnstream.streams.edge.routes.starting import DEFAULT_MODES, Started, modes_of, start
-from turnstream.streams.edge.run_projection import RunProjection
-from turnstream.streams.edge.states import encode
+from turnstream.streams.edge.surfaces.run_projection import RunProjection
+from turnstream.streams.edge.surfaces.states import encode
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

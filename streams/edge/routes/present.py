@@ -11,10 +11,10 @@ from turnstream.connectors.avro import Codec
 from turnstream.schemas.errors import InvalidRequestError, UndecodableError
 from turnstream.schemas.ids import assistant_id_of
 from turnstream.schemas.records.commands import ResumeTurn, StartTurn
+from turnstream.streams.edge.ask.run_request import MODES, SUBGRAPHS
 from turnstream.streams.edge.routes.deps import thread_id_of
-from turnstream.streams.edge.run_endings import run_status
-from turnstream.streams.edge.run_events import MODES as ALL_MODES
-from turnstream.streams.edge.run_request import MODES, SUBGRAPHS
+from turnstream.streams.edge.surfaces.run_endings import run_status
+from turnstream.streams.edge.surfaces.run_events import MODES as ALL_MODES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
-from turnstream.streams.edge.directory import patiently
-from turnstream.streams.edge.event_stream import attended
+from turnstream.streams.edge.deliver.event_stream import attended
+from turnstream.streams.edge.follow.directory import patiently
 from turnstream.streams.edge.routes.bodies import (
     OFFSET_MAX,
     SEARCH_LIMIT_MAX,

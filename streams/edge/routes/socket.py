@@ -38,26 +38,26 @@ from turnstream.schemas.errors import (
 from turnstream.schemas.limits import INT_MAX, INT_MIN, check_depth
 from turnstream.schemas.records.commands import OnBusy
 from turnstream.schemas.text import clean_text
-from turnstream.streams.edge.auth import TOKEN_SUBPROTOCOL
-from turnstream.streams.edge.connections import INTERNAL_CLOSE_CODE, connection_of
-from turnstream.streams.edge.context import DEFAULT_GRAPH, edge_of, principal_of
-from turnstream.streams.edge.cursor import Cursor
-from turnstream.streams.edge.directory import patiently
-from turnstream.streams.edge.entrance import check_origin
-from turnstream.streams.edge.event_stream import room
-from turnstream.streams.edge.frames import websocket_frame
-from turnstream.streams.edge.problems import unexpected_text
+from turnstream.streams.edge.deliver.event_stream import room
+from turnstream.streams.edge.deliver.frames import websocket_frame
+from turnstream.streams.edge.follow.cursor import Cursor
+from turnstream.streams.edge.follow.directory import patiently
+from turnstream.streams.edge.follow.surface import follow
 from turnstream.streams.edge.routes.bodies import ChatBody, CommandBody, RunBody, check_json
 from turnstream.streams.edge.routes.chat import said
 from turnstream.streams.edge.routes.deps import Rest
 from turnstream.streams.edge.routes.starting import start
 from turnstream.streams.edge.routes.threads import make_if_needed
-from turnstream.streams.edge.simple import SimpleProjection
-from turnstream.streams.edge.states import encode
-from turnstream.streams.edge.surface import follow
+from turnstream.streams.edge.server.auth import TOKEN_SUBPROTOCOL
+from turnstream.streams.edge.server.connections import INTERNAL_CLOSE_CODE, connection_of
+from turnstream.streams.edge.server.context import DEFAULT_GRAPH, edge_of, principal_of
+from turnstream.streams.edge.server.entrance import check_origin
+from turnstream.streams.edge.server.problems import unexpected_text
+from turnstream.streams.edge.surfaces.plain import SimpleProjection
+from turnstream.streams.edge.surfaces.states import encode
 
 if TYPE_CHECKING:
-    from turnstream.streams.edge.outlet import Outlet
+    from turnstream.streams.edge.deliver.socket import Outlet
 
 router = APIRouter()
 _log = structlog.get_logger(__name__)

@@ -7,20 +7,20 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from turnstream.schemas.errors import ConflictError, InvalidRequestError
-from turnstream.streams.edge.routes.bodies import RunBody, json_text
-from turnstream.streams.edge.routes.threads import make_if_needed
-from turnstream.streams.edge.run_events import MODES
-from turnstream.streams.edge.run_request import (
+from turnstream.streams.edge.ask.run_request import (
     check_input,
     own_config,
     refuse,
     refuse_unsupported,
 )
+from turnstream.streams.edge.routes.bodies import RunBody, json_text
+from turnstream.streams.edge.routes.threads import make_if_needed
+from turnstream.streams.edge.surfaces.run_events import MODES
 
 if TYPE_CHECKING:
     from turnstream.schemas.records.commands import ResumeTurn, StartTurn
+    from turnstream.streams.edge.ask.submit import Submitted
     from turnstream.streams.edge.routes.deps import Rest
-    from turnstream.streams.edge.submit import Submitted
 
 DEFAULT_MODES = frozenset({"values"})
 # LangGraph's interrupt ids (xxh3-128)

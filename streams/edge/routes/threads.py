@@ -12,6 +12,7 @@ from starlette.responses import Response
 from turnstream.schemas.errors import ConflictError, InvalidRequestError, NotFoundError
 from turnstream.schemas.ids import assistant_id_of, check_thread_id, thread_key
 from turnstream.schemas.records.command_rules import check_metadata
+from turnstream.streams.edge.ask.run_request import refuse
 from turnstream.streams.edge.routes.bodies import (
     SEARCH_LIMIT_MAX,
     CheckpointBody,
@@ -36,7 +37,6 @@ from turnstream.streams.edge.routes.listing import (
 from turnstream.streams.edge.routes.present import selected, thread_json
 from turnstream.streams.edge.routes.reading import JsonRoute
 from turnstream.streams.edge.routes.shapes import Thread, ThreadState
-from turnstream.streams.edge.run_request import refuse
 
 if TYPE_CHECKING:
     from turnstream.connectors.postgres.stores.threads import ThreadInfo

@@ -14,7 +14,7 @@ from turnstream.streams.app.composition import open_edge
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from turnstream.streams.edge.process import Edge
+    from turnstream.streams.edge.server.process import Edge
 
 GRAPHS = Path(__file__).parents[2] / "examples" / "graphs" / "langgraph.json"
 

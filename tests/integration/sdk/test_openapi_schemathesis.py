@@ -12,7 +12,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from turnstream.streams.edge import pressure
+from turnstream.streams.edge.ask import pressure
 
 # streams have no end of their own; the others' answers come at the run's end
 STREAMS = "/chat/stream$|/stream/events$|/stream$"

@@ -1,4 +1,7 @@
-"""Errors of readers, in the project's own code: `schemas/fold/fold.py`, `streams/edge/reader.py`."""
+"""Errors of readers, in the project's own code.
+
+`schemas/fold/fold.py` and `streams/edge/follow/reader.py`.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ from tests.model import readers
 from tests.model.planting import Plant, plant
 from turnstream.schemas.fold import fold
 from turnstream.schemas.fold.fold import ThreadFold
-from turnstream.streams.edge.reader import Reader
+from turnstream.streams.edge.follow.reader import Reader
 
 _OLD = "if record.epoch <= view.epoch:"
 _DONE = "if view.done and epoch >> TIMELINE_BITS <= view.epoch >> TIMELINE_BITS:"

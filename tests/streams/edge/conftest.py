@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from turnstream.connectors.postgres.ledger.ledger import Claim
     from turnstream.connectors.postgres.ledger.rows import Ended
     from turnstream.schemas.records.commands import Command
-    from turnstream.streams.edge.process import Edge
+    from turnstream.streams.edge.server.process import Edge
 
 PARTITIONS = 3
 REGISTER = "SELECT register_worker($1, 'fake', make_interval(secs => 600))"

@@ -29,14 +29,14 @@ from turnstream.schemas.errors import (
     UnavailableError,
 )
 from turnstream.streams.app.settings import Settings
-from turnstream.streams.edge.auth import (
+from turnstream.streams.edge.server.auth import (
     ASYMMETRIC,
     SYMMETRIC,
     Claims,
     JwtAuthenticator,
     check_secret,
 )
-from turnstream.streams.edge.process import authenticator_of
+from turnstream.streams.edge.server.process import authenticator_of
 
 SECRET = "s" * 32
 CLAIMS = {"sub": "ann", "tenant": "acme", "roles": ["operator"]}

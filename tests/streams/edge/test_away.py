@@ -18,9 +18,9 @@ from following import texts_of
 from langgraph_sdk import get_client
 
 from turnstream.schemas.errors import DatabaseUnavailableError
-from turnstream.streams.edge import directory
-from turnstream.streams.edge.directory import LedgerDirectory
-from turnstream.streams.edge.submit import Submit
+from turnstream.streams.edge.ask.submit import Submit
+from turnstream.streams.edge.follow import directory
+from turnstream.streams.edge.follow.directory import LedgerDirectory
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from turnstream.streams.edge.thread_stream import CommandsFirst
+from turnstream.streams.edge.routes.thread_stream import CommandsFirst
 
 
 async def passed_on(scope: dict) -> bool:

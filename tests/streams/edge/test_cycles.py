@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
     from turnstream.streams.app.settings import Settings
-    from turnstream.streams.edge.process import Edge
+    from turnstream.streams.edge.server.process import Edge
 
 AGAIN = 3
 OURS = ("turnstream.", "starlette.", "fastapi.", "uvicorn.", "asyncpg.", "aiokafka.", "_asyncio.")

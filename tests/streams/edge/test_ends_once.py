@@ -18,8 +18,8 @@ from websockets.asyncio.client import connect
 
 from turnstream.schemas.fold.fold import TIMELINE_BITS, Verdict
 from turnstream.schemas.records import events as ev
-from turnstream.streams.edge.cursor import Cursor
-from turnstream.streams.edge.reader import RUN_TURNS_KEPT
+from turnstream.streams.edge.follow.cursor import Cursor
+from turnstream.streams.edge.follow.reader import RUN_TURNS_KEPT
 
 
 async def said(turn):

@@ -15,13 +15,13 @@ from websockets.exceptions import ConnectionClosed
 
 from turnstream.schemas import unexpected
 from turnstream.schemas.errors import TurnstreamError
-from turnstream.streams.edge.entrance import (
+from turnstream.streams.edge.deliver.event_stream import EventStream, LaterAnswer
+from turnstream.streams.edge.server.entrance import (
     check_host,
     check_json,
     check_origin,
     check_same_site,
 )
-from turnstream.streams.edge.event_stream import EventStream, LaterAnswer
 
 SECRET = "a secret of at least thirty-two bytes"
 APP = "https://app.example"

@@ -8,8 +8,8 @@ import httpx
 import pytest
 
 from turnstream.schemas.records import events as ev
-from turnstream.streams.edge.cursor import Cursor
-from turnstream.streams.edge.feed import Begins, Reset
+from turnstream.streams.edge.follow.cursor import Cursor
+from turnstream.streams.edge.follow.feed import Begins, Reset
 
 
 async def start(edge, thread="a"):

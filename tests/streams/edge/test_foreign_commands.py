@@ -12,14 +12,14 @@ import pytest
 from turnstream.schemas.errors import InvalidRequestError, TurnstreamError
 from turnstream.schemas.limits import INT_MAX
 from turnstream.schemas.records.command_rules import IDENTITY_KEYS, CommandLimits
-from turnstream.streams.edge import commands
-from turnstream.streams.edge.auth import Principal
-from turnstream.streams.edge.cursor import Cursor, cursor_of
-from turnstream.streams.edge.filters import Filter
+from turnstream.streams.edge.ask import commands
+from turnstream.streams.edge.ask.run_request import check_input
+from turnstream.streams.edge.ask.submit import Submit
+from turnstream.streams.edge.deliver.filters import Filter
+from turnstream.streams.edge.follow.cursor import Cursor, cursor_of
 from turnstream.streams.edge.routes.reading import check_body, json_list
 from turnstream.streams.edge.routes.socket import _frame
-from turnstream.streams.edge.run_request import check_input
-from turnstream.streams.edge.submit import Submit
+from turnstream.streams.edge.server.auth import Principal
 
 KIM = Principal(tenant="acme", user="kim")
 

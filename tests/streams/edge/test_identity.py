@@ -8,8 +8,8 @@ import pytest
 
 from turnstream.graph.run.input import TurnInput
 from turnstream.schemas.records.command_rules import IDENTITY_KEYS
-from turnstream.streams.edge.auth import DevAuthenticator, Principal
-from turnstream.streams.edge.identity import config_for
+from turnstream.streams.edge.ask.identity import config_for
+from turnstream.streams.edge.server.auth import DevAuthenticator, Principal
 
 ANN = Principal("acme", "ann", frozenset({"writer", "reader"}))
 FORGED = dict.fromkeys(IDENTITY_KEYS, "root")

@@ -17,9 +17,9 @@ from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 from websockets.asyncio.client import connect
 
 from turnstream.schemas.records import events as ev
-from turnstream.streams.edge.auth import Principal
 from turnstream.streams.edge.routes.deps import Rest
-from turnstream.streams.edge.run_projection import RunProjection
+from turnstream.streams.edge.server.auth import Principal
+from turnstream.streams.edge.surfaces.run_projection import RunProjection
 
 SURFACES = ["websocket", "since", "last-event-id", "join-stream"]
 CHANNELS = ["lifecycle", "messages", "input"]

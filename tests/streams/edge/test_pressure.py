@@ -9,7 +9,7 @@ from itertools import pairwise
 import pytest
 
 from turnstream.schemas.errors import OverloadedError
-from turnstream.streams.edge.pressure import Pressure, Turnstile
+from turnstream.streams.edge.ask.pressure import Pressure, Turnstile
 
 MAX = 100
 

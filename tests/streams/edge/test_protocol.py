@@ -9,9 +9,9 @@ import pytest
 
 from turnstream.schemas.fold.fold import ThreadFold
 from turnstream.schemas.records import events as ev
-from turnstream.streams.edge.cursor import RECORD_EVENTS_MAX, Cursor
-from turnstream.streams.edge.filters import Filter
-from turnstream.streams.edge.protocol import Projection
+from turnstream.streams.edge.deliver.filters import Filter
+from turnstream.streams.edge.follow.cursor import RECORD_EVENTS_MAX, Cursor
+from turnstream.streams.edge.surfaces.protocol import Projection
 
 
 class Thread:

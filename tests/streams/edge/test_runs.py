@@ -11,11 +11,11 @@ from turnstream.connectors.memory import MemoryEmitter
 from turnstream.schemas.fold.fold import ThreadFold
 from turnstream.schemas.records import events as ev
 from turnstream.schemas.records.results import Outcome
-from turnstream.streams.edge.run_endings import ending, run_status
-from turnstream.streams.edge.run_events import MODES, RunEvent, StateWanted, TaskWanted
-from turnstream.streams.edge.run_projection import RunProjection
-from turnstream.streams.edge.run_states import state_events
-from turnstream.streams.edge.simple import SimpleProjection
+from turnstream.streams.edge.surfaces.plain import SimpleProjection
+from turnstream.streams.edge.surfaces.run_endings import ending, run_status
+from turnstream.streams.edge.surfaces.run_events import MODES, RunEvent, StateWanted, TaskWanted
+from turnstream.streams.edge.surfaces.run_projection import RunProjection
+from turnstream.streams.edge.surfaces.run_states import state_events
 
 TURN = "00000000-0000-7000-8000-000000000000"
 ENVELOPE = {"tenant": "default", "thread_id": "thread", "turn_id": TURN, "event_id": "e"}

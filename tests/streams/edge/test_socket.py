@@ -15,8 +15,9 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from turnstream.schemas.records import events as ev
-from turnstream.streams.edge import fanout, server
-from turnstream.streams.edge.frames import websocket_frame
+from turnstream.streams.edge.deliver import fanout
+from turnstream.streams.edge.deliver.frames import websocket_frame
+from turnstream.streams.edge.server import serving as server
 
 SECRET = "a secret of at least thirty-two bytes"
 ALL = ["lifecycle", "messages", "input", "tools", "values"]

@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 
-from turnstream.streams.edge.cursor import Cursor
-from turnstream.streams.edge.starts import Starts
+from turnstream.streams.edge.ask.own_turns import Starts
+from turnstream.streams.edge.follow.cursor import Cursor
 
 ME = ("acme/a", "acme", "ann")
 ELSE = ("acme/a", "acme", "bob")

@@ -13,7 +13,7 @@ from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.types import interrupt
 
 from turnstream.schemas.errors import ConflictError, NotFoundError
-from turnstream.streams.edge.states import States, encode
+from turnstream.streams.edge.surfaces.states import States, encode
 
 KEY = "acme/t"
 
@@ -98,5 +98,5 @@ async def test_what_is_not_there(states: States, monkeypatch: pytest.MonkeyPatch
     for wrong in ({"checkpoint_id": "x"}, {"ns": "nobody:1"}):
         with pytest.raises(NotFoundError):
             await states.state(KEY, **wrong)
-    monkeypatch.setattr("turnstream.streams.edge.states.COMMIT_WAIT_S", 0.02)
+    monkeypatch.setattr("turnstream.streams.edge.surfaces.states.COMMIT_WAIT_S", 0.02)
     assert await states.committed(KEY, "1ef4a9b8-e6fb-67b1-8001-abd5184439d1") is None

@@ -11,9 +11,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from turnstream.streams.edge.cursor import Cursor
-from turnstream.streams.edge.frames import OPENED
-from turnstream.streams.edge.protocol import Projection
+from turnstream.streams.edge.deliver.frames import OPENED
+from turnstream.streams.edge.follow.cursor import Cursor
+from turnstream.streams.edge.surfaces.protocol import Projection
 
 sys.path.insert(0, str(Path(__file__).parent))
 from following import KEY, hello, run, until

@@ -12,9 +12,9 @@ import httpx
 import pytest
 
 from turnstream.streams.app.composition import open_edge
-from turnstream.streams.edge.cursor import Cursor
-from turnstream.streams.edge.frames import OPENED
-from turnstream.streams.edge.starts import LINGER_S
+from turnstream.streams.edge.ask.own_turns import LINGER_S
+from turnstream.streams.edge.deliver.frames import OPENED
+from turnstream.streams.edge.follow.cursor import Cursor
 
 
 @asynccontextmanager

@@ -5,11 +5,11 @@ from contextlib import aclosing
 from fastapi import APIRouter
 
 from turnstream.schemas.records.events import TokensEmitted
-from turnstream.streams.edge.cursor import Cursor
-from turnstream.streams.edge.event_stream import EventStream, sse
+from turnstream.streams.edge.deliver.event_stream import EventStream, sse
+from turnstream.streams.edge.follow.cursor import Cursor
+from turnstream.streams.edge.follow.surface import follow
 from turnstream.streams.edge.routes.deps import Caller
-from turnstream.streams.edge.states import encode
-from turnstream.streams.edge.surface import follow
+from turnstream.streams.edge.surfaces.states import encode
 
 router = APIRouter()
 

@@ -9,11 +9,11 @@ from pydantic import ValidationError
 
 from turnstream.schemas.errors import InvalidRequestError
 from turnstream.schemas.limits import DEPTH_MAX
+from turnstream.streams.edge.ask.run_request import refuse
 from turnstream.streams.edge.routes.bodies import RunBody, ThreadBody
 from turnstream.streams.edge.routes.following import names
 from turnstream.streams.edge.routes.present import selected
 from turnstream.streams.edge.routes.starting import modes_of
-from turnstream.streams.edge.run_request import refuse
 
 
 def nested(depth: int) -> Any:

@@ -1,0 +1,1 @@
+"""How clients ask for turns: checks, commands, and what is refused."""

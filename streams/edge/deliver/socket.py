@@ -1,0 +1,125 @@
+"""Where one socket's events go: prepared bytes, written straight to its transport."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING
+
+from turnstream.streams.edge.deliver.frames import http_chunk
+from turnstream.streams.edge.server.connections import EdgeWebSocketProtocol
+
+if TYPE_CHECKING:
+    from turnstream.streams.edge.deliver.frames import ProtocolEvent
+    from turnstream.streams.edge.deliver.subscription import Subscription
+    from turnstream.streams.edge.server.auth import Principal
+    from turnstream.streams.edge.server.connections import Connection
+
+SSE_HEARTBEAT = http_chunk(b": keep-alive\n\n")
+JSON_HEARTBEAT = http_chunk(b"\n")
+SILENT = b""
+
+
+class Outlet:
+    """Where one socket's events go: as WebSocket frames or as SSE chunks.
+
+    An answer that is waited for has an outlet too, so that the watchdog ends it with its token;
+    `heartbeat` then is white space, or `SILENT` before its head is out.
+
+    `subscriptions` are those that write here; `moved` is set when one of them may have written a
+    snapshot that others wait for.
+    """
+
+    def __init__(
+        self, connection: Connection, principal: Principal, heartbeat: bytes = SSE_HEARTBEAT
+    ) -> None:
+        self.connection = connection
+        self.principal = principal
+        self.frames = 0
+        self.written = 0
+        self.idle_since = time.monotonic()
+        self.subscriptions: set[Subscription] = set()
+        self.moved = asyncio.Event()
+        self._transport = connection.transport
+        self._websocket = isinstance(connection, EdgeWebSocketProtocol)
+        self.heartbeat = SILENT if self._websocket else heartbeat
+        self._drained = 0
+        self._progress_at = time.monotonic()
+        self._full_at: int | None = None
+
+    @property
+    def streams(self) -> bool:
+        """Say whether it carries events, which a client reads on elsewhere after a cut."""
+        return self._websocket or self.heartbeat is SSE_HEARTBEAT
+
+    @property
+    def open(self) -> bool:
+        """Say whether anything can still be written."""
+        return self.connection.writable_now
+
+    @property
+    def buffered(self) -> int:
+        """Return how many bytes the peer has not taken yet."""
+        size: int = self._transport.get_write_buffer_size()
+        return size
+
+    def write(self, event: ProtocolEvent) -> None:
+        """Write one event; one that comes after the end is dropped. The hot path of fan-out."""
+        if not self.connection.writable_now:
+            return
+        data = event.frame if self._websocket else event.chunk
+        try:
+            self._transport.write(data)
+        except RuntimeError:  # uvloop raises on a transport that is closed
+            return
+        self.frames += 1
+        self.written += len(data)
+
+    def write_raw(self, data: bytes) -> None:
+        """Write whole frames or chunks; uvloop raises on a transport that is closed."""
+        if not self.connection.writable_now:
+            return
+        try:
+            self._transport.write(data)
+        except RuntimeError:
+            return
+        self.frames += 1
+        self.written += len(data)
+
+    def close(self, code: int, reason: str) -> None:
+        """End the socket for good or for now: a close frame, or a body that breaks off."""
+        if isinstance(self.connection, EdgeWebSocketProtocol):
+            self.connection.close_with(code, reason)
+        else:
+            self._transport.close()
+
+    def abort(self) -> None:
+        """Drop the connection and what it had not taken."""
+        self._transport.abort()
+
+    def stalled_s(self, now: float) -> float:
+        """Return for how long the peer has taken nothing while there was something, in seconds."""
+        buffered = self.buffered
+        drained = self.written - buffered
+        if buffered == 0 or drained > self._drained:
+            self._drained, self._progress_at = drained, now
+        return now - self._progress_at
+
+    def flooded(self, limit: int) -> bool:
+        """Say whether more than `limit` bytes were written to a buffer that held as many already.
+
+        To be asked again and again. One event alone may be larger, and its reader slow: those who
+        write here wait for room before the next.
+        """
+        if self.buffered <= limit:
+            self._full_at = None
+            return False
+        if self._full_at is None:
+            self._full_at = self.written
+        return self.written - self._full_at > limit
+
+    def beat(self, now: float, every_s: float) -> None:
+        """Keep proxies awake; WebSockets have pings."""
+        if self.heartbeat and now - self.idle_since >= every_s:
+            self.idle_since = now
+            self.write_raw(self.heartbeat)

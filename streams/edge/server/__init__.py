@@ -1,0 +1,1 @@
+"""The edge's server: connections, who calls, limits, problems, health."""

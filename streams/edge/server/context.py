@@ -1,0 +1,121 @@
+"""What every route of the edge works with: one object, made once by `open_edge`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+from starlette.requests import HTTPConnection  # noqa: TC002  FastAPI reads the annotation
+
+from turnstream.schemas.errors import NotFoundError
+from turnstream.schemas.ids import check_thread_id, thread_key
+from turnstream.streams.edge.server.auth import Authenticator, Principal, bearer
+from turnstream.streams.process.pace import LoopLag
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from turnstream.graph.langgraph.catalog import Catalog
+    from turnstream.streams.app.settings import Settings
+    from turnstream.streams.edge.ask.pressure import Pressure
+    from turnstream.streams.edge.ask.submit import Submit
+    from turnstream.streams.edge.deliver.fanout import Sockets
+    from turnstream.streams.edge.follow.feed import Feed
+    from turnstream.streams.edge.server.arrivals import Arrivals
+    from turnstream.streams.edge.server.limits import RequestRate
+
+
+DEFAULT_GRAPH = "agent"
+# a question's turn is the newest or followed by turns that were refused
+TURNS_LOOKED_AT = 10
+
+
+class StateReader(Protocol):
+    """Reads a thread's committed state."""
+
+    async def values(self, key: str) -> bytes:
+        """Return the state's values as JSON text; `{}` for a thread without any."""
+        ...
+
+
+class TailView(Protocol):
+    """What is told of the tail."""
+
+    records: int
+    followed_records: int
+    fetches: int
+
+    @property
+    def ring_bytes(self) -> int:
+        """Bytes of log in memory."""
+        ...
+
+    @property
+    def lag_s(self) -> float:
+        """Seconds since a broker answered."""
+        ...
+
+
+@dataclass(slots=True, kw_only=True)
+class EdgeContext:
+    """The edge's parts; `ledger`, `saver`, `threads`, `letters` serve the REST routes.
+
+    `exists(key)` says whether a thread is known (in the ledger, or made by `POST /threads`).
+    """
+
+    settings: Settings
+    feed: Feed
+    submit: Submit
+    auth: Authenticator
+    sockets: Sockets
+    arrivals: Arrivals
+    state: StateReader
+    catalog: Catalog
+    exists: Callable[[str], Awaitable[bool]]
+    ledger: Any = None
+    saver: Any = None
+    threads: Any = None
+    letters: Any = None
+    tail: TailView | None = None
+    pressure: Pressure
+    ready: Callable[[], Awaitable[dict[str, str]]]
+    rate: RequestRate | None = None
+    lag: LoopLag = field(default_factory=LoopLag)
+
+    def count(self, principal: Principal, requests: int = 1) -> None:
+        """Count requests and frames of a caller; raises `TooManyRequestsError`."""
+        if self.rate is not None:
+            self.rate.take(principal, requests)
+
+    async def authorised(self, principal: Principal, thread_id: str) -> str:
+        """Return the thread's key; raises `InvalidRequestError` (422), `NotFoundError` (404).
+
+        The key begins with the caller's tenant, so a foreign thread is one that does not exist.
+        """
+        key = thread_key(principal.tenant, check_thread_id(thread_id))
+        if await self.knows(key):
+            return key
+        raise NotFoundError("there is no such thread", code="thread_not_found")
+
+    async def graph_asking(self, key: str) -> str:
+        """Return the graph that asked last on a thread: answers go to it, whoever brings them."""
+        turns = await self.ledger.turns_of(key, TURNS_LOOKED_AT)
+        asking = [turn.graph for turn in turns if turn.status == "interrupted"]
+        return next(iter(asking or [turn.graph for turn in turns]), DEFAULT_GRAPH)
+
+    async def knows(self, key: str) -> bool:
+        """Say whether a thread has begun."""
+        return self.submit.is_recent(key) or await self.exists(key)
+
+
+def edge_of(connection: HTTPConnection) -> EdgeContext:
+    """FastAPI dependency: the edge's context."""
+    return cast("EdgeContext", connection.app.state.edge)
+
+
+async def principal_of(connection: HTTPConnection) -> Principal:
+    """FastAPI dependency: the caller; raises `UnauthorizedError` (401), `TooManyRequestsError`."""
+    edge = edge_of(connection)
+    principal = await edge.auth.authenticate(bearer(connection.headers))
+    edge.count(principal)
+    return principal
