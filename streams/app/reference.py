@@ -27,7 +27,7 @@ from turnstream.streams.app.variables import OTHER_NAMES, PREFIX
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-TREE = TurnstreamError.__module__
+TREE = TurnstreamError.__module__.rpartition(".")[0] + "."
 HEAD = """# Reference
 
 Made by `make docs` from the code.
@@ -91,7 +91,7 @@ def _errors() -> Iterator[str]:
     pending: list[type[TurnstreamError]] = [TurnstreamError]
     while pending:
         error = pending.pop(0)
-        public = (one for one in error.__subclasses__() if one.__module__ == TREE)
+        public = (one for one in error.__subclasses__() if one.__module__.startswith(TREE))
         pending.extend(sorted(public, key=lambda one: one.__name__))
         retry = "yes" if error.retryable else "no"
         yield f"| `{error.code}` | {error.status} | {retry} | {_first_sentence(error.__doc__)} |"

@@ -1,0 +1,61 @@
+"""Kafka, Postgres and the schema registry, and what they refuse."""
+
+from __future__ import annotations
+
+from turnstream.schemas.errors.root import TurnstreamError
+
+
+class UnavailableError(TurnstreamError):
+    """A part that this needs does not answer."""
+
+    code = "unavailable"
+    retryable = True
+    status = 503
+
+
+class OverloadedError(UnavailableError):
+    """As many turns are open as are taken on; try again later."""
+
+    code = "overloaded"
+
+
+class KafkaUnavailableError(UnavailableError):
+    """Kafka does not answer, or refuses the record."""
+
+    code = "kafka_unavailable"
+
+
+class ProduceRefusedError(KafkaUnavailableError):
+    """The broker refused a batch, so the attempts with a record in it are over."""
+
+    code = "produce_refused"
+
+
+class InputLostError(TurnstreamError):
+    """Commands are gone from an input topic before they were read; somebody has to decide."""
+
+    code = "input_lost"
+
+
+class DatabaseUnavailableError(UnavailableError):
+    """Postgres does not answer."""
+
+    code = "database_unavailable"
+
+
+class FencedError(TurnstreamError):
+    """The thread's epoch, or the store's timeline, has moved on: stop without a word."""
+
+    code = "fenced"
+
+
+class TopicChangedError(UnavailableError):
+    """The topic was made anew while it was read."""
+
+    code = "topic_changed"
+
+
+class RegistryUnavailableError(UnavailableError):
+    """The schema registry does not answer."""
+
+    code = "registry_unavailable"
