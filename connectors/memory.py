@@ -17,7 +17,7 @@ ORIGIN = UUID("00000000-0000-7000-8000-000000000000")
 
 
 class MemoryEmitter:
-    """A turn's emitter that keeps its events: `graph.ports.Emitter` and the saver's `LogPosition`.
+    """A turn's emitter that keeps its events: a `graph.ports.emitter.Emitter`, and a `LogPosition`.
 
     Every call is one event with one `n`; nothing is joined. With `auto` everything counts as
     acknowledged at once, else up to what `ack` was told. `fail` makes every wait raise.
@@ -129,7 +129,7 @@ class MemoryEmitter:
 
 
 class MemoryToolCalls:
-    """A ledger of tool calls that is never fenced: `graph.ports.ToolCalls`.
+    """A ledger of tool calls that is never fenced: `graph.ports.tools.ToolCalls`.
 
     `rows` outlives an attempt: hand it to the next one's.
     """

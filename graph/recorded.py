@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
 
-from turnstream.graph.tools.recorded_calls import Effects, call_once, digest_of, place_of
+from turnstream.graph.ports.tools import Effects
+from turnstream.graph.tools.recorded_calls import call_once, digest_of, place_of
 from turnstream.graph.values import text_of, to_json
 from turnstream.schemas.errors import ToolIndeterminateError
 from turnstream.schemas.ids import path_of_namespace
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from langgraph.prebuilt.tool_node import ToolCallRequest
     from langgraph.types import Command
 
-    from turnstream.graph.ports import ToolCalls
+    from turnstream.graph.ports.tools import ToolCalls
 
     Result = ToolMessage | Command[Any]
     Execute = Callable[[ToolCallRequest], Awaitable[Result]]

@@ -17,7 +17,7 @@ class RoutedModel:
     """Sends a request to the server of its model name, else to `default`. Use `async with`.
 
     The name counts up to its first colon: `big:q4` goes where `big` goes. Implements
-    `turnstream.graph.ports.ModelClient`.
+    `turnstream.graph.ports.model.ModelClient`.
     """
 
     def __init__(self, default: OpenAIModel, routes: Mapping[str, OpenAIModel]) -> None:
@@ -41,6 +41,6 @@ class RoutedModel:
         await self._open.aclose()
 
     async def stream(self, request: ChatRequest, push: Callable[[list[Delta]], None]) -> ChatAnswer:
-        """Stream one answer; see `turnstream.graph.ports.ModelClient.stream`."""
+        """Stream one answer; see `turnstream.graph.ports.model.ModelClient.stream`."""
         name = request.model.partition(":")[0]
         return await self._routes.get(name, self._default).stream(request, push)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from langchain_core.messages import InvalidToolCall, ToolCall
     from langchain_core.messages.ai import UsageMetadata
 
-    from turnstream.graph.ports import Emitter
+    from turnstream.graph.ports.emitter import Emitter
     from turnstream.schemas.chat import ChatAnswer, Delta
     from turnstream.schemas.fold.messages import Block
 

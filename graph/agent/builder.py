@@ -18,15 +18,18 @@ from turnstream.graph.agent import answer, retries, state, wire
 from turnstream.graph.agent.nodes import model as model_node
 from turnstream.graph.agent.nodes import tools as tool_node
 from turnstream.graph.agent.state import AgentSettings, AgentState
+from turnstream.graph.agent.turn_context import TurnContext
 from turnstream.graph.langgraph.catalog import AGENT, GraphEntry
-from turnstream.graph.ports import TurnContext
 from turnstream.graph.tools import recorded_calls as tool_calls
 from turnstream.schemas.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from turnstream.graph.ports import Commits, Emitter, ModelClient, Tool
+    from turnstream.graph.ports.commits import Commits
+    from turnstream.graph.ports.emitter import Emitter
+    from turnstream.graph.ports.model import ModelClient
+    from turnstream.graph.ports.tools import Tool
     from turnstream.graph.run.input import TurnInput
 
 STEPS_MAX = 50

@@ -13,7 +13,7 @@ from langgraph.types import Command
 from typing_extensions import TypedDict
 
 from turnstream.graph.agent.retries import RetrySettings
-from turnstream.graph.ports import TurnContext
+from turnstream.graph.agent.turn_context import TurnContext
 from turnstream.schemas.errors import InvalidRequestError
 
 

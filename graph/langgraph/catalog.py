@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from langgraph.checkpoint.base import BaseCheckpointSaver
 
     from turnstream.graph.langgraph.factories import AnyPregel
-    from turnstream.graph.ports import Commits, Emitter
+    from turnstream.graph.ports.commits import Commits
+    from turnstream.graph.ports.emitter import Emitter
     from turnstream.graph.run.input import TurnInput
 
 AGENT = "agent"

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from turnstream.graph.langgraph.translate_paths import Namespace
-    from turnstream.graph.ports import Emitter
+    from turnstream.graph.ports.emitter import Emitter
     from turnstream.schemas.records.events import Keep
 
 MODES: tuple[Any, ...] = ("messages", "tasks", "updates", "tools", "custom")

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from turnstream.graph.langgraph.translate_paths import Paths
-    from turnstream.graph.ports import Emitter
+    from turnstream.graph.ports.emitter import Emitter
 
 Role = Literal["assistant", "tool", "user", "system"]
 _ROLES: dict[str, Role] = {"human": "user", "system": "system", "tool": "tool"}

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from turnstream.graph.langgraph.translate_paths import Namespace
-    from turnstream.graph.ports import Emitter
+    from turnstream.graph.ports.emitter import Emitter
     from turnstream.graph.recorded import Recalled
 
 MESSAGE_CHARS_MAX = 2000

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from turnstream.graph.langgraph.translate import Translator
     from turnstream.graph.langgraph.translate_paths import Namespace
-    from turnstream.graph.ports import Commits
+    from turnstream.graph.ports.commits import Commits
 
 log = structlog.get_logger(__name__)
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from langgraph.checkpoint.base import ChannelVersions, Checkpoint, CheckpointMetadata
     from langgraph.pregel import Pregel
 
-    from turnstream.graph.ports import SaverCall
+    from turnstream.graph.ports.commits import SaverCall
     from turnstream.schemas.fold.messages import Message
 
 NOT_FINISHED = "The call was not finished: {why}."

@@ -44,7 +44,8 @@ if TYPE_CHECKING:
 
     from turnstream.graph.langgraph.catalog import GraphEntry
     from turnstream.graph.langgraph.factories import Access, AnyPregel
-    from turnstream.graph.ports import Commits, Emitter, SaverCall
+    from turnstream.graph.ports.commits import Commits, SaverCall
+    from turnstream.graph.ports.emitter import Emitter
     from turnstream.graph.run.input import TurnInput
     from turnstream.schemas.records.events import Keep
 

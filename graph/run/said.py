@@ -19,7 +19,7 @@ from turnstream.schemas.records.results import Carried
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from turnstream.graph.ports import Emitter
+    from turnstream.graph.ports.emitter import Emitter
     from turnstream.schemas.records.events import Event, Keep
 
 

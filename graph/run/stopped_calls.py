@@ -9,7 +9,7 @@ from turnstream.schemas.errors import ToolIndeterminateError
 from turnstream.schemas.records.events import ToolFailed, ToolStarted
 
 if TYPE_CHECKING:
-    from turnstream.graph.ports import ToolCalls
+    from turnstream.graph.ports.tools import ToolCalls
     from turnstream.graph.run.said import Said
 
 

@@ -8,7 +8,7 @@ from turnstream.graph.tools.arithmetic import arithmetic_tool
 from turnstream.graph.tools.clock import current_time_tool
 
 if TYPE_CHECKING:
-    from turnstream.graph.ports import Tool
+    from turnstream.graph.ports.tools import Tool
 
 
 def built_in_tools() -> tuple[Tool, ...]:

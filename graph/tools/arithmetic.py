@@ -14,7 +14,7 @@ from typing import Any
 import simpleeval
 from pydantic import BaseModel, ConfigDict, Field
 
-from turnstream.graph.ports import ToolCallContext
+from turnstream.graph.ports.tools import ToolCallContext
 from turnstream.graph.tools.function import FunctionTool
 from turnstream.schemas.errors import ToolArgumentsError
 

@@ -6,7 +6,7 @@ from zoneinfo import ZoneInfo
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from turnstream.graph.ports import ToolCallContext
+from turnstream.graph.ports.tools import ToolCallContext
 from turnstream.graph.tools.function import FunctionTool
 from turnstream.schemas.errors import ToolArgumentsError
 

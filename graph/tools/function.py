@@ -8,20 +8,20 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from turnstream.graph.tools.recorded_calls import Effects
+from turnstream.graph.ports.tools import Effects
 from turnstream.schemas.chat import ToolSpec
 from turnstream.schemas.errors import ToolArgumentsError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from turnstream.graph.ports import ToolCallContext
+    from turnstream.graph.ports.tools import ToolCallContext
 
 A = TypeVar("A", bound=BaseModel)
 
 
 class FunctionTool(Generic[A]):
-    """Implements `turnstream.graph.ports.Tool`.
+    """Implements `turnstream.graph.ports.tools.Tool`.
 
     A plain function runs in a thread, which nobody can stop: after its time-out it goes on unseen.
     The description is the function's docstring unless given. `effects` is what it does outside;

@@ -5,7 +5,6 @@ Used by the built-in agent's tool node, and offered to graphs that people bring 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -17,7 +16,7 @@ from turnstream.schemas.tool_calls import call_digest
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
-    from turnstream.graph.ports import ToolCalls
+    from turnstream.graph.ports.tools import ToolCalls
     from turnstream.schemas.tool_calls import ToolCall
 
 _log = structlog.get_logger(__name__)
@@ -36,19 +35,6 @@ TIMED_OUT = (
 )
 FAILED = "It is not known whether {name} took effect: it failed in the middle ({why})."
 STOPPED = "It is not known whether {name} took effect: it was stopped in the middle ({why})."
-
-
-@dataclass(frozen=True, slots=True)
-class Effects:
-    """What a tool says of its effects outside; one without any has None in this one's place.
-
-    `honours_key`: a second call with the same idempotency key does nothing and returns the first
-    one's result. `find(arguments, idempotency_key)` looks whether a call took effect: it returns
-    the result, or None, which permits nothing, for the call may be about to begin.
-    """
-
-    honours_key: bool = False
-    find: Callable[[Any, str], Awaitable[Any]] | None = None
 
 
 async def call_once(

@@ -78,7 +78,7 @@ if TYPE_CHECKING:
     import asyncpg
 
     from turnstream.graph.langgraph.catalog import GraphEntry
-    from turnstream.graph.ports import ModelClient
+    from turnstream.graph.ports.model import ModelClient
     from turnstream.streams.app.settings import Settings
     from turnstream.streams.edge.deliver.subscription import ReadsState
     from turnstream.streams.edge.follow.feed import Directory

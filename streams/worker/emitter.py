@@ -1,8 +1,8 @@
 """One attempt's voice: gives out `n`, joins tokens, and knows what the log has taken.
 
-`TurnEmitter` is what the graph emits into (`graph.ports.Emitter`), what the saver asks for its
-position, and what the pump seals and acknowledges. Nothing in it awaits but `acked`. It belongs to
-one event loop: code in threads emits through that loop.
+`TurnEmitter` is what the graph emits into (`graph.ports.emitter.Emitter`), what the saver asks for
+its position, and what the pump seals and acknowledges. Nothing in it awaits but `acked`. It belongs
+to one event loop: code in threads emits through that loop.
 """
 
 from __future__ import annotations

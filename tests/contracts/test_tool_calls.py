@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from turnstream.connectors.postgres.checkpoints.commits import Session
-    from turnstream.graph.ports import ToolCalls
+    from turnstream.graph.ports.tools import ToolCalls
 
 pytestmark = pytest.mark.promises("P8", "P9")
 

@@ -21,11 +21,11 @@ from turnstream.deploy.local.scripted.server import ScriptedServer
 from turnstream.graph.agent.builder import agent_entry, build_agent
 from turnstream.graph.agent.retries import RetrySettings
 from turnstream.graph.agent.state import AgentSettings
-from turnstream.graph.ports import TurnContext
+from turnstream.graph.agent.turn_context import TurnContext
+from turnstream.graph.ports.tools import Effects
 from turnstream.graph.run.input import TurnInput
 from turnstream.graph.tools import built_in_tools
 from turnstream.graph.tools.function import FunctionTool
-from turnstream.graph.tools.recorded_calls import Effects
 from turnstream.schemas.errors import (
     ConfigurationError,
     InvalidRequestError,

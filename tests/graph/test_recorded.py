@@ -15,8 +15,9 @@ from langgraph.prebuilt import ToolNode
 from langgraph.types import RetryPolicy, Send
 
 from turnstream.connectors.memory import MemoryToolCalls
+from turnstream.graph.ports.tools import Effects
 from turnstream.graph.recorded import get_idempotency_key, record_with, recorded
-from turnstream.graph.tools.recorded_calls import Effects, call_once, digest_of
+from turnstream.graph.tools.recorded_calls import call_once, digest_of
 from turnstream.schemas.tool_calls import ToolCall, idempotency_key
 
 CALL = ToolCall("task", 0, "act", b"digest", "key", "call-1")

@@ -18,7 +18,7 @@ from turnstream.deploy.local.scripted.server import ScriptedServer
 from turnstream.graph.agent.builder import build_agent
 from turnstream.graph.agent.retries import Retries, RetrySettings
 from turnstream.graph.agent.state import AgentSettings
-from turnstream.graph.ports import TurnContext
+from turnstream.graph.agent.turn_context import TurnContext
 from turnstream.graph.run.said import Said
 from turnstream.graph.tools import built_in_tools
 from turnstream.schemas.errors import (

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, Field
 
-from turnstream.graph.ports import ToolCallContext
+from turnstream.graph.ports.tools import ToolCallContext
 from turnstream.graph.tools import built_in_tools
 from turnstream.graph.tools.arithmetic import EXPRESSION_CHARS_MAX, calculate_number
 from turnstream.graph.tools.clock import current_time_tool

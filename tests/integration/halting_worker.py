@@ -19,7 +19,7 @@ from pydantic import BaseModel
 from turnstream.graph.agent.builder import agent_entry
 from turnstream.graph.agent.state import AgentSettings
 from turnstream.graph.langgraph.catalog import Catalog
-from turnstream.graph.ports import ToolCallContext
+from turnstream.graph.ports.tools import ToolCallContext
 from turnstream.graph.tools import built_in_tools
 from turnstream.graph.tools.function import FunctionTool
 from turnstream.streams.app import composition as app

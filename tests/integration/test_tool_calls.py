@@ -27,7 +27,7 @@ from pydantic import BaseModel, SecretStr
 from turnstream.connectors.postgres.migrate import migrate
 from turnstream.graph.agent.builder import agent_entry
 from turnstream.graph.langgraph.catalog import Catalog
-from turnstream.graph.ports import ToolCallContext
+from turnstream.graph.ports.tools import ToolCallContext
 from turnstream.graph.tools import built_in_tools
 from turnstream.graph.tools.function import FunctionTool
 from turnstream.schemas.fold.transcript import transcript

@@ -29,7 +29,7 @@ _MISSING = object()
 
 
 class OpenAIModel:
-    """Client of one server; implements `turnstream.graph.ports.ModelClient`. Use `async with`."""
+    """Client of one server: a `graph.ports.model.ModelClient`. Use `async with`."""
 
     def __init__(
         self,
@@ -75,7 +75,7 @@ class OpenAIModel:
             raise server.unreachable(error) from error
 
     async def stream(self, request: ChatRequest, push: Callable[[list[Delta]], None]) -> ChatAnswer:
-        """Stream one answer; see `turnstream.graph.ports.ModelClient.stream`."""
+        """Stream one answer; see `turnstream.graph.ports.model.ModelClient.stream`."""
         server = self._server
         if not (request.model or server.model):
             names = await self.models()

@@ -30,7 +30,7 @@ _END = "SELECT * FROM end_tool($1, $2, $3, $4, $5, $6, $7, $8)"
 
 
 class LedgerToolCalls:
-    """Implements `turnstream.graph.ports.ToolCalls` for one attempt, whose `session` it ends.
+    """Implements `turnstream.graph.ports.tools.ToolCalls` for one attempt, whose `session` it ends.
 
     `FencedError` and `DatabaseUnavailableError` end the attempt, as with its commits: whether a
     call was recorded is then found out by the next owner.

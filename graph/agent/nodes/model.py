@@ -20,8 +20,9 @@ from turnstream.graph.agent.state import (
     calls_before,
     turn_settings,
 )
+from turnstream.graph.agent.turn_context import TurnContext
 from turnstream.graph.agent.wire import wire_messages
-from turnstream.graph.ports import ModelClient, TurnContext
+from turnstream.graph.ports.model import ModelClient
 from turnstream.schemas.chat import ChatRequest, ToolSpec
 from turnstream.schemas.errors import ModelError, StepLimitError
 

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
     from langgraph.runtime import Runtime
 
-    from turnstream.graph.ports import Emitter, TurnContext
+    from turnstream.graph.agent.turn_context import TurnContext
+    from turnstream.graph.ports.emitter import Emitter
     from turnstream.schemas.records.events import Keep
 
 ERROR_CHARS_MAX = 2000

@@ -13,7 +13,8 @@ from langgraph.runtime import Runtime
 
 from turnstream.graph.agent.nodes.step import Step, step
 from turnstream.graph.agent.state import AgentSettings, AgentState, Node, turn_settings
-from turnstream.graph.ports import Tool, ToolCallContext, TurnContext
+from turnstream.graph.agent.turn_context import TurnContext
+from turnstream.graph.ports.tools import Tool, ToolCallContext
 from turnstream.graph.tools.recorded_calls import FAILED, TIMED_OUT, call_once, digest_of
 from turnstream.graph.values import to_json
 from turnstream.schemas.errors import (

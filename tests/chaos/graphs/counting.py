@@ -21,9 +21,8 @@ from typing import Any
 import asyncpg
 from pydantic import BaseModel
 
-from turnstream.graph.ports import ToolCallContext
+from turnstream.graph.ports.tools import Effects, ToolCallContext
 from turnstream.graph.tools.function import FunctionTool
-from turnstream.graph.tools.recorded_calls import Effects
 
 TENANT = "default"
 EFFECTS = """

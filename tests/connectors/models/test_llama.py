@@ -15,7 +15,7 @@ from turnstream.connectors.models.openai.client import OpenAIModel
 from turnstream.deploy.local import LocalStack
 from turnstream.graph.agent.builder import build_agent
 from turnstream.graph.agent.state import AgentSettings
-from turnstream.graph.ports import TurnContext
+from turnstream.graph.agent.turn_context import TurnContext
 from turnstream.schemas.chat import ChatRequest, Delta
 from turnstream.schemas.errors import ModelContextError, ModelError
 from turnstream.schemas.records.events import MessageFinished, TokensEmitted
