@@ -29,7 +29,7 @@ from langgraph.graph import END, START, StateGraph
 from psycopg.rows import dict_row
 from psycopg_pool import AsyncConnectionPool
 
-from turnstream.connectors.memory import MemoryEmitter
+from turnstream.connectors.memory.emitter import MemoryEmitter
 from turnstream.connectors.postgres.checkpoints.commit_pool import CommitPool, commit_pool
 from turnstream.connectors.postgres.checkpoints.saver import FencedSaver
 from turnstream.connectors.postgres.migrate import migrate

@@ -23,7 +23,7 @@ import asyncpg
 import pytest
 from psycopg_pool import AsyncConnectionPool
 
-from turnstream.connectors.memory import MemoryEmitter
+from turnstream.connectors.memory.emitter import MemoryEmitter
 from turnstream.connectors.postgres.checkpoints.commit_pool import CommitPool
 from turnstream.connectors.postgres.checkpoints.commits import Session
 from turnstream.connectors.postgres.checkpoints.saver import FencedSaver

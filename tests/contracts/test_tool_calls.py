@@ -13,7 +13,8 @@ import pytest
 from langchain_core.messages import ToolMessage
 from langgraph.types import Command
 
-from turnstream.connectors.memory import MemoryEmitter, MemoryToolCalls
+from turnstream.connectors.memory.emitter import MemoryEmitter
+from turnstream.connectors.memory.tool_calls import MemoryToolCalls
 from turnstream.connectors.postgres.checkpoints.commit_pool import commit_pool
 from turnstream.connectors.postgres.checkpoints.commits import Item
 from turnstream.connectors.postgres.checkpoints.saver import FencedSaver

@@ -15,7 +15,8 @@ from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 from langgraph.checkpoint.memory import InMemorySaver
 from pydantic import BaseModel
 
-from turnstream.connectors.memory import ORIGIN, MemoryEmitter, MemoryToolCalls
+from turnstream.connectors.memory.emitter import MemoryEmitter
+from turnstream.connectors.memory.tool_calls import ORIGIN, MemoryToolCalls
 from turnstream.connectors.models.openai.client import OpenAIModel
 from turnstream.deploy.local.scripted.server import ScriptedServer
 from turnstream.graph.agent.builder import agent_entry, build_agent

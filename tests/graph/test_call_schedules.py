@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from turnstream.connectors.memory import MemoryToolCalls
+from turnstream.connectors.memory.tool_calls import MemoryToolCalls
 from turnstream.graph.tools.recorded_calls import call_once
 from turnstream.schemas.errors import FencedError
 from turnstream.schemas.tool_calls import ToolCall

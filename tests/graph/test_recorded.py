@@ -14,7 +14,7 @@ from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.prebuilt import ToolNode
 from langgraph.types import RetryPolicy, Send
 
-from turnstream.connectors.memory import MemoryToolCalls
+from turnstream.connectors.memory.tool_calls import MemoryToolCalls
 from turnstream.graph.ports.tools import Effects
 from turnstream.graph.recorded import get_idempotency_key, record_with, recorded
 from turnstream.graph.tools.recorded_calls import call_once, digest_of

@@ -12,7 +12,8 @@ import pytest
 from langchain_core.messages import HumanMessage
 from langgraph.checkpoint.memory import InMemorySaver
 
-from turnstream.connectors.memory import MemoryEmitter, MemoryToolCalls
+from turnstream.connectors.memory.emitter import MemoryEmitter
+from turnstream.connectors.memory.tool_calls import MemoryToolCalls
 from turnstream.connectors.models.openai.client import ModelLimits, OpenAIModel
 from turnstream.deploy.local.scripted.server import ScriptedServer
 from turnstream.graph.agent.builder import build_agent

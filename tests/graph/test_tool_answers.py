@@ -14,7 +14,7 @@ from langgraph.prebuilt import ToolNode
 from langgraph.types import Command, interrupt
 
 from tests.graph.test_runner import KEY, Thread, chain, entry, opened, start
-from turnstream.connectors.memory import MemoryEmitter
+from turnstream.connectors.memory.emitter import MemoryEmitter
 from turnstream.graph.langgraph import tool_answers
 from turnstream.graph.langgraph.tool_answers import signed
 from turnstream.graph.langgraph.translate import MODES, Translator

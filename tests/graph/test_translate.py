@@ -10,7 +10,7 @@ from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage, Too
 from langgraph.runtime import Runtime
 from langgraph.store.memory import InMemoryStore
 
-from turnstream.connectors.memory import MemoryEmitter
+from turnstream.connectors.memory.emitter import MemoryEmitter
 from turnstream.graph.langgraph.translate import UPDATE_BYTES_MAX, Translator, Written
 from turnstream.schemas.records.events import (
     CustomEmitted,

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
 from langchain_core.messages.tool import invalid_tool_call, tool_call
 
-from turnstream.connectors.memory import MemoryEmitter
+from turnstream.connectors.memory.emitter import MemoryEmitter
 from turnstream.deploy.local.scripted.answer import fault_in_history
 from turnstream.graph.agent.answer import Answer
 from turnstream.graph.agent.wire import NO_RESULT, wire_messages

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from turnstream.connectors.avro import Codec
-from turnstream.connectors.memory import MemoryEmitter
+from turnstream.connectors.memory.emitter import MemoryEmitter
 from turnstream.connectors.models.openai.deltas import DeltaParser
 from turnstream.connectors.models.openai.refusals import MESSAGE_CHARS_MAX, error_of_event
 from turnstream.graph.agent.answer import Answer

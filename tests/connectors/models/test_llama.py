@@ -10,7 +10,8 @@ import aiohttp
 import pytest
 from langchain_core.messages import HumanMessage
 
-from turnstream.connectors.memory import MemoryEmitter, MemoryToolCalls
+from turnstream.connectors.memory.emitter import MemoryEmitter
+from turnstream.connectors.memory.tool_calls import MemoryToolCalls
 from turnstream.connectors.models.openai.client import OpenAIModel
 from turnstream.deploy.local import LocalStack
 from turnstream.graph.agent.builder import build_agent

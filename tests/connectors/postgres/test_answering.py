@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from turnstream.connectors.memory import MemoryEmitter
+from turnstream.connectors.memory.emitter import MemoryEmitter
 from turnstream.connectors.postgres.checkpoints.commit_pool import commit_pool
 from turnstream.connectors.postgres.checkpoints.saver import FencedSaver
 from turnstream.connectors.postgres.pools import saver_pool

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from turnstream.connectors.memory import MemoryEmitter
+from turnstream.connectors.memory.emitter import MemoryEmitter
 from turnstream.schemas.fold.fold import ThreadFold
 from turnstream.schemas.records import events as ev
 from turnstream.schemas.records.results import Outcome
