@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.core import CounterMetricFamily
 from prometheus_client.registry import Collector
 
-from turnstream.schemas import unexpected
 from turnstream.streams.process.garbage import pauses
 from turnstream.streams.process.memory import resident_bytes
+from turnstream.streams.process.metrics import unexpected_errors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -24,18 +23,6 @@ if TYPE_CHECKING:
     from turnstream.streams.worker.worker import Worker
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
-
-
-def unexpected_errors() -> CounterMetricFamily:
-    """Return `turnstream_unexpected_errors_total{place}` of this process."""
-    family = CounterMetricFamily(
-        "turnstream_unexpected_errors",
-        "Errors that no handler expected, each of which ended one item only, by place",
-        labels=["place"],
-    )
-    for place, count in unexpected.counts().items():
-        family.add_metric([place], count)
-    return family
 
 
 class _OfProcess(Collector):

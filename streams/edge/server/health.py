@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from turnstream.streams.edge.server.context import EdgeContext, edge_of
 from turnstream.streams.process.garbage import pauses
-from turnstream.streams.worker.metrics import unexpected_errors
+from turnstream.streams.process.metrics import unexpected_errors
 
 router = APIRouter(tags=["health"])
 CHECK_TIMEOUT_S = 2.0
