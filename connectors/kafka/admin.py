@@ -20,6 +20,7 @@ from aiokafka.errors import (
     for_code,
 )
 
+from turnstream.connectors.kafka.wire.consumers import ask_any
 from turnstream.connectors.kafka.wire.metadata_request import DescribeTopics
 from turnstream.schemas.errors import ConfigurationError, KafkaUnavailableError
 
@@ -199,9 +200,8 @@ class TopicAdmin:
             raise KafkaUnavailableError(f"topics without a leader after {timeout_s} s") from error
 
     async def _metadata(self, names: list[str] | None) -> dict[str, Any]:
-        client = self._admin._client  # noqa: SLF001 - the admin client cannot send other requests
         try:
-            response = await client.send(client.get_random_node(), DescribeTopics(names))
+            response = await ask_any(self._admin, DescribeTopics(names))
         except (KafkaError, TimeoutError) as error:
             raise KafkaUnavailableError(f"describe topics: {error!r}") from error
         found: dict[str, Any] = response.to_object()

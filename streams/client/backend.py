@@ -24,7 +24,7 @@ from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError
 
 from turnstream.connectors.avro import Codec
-from turnstream.connectors.kafka.wire.consumers import open_consumer
+from turnstream.connectors.kafka.wire.consumers import open_consumer, partitions_of
 from turnstream.schemas.errors import (
     InvalidRequestError,
     KafkaUnavailableError,
@@ -278,9 +278,8 @@ class TurnClient:
             raise KafkaUnavailableError("the client has been closed")
 
     async def _seek_to_end(self) -> None:
-        # no public call makes a consumer learn of a topic without assigning it
-        numbers = await self._consumer._client._wait_on_metadata(self._results)  # noqa: SLF001
-        targets = [TopicPartition(self._results, number) for number in sorted(numbers)]
+        numbers = await partitions_of(self._consumer, self._results)
+        targets = [TopicPartition(self._results, number) for number in numbers]
         self._consumer.assign(targets)
         for target, offset in (await self._consumer.end_offsets(targets)).items():
             self._consumer.seek(target, offset)

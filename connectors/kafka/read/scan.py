@@ -16,7 +16,7 @@ from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 from aiokafka.partitioner import murmur2
 
 from turnstream.connectors.kafka.read.batches import BATCH_BYTES_MAX
-from turnstream.connectors.kafka.wire.consumers import open_consumer
+from turnstream.connectors.kafka.wire.consumers import open_consumer, partitions_of
 from turnstream.schemas.errors import KafkaUnavailableError, NotFoundError
 
 if TYPE_CHECKING:
@@ -99,8 +99,7 @@ class LogScan:
         try:
             if topic not in await self._consumer.topics():
                 raise NotFoundError(f"there is no topic {topic}", code="unknown_topic")
-            # no public call makes the consumer learn of a topic without assigning it
-            numbers = sorted(await self._consumer._client._wait_on_metadata(topic))  # noqa: SLF001
+            numbers = await partitions_of(self._consumer, topic)
             targets = [TopicPartition(topic, number) for number in numbers]
             first = await self._consumer.beginning_offsets(targets)
             end = await self._consumer.end_offsets(targets)

@@ -22,6 +22,9 @@ from turnstream.connectors.kafka.read.batches import (
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from aiokafka.admin import AIOKafkaAdminClient
+    from aiokafka.protocol.api import Request
+
 FETCH = 1
 
 
@@ -52,6 +55,21 @@ def read_readable(consumer: AIOKafkaConsumer, batch_bytes_max: int = BATCH_BYTES
         return response
 
     client.send = send_and_read
+
+
+async def partitions_of(consumer: AIOKafkaConsumer, topic: str) -> list[int]:
+    """Return the numbers of a topic's partitions, in order; aiokafka raises what keeps it from it.
+
+    No public call makes a consumer learn of a topic without assigning it.
+    """
+    numbers: set[int] = await consumer._client._wait_on_metadata(topic)  # noqa: SLF001
+    return sorted(numbers)
+
+
+async def ask_any(admin: AIOKafkaAdminClient, request: Request) -> Any:
+    """Return a broker's answer to a request that aiokafka's admin client has no call for."""
+    client = admin._client  # noqa: SLF001
+    return await client.send(client.get_random_node(), request)
 
 
 async def _topics(
