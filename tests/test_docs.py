@@ -47,6 +47,13 @@ def test_symbols_that_a_page_cites_exist(page):
         assert symbol in _names(found[0]), f"{path}::{symbol}"
 
 
+def test_paths_that_contributing_names_exist():
+    named = re.findall(r"`([a-z_.]+/[\w/.-]*)`", PAGES["CONTRIBUTING.md"])
+    assert len(named) > 20
+    for path in named:
+        assert (ROOT / path).exists(), path
+
+
 def test_architecture_follows_a_turn_in_eight_hops():
     text = PAGES["ARCHITECTURE.md"].split("## One turn in eight hops")[1].split("\n## ")[0]
     rows = [row for row in text.splitlines() if re.match(r"\| \d", row)]
