@@ -40,7 +40,10 @@ async def runs(client) -> dict:
         "approval",
         command={"resume": {asked["__interrupt__"][0]["id"]: True}},
     )
-    long = await client.runs.create(thread_id, "agent", input=user("tokens=2000 rate=50"))
+    # a join without modes shows those that the run was started with
+    long = await client.runs.create(
+        thread_id, "agent", input=user("tokens=2000 rate=50"), stream_mode="messages-tuple"
+    )
     parts = 0
     async for _ in client.runs.join_stream(thread_id, long["run_id"]):
         parts += 1
