@@ -51,6 +51,7 @@ TOGETHER = (
     *sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("tests/streams/test_*.py")),
     "tests/model",
     "tests/test_docs.py",
+    "tests/test_rooms.py",
     "tests/test_rules.py",
     "tests/test_package.py",
 )
