@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 STEPS_MAX = 50
 """Model calls of one turn at most: with the tools between them they stay below the 100 steps after
-which LangGraph stops a run (`turn_input.RECURSION_LIMIT`)."""
+which LangGraph stops a run (`graph.run.input.RECURSION_LIMIT`)."""
 
 
 def build_agent(

@@ -68,7 +68,7 @@ class _StoppedError(Exception):
 
 
 class Worker:
-    """One worker process. The parts are opened by `app.open_worker`."""
+    """One worker process. The parts are opened by `composition.open_worker`."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""Produce requests to bytes and back by hand, for the reason that `fetches` has.
+"""Produce requests to bytes and back by hand, for the reason that `fetch_request` gives.
 
 Version 7 (Kafka 2.1), acks=all, no transaction. A test holds both directions to aiokafka's own.
 """

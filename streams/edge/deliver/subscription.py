@@ -255,7 +255,7 @@ class Subscription:
                     await outlet.moved.wait()
 
     async def _linger(self) -> None:
-        """Wait until the client has had time to open its other streams; see `starts`."""
+        """Wait until the client has had time to open its other streams; see `own_turns`."""
         if self._start is not None:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._lingers_until - time.monotonic()):

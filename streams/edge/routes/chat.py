@@ -1,7 +1,7 @@
 """The plain endpoints: one message in, an answer or a stream of plain events out.
 
 `POST /chat`, `GET /chat/stream`, `GET /state`, `GET /history`; the same over one WebSocket in
-`socket.py`. The events are those of `simple.py`.
+`socket.py`. The events are those of `plain.py`.
 """
 
 from __future__ import annotations

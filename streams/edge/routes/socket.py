@@ -10,7 +10,7 @@ The client sends JSON objects; `id` (optional) comes back in the answer:
 - `{"type": "subscribe", "thread_id", "since"?}`, `{"type": "unsubscribe", "thread_id"}`: `ok`
 - `{"type": "ping"}`: `{"type": "pong"}`
 
-The server sends the plain events of `simple.py` as
+The server sends the plain events of `plain.py` as
 `{"type": <event>, "thread_id", "cursor", ...}`, and for what cannot be done
 `{"type": "error", "id", "code", "detail", "field", "retryable"}`. A socket is closed with
 4000 + HTTP status (4401, 4403, 4429 …), and with 1012 when the edge stops.
