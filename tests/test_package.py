@@ -20,7 +20,7 @@ from turnstream.connectors.postgres.migrate import migrate
 migrate(sys.argv[1])
 """
 SHOW = """
-import turnstream.streams.app.composition, turnstream.deploy.local
+import turnstream.streams.app.worker, turnstream.streams.app.edge, turnstream.deploy.local
 from turnstream.schemas.records.known import schemas
 print(len(schemas()))
 """

@@ -196,7 +196,7 @@ def _decide(
 
 
 async def _with(folder: Path, do: "Callable[[DeadLetters], Awaitable[T]]") -> T:
-    from turnstream.streams.app.composition import open_dead_letters
+    from turnstream.streams.app.letters import open_dead_letters
     from turnstream.streams.cli.configured import configured
 
     async with open_dead_letters(

@@ -52,7 +52,7 @@ def edge(
 
 
 async def _serve(settings: "Settings", *, create: bool) -> None:
-    from turnstream.streams.app.composition import open_edge
+    from turnstream.streams.app.edge import open_edge
     from turnstream.streams.process.start import run_until_signal
 
     @asynccontextmanager

@@ -35,7 +35,7 @@ def usage(*, folder: Dir = HERE) -> None:
         typer.echo("the processor needs `pip install 'turnstream[processor]'`", err=True)
         raise typer.Exit(1) from None
     from turnstream.connectors.registry import open_codec
-    from turnstream.streams.app.composition import open_usage_store
+    from turnstream.streams.app.usage import open_usage_store
     from turnstream.streams.process.life import log_as_json
     from turnstream.streams.process.start import prepared
 

@@ -45,7 +45,7 @@ def worker(
 
 
 async def _run(settings: "Settings", name: str, *, create: bool) -> None:
-    from turnstream.streams.app.composition import open_worker
+    from turnstream.streams.app.worker import open_worker
     from turnstream.streams.process.life import begin_anew
     from turnstream.streams.process.start import run_until_signal
 

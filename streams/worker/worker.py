@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from turnstream.streams.process.loop_watch import LoopWatch
     from turnstream.streams.process.pace import Pace
     from turnstream.streams.worker.hearing import Hearing
+    from turnstream.streams.worker.held import Held
     from turnstream.streams.worker.intake import Intake
     from turnstream.streams.worker.outlets import Outlets
     from turnstream.streams.worker.purge import Purge
@@ -68,7 +69,7 @@ class _StoppedError(Exception):
 
 
 class Worker:
-    """One worker process. The parts are opened by `composition.open_worker`."""
+    """One worker process. The parts are opened by `app.worker.open_worker`."""
 
     def __init__(
         self,
@@ -78,6 +79,7 @@ class Worker:
         ledger: Ledger,
         outlets: Outlets,
         signals: Signals,
+        held: Held,
         open_lease: OpenLease,
         listen: Listen,
         attempt: Callable[[Claim, Callable[[Claim, str], Awaitable[None]]], Attempt],
@@ -108,6 +110,7 @@ class Worker:
         )
         self._pump = pump
         self._ledger = ledger
+        self._held = held
         self._open_lease = open_lease
         self._listen = listen
         self._polls = Polls(
@@ -116,28 +119,23 @@ class Worker:
             ledger=ledger,
             signals=signals,
             requeue=requeue,
-            steady_s=lambda: 0.0 if self._lease is None else self._lease.steady_s,
-            works=lambda: self.may_produce() and not self._hearing.stalled,
+            steady_s=lambda: held.steady_s,
+            works=lambda: held() and not hearing.stalled,
         )
         self._purge = purge
         self._hearing = hearing
         self._drain_timeout_s = drain_timeout_s
         self._intake: Intake | None = None
-        self._lease: Lease | None = None
         self._leased = asyncio.Event()
         self._lost = asyncio.Event()
         self._stop = asyncio.Event()
         self._tasks: asyncio.TaskGroup | None = None
 
-    def may_produce(self) -> bool:
-        """Whether the lease holds at this moment: the pump's gate."""
-        return self._lease is not None and self._lease.state == "held"
-
     def not_ready(self) -> str:
         """Return why this worker takes no turns, "" if it does."""
         if self._stop.is_set():
             return "draining"
-        if not self.may_produce():
+        if not self._held():
             return "no lease"
         if self._hearing.stalled:
             return "Kafka does not acknowledge"
@@ -214,7 +212,7 @@ class Worker:
         while True:
             try:
                 async with self._open_lease(self.roster.worker, self._on_lease) as lease:
-                    self._lease = lease
+                    self._held.lease = lease
                     self._leased.set()
                     self.roster.wake.set()
                     self._pump.hurry()
@@ -244,8 +242,8 @@ class Worker:
         late_s, garbage = 0.0, IdleCollector()
         while True:
             self.loop_watch.beat()
-            if self._lease is not None:
-                self._lease.beat()
+            if self._held.lease is not None:
+                self._held.lease.beat()
             before = self._hearing.stalled
             if late_s < WATCH_LATE_S:  # after a pause of this loop, answers may wait to be read
                 self._hearing.look(due_s=self._pump.stalled_s(), silent_s=self._pump.silent_s())
@@ -255,7 +253,7 @@ class Worker:
             elif before and not stalled:
                 log.info("acks_again")
                 self.roster.wake.set()
-            self.roster.accepting = self.may_produce() and not stalled
+            self.roster.accepting = self._held() and not stalled
             if not self.roster.running:
                 garbage.idle(self.roster.counts.claimed)
             self._look_at_memory()

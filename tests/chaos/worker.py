@@ -27,8 +27,10 @@ from turnstream.connectors.postgres import pools
 from turnstream.graph.agent.builder import agent_entry
 from turnstream.graph.langgraph.catalog import Catalog
 from turnstream.graph.tools import built_in_tools
-from turnstream.streams.app import composition as app
+from turnstream.streams.app.edge import open_edge
+from turnstream.streams.app.graphs import model_of
 from turnstream.streams.app.settings import load_settings
+from turnstream.streams.app.worker import open_worker
 from turnstream.streams.process.life import log_as_json
 from turnstream.streams.process.start import run_until_signal
 
@@ -44,13 +46,13 @@ async def work(name: str) -> None:
     log_as_json(settings.log_level, exception_text=settings.log_exception_text)
     _tell_tasks()
     counting.strikes.append(_strike)
-    async with app._model(settings) as model:
+    async with model_of(settings) as model:
         catalog = Catalog()
         catalog.add(agent_entry(model, [*built_in_tools(), *counting.agent_tools()]))
         catalog.load(settings.langgraph_json)
         await run_until_signal(
             settings,
-            lambda: app.open_worker(settings, name=name, catalog=catalog),
+            lambda: open_worker(settings, name=name, catalog=catalog),
             create=False,
             host=settings.worker_health_host,
             port=settings.worker_health_port,
@@ -64,7 +66,7 @@ async def serve() -> None:
     _tell_tasks()
     await run_until_signal(
         settings,
-        lambda: app.open_edge(settings),
+        lambda: open_edge(settings),
         create=False,
         host=settings.edge_host,
         port=settings.edge_port,

@@ -28,8 +28,8 @@ from turnstream.deploy.local.machine import Ports
 from turnstream.deploy.local.scripted.server import ScriptedServer
 from turnstream.schemas.fold.fold import ThreadFold, TurnView
 from turnstream.schemas.ids import thread_key
-from turnstream.streams.app.composition import open_worker
 from turnstream.streams.app.settings import Settings
+from turnstream.streams.app.worker import open_worker
 from turnstream.streams.worker.worker import Worker
 
 sys.path.insert(0, str(Path(__file__).parent))

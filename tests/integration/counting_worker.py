@@ -20,8 +20,9 @@ import counting
 from turnstream.connectors.postgres.ledger.tool_calls import LedgerToolCalls
 from turnstream.graph.agent.builder import agent_entry
 from turnstream.graph.langgraph.catalog import Catalog
-from turnstream.streams.app import composition as app
+from turnstream.streams.app.graphs import model_of
 from turnstream.streams.app.settings import load_settings
+from turnstream.streams.app.worker import open_worker
 from turnstream.streams.process.life import log_as_json, on_stop_signal
 
 FOLDER = Path(os.environ["HALT_FOLDER"])
@@ -60,11 +61,11 @@ async def run(name: str) -> None:
     log_as_json(settings.log_level, exception_text=settings.log_exception_text)
     counting.strikes.append(halt)
     watch_the_ledger()
-    async with app._model(settings) as model:
+    async with model_of(settings) as model:
         catalog = Catalog()
         catalog.add(agent_entry(model, counting.agent_tools()))
         catalog.load(settings.langgraph_json)
-        async with app.open_worker(settings, name=name, catalog=catalog) as worker:
+        async with open_worker(settings, name=name, catalog=catalog) as worker:
             on_stop_signal(worker.stop)
             await worker.run()
 

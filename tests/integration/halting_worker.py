@@ -22,8 +22,9 @@ from turnstream.graph.langgraph.catalog import Catalog
 from turnstream.graph.ports.tools import ToolCallContext
 from turnstream.graph.tools import built_in_tools
 from turnstream.graph.tools.function import FunctionTool
-from turnstream.streams.app import composition as app
+from turnstream.streams.app.graphs import model_of
 from turnstream.streams.app.settings import load_settings
+from turnstream.streams.app.worker import open_worker
 from turnstream.streams.process.garbage import settle_memory
 from turnstream.streams.process.life import log_as_json, on_stop_signal
 
@@ -50,13 +51,13 @@ def app_graphs() -> str:
 async def run(name: str) -> None:
     settings = load_settings()
     log_as_json(settings.log_level, exception_text=settings.log_exception_text)
-    async with app._model(settings) as model:
+    async with model_of(settings) as model:
         catalog = Catalog()
         slow = FunctionTool(look_up, Arguments, timeout_s=100.0, effects=None)
         agent = AgentSettings(tool_timeout_s=slow.timeout_s)
         catalog.add(agent_entry(model, [*built_in_tools(), slow], agent))
         catalog.load(settings.langgraph_json)
-        async with app.open_worker(settings, name=name, catalog=catalog) as worker:
+        async with open_worker(settings, name=name, catalog=catalog) as worker:
             on_stop_signal(worker.stop)
             settle_memory()
             await worker.run()

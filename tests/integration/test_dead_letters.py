@@ -29,7 +29,8 @@ from turnstream.schemas.errors import (
     TooManyRequestsError,
 )
 from turnstream.schemas.records.events import AttemptStarted, TurnCompleted
-from turnstream.streams.app.composition import open_dead_letters, open_edge
+from turnstream.streams.app.edge import open_edge
+from turnstream.streams.app.letters import open_dead_letters
 from turnstream.streams.letters.dead_letters import READERS_PER_TENANT_MAX
 from turnstream.streams.letters.reading import letter_json
 from turnstream.streams.letters.scan import Place, Wanted, parse_place

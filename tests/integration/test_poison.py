@@ -17,7 +17,8 @@ from turnstream.schemas.records.events import (
     TurnCompleted,
     TurnFailed,
 )
-from turnstream.streams.app.composition import _model, open_worker, worker_catalog
+from turnstream.streams.app.graphs import model_of, worker_catalog
+from turnstream.streams.app.worker import open_worker
 
 GRAPHS = Path(__file__).parent / "graphs" / "deadly.json"
 
@@ -87,7 +88,7 @@ class Moody(Catalog):
 
 
 async def test_an_attempt_that_breaks_is_counted_and_waits(scene) -> None:
-    async with _model(scene.settings) as model:
+    async with model_of(scene.settings) as model:
         catalog = Moody({entry.name: entry for entry in worker_catalog(scene.settings, model)})
         async with open_worker(scene.settings, name="in", catalog=catalog) as worker:
             running = asyncio.create_task(worker.run())

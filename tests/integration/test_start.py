@@ -25,7 +25,7 @@ from turnstream.connectors.kafka.admin import TopicAdmin
 from turnstream.connectors.postgres.migrate import migrate
 from turnstream.deploy.local.machine import Ports
 from turnstream.schemas.topics import Topics
-from turnstream.streams.app.composition import open_worker
+from turnstream.streams.app.worker import open_worker
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator

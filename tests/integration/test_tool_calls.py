@@ -37,7 +37,8 @@ from turnstream.schemas.records.events import (
     TurnCompleted,
     TurnInterrupted,
 )
-from turnstream.streams.app import composition as app
+from turnstream.streams.app.graphs import model_of
+from turnstream.streams.app.worker import open_worker
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -221,10 +222,10 @@ async def agent(scene: Scene, *tools: FunctionTool[Any], url: str = "") -> Async
     settings = scene.settings
     if url:
         settings = settings.model_copy(update={"database_url": SecretStr(url)})
-    async with app._model(settings) as model:
+    async with model_of(settings) as model:
         catalog = Catalog()
         catalog.add(agent_entry(model, [*built_in_tools(), *tools]))
-        async with app.open_worker(settings, catalog=catalog) as opened:
+        async with open_worker(settings, catalog=catalog) as opened:
             running = asyncio.create_task(opened.run())
             try:
                 yield

@@ -14,7 +14,7 @@ from turnstream.schemas.records.events import (
     TurnCancelled,
     TurnCompleted,
 )
-from turnstream.streams.app.composition import open_worker
+from turnstream.streams.app.worker import open_worker
 
 CUT = """
 SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from turnstream.streams.app.composition import open_edge
+from turnstream.streams.app.edge import open_edge
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -26,7 +26,7 @@ from turnstream.schemas.fold.fold import TIMELINE_BITS
 from turnstream.schemas.ids import event_id, thread_key
 from turnstream.schemas.records import events as ev
 from turnstream.schemas.records.commands import CancelTurn, ResumeTurn
-from turnstream.streams.app.composition import open_edge
+from turnstream.streams.app.edge import open_edge
 from turnstream.streams.app.settings import Settings
 
 sys.path.insert(0, str(Path(__file__).parent))

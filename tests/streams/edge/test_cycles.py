@@ -13,7 +13,7 @@ import httpx
 import pytest
 from websockets.asyncio.client import connect
 
-from turnstream.streams.app.composition import open_edge
+from turnstream.streams.app.edge import open_edge
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable

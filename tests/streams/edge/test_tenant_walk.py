@@ -21,7 +21,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
 from turnstream.schemas.records import events as ev
-from turnstream.streams.app.composition import open_edge
+from turnstream.streams.app.edge import open_edge
 from turnstream.streams.edge.routes.socket import Frame
 
 SECRET = "a secret of at least thirty-two bytes"

@@ -11,7 +11,7 @@ from urllib.parse import quote
 import httpx
 import pytest
 
-from turnstream.streams.app.composition import open_edge
+from turnstream.streams.app.edge import open_edge
 from turnstream.streams.edge.ask.own_turns import LINGER_S
 from turnstream.streams.edge.deliver.frames import OPENED
 from turnstream.streams.edge.follow.cursor import Cursor

@@ -1,0 +1,262 @@
+"""The composition of a worker."""
+
+from __future__ import annotations
+
+import os
+import socket
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from turnstream.connectors.avro import Codec
+from turnstream.connectors.kafka.admin import TopicAdmin
+from turnstream.connectors.kafka.read.inbox import Inbox
+from turnstream.connectors.kafka.write.producer import pump_producer
+from turnstream.connectors.kafka.write.pump import Pump
+from turnstream.connectors.postgres.checkpoints.commit_pool import commit_pool
+from turnstream.connectors.postgres.checkpoints.saver import FencedSaver
+from turnstream.connectors.postgres.ledger.lease import RENEW_EVERY_S, Lease
+from turnstream.connectors.postgres.ledger.ledger import Ledger
+from turnstream.connectors.postgres.ledger.signals import Signals, listen
+from turnstream.connectors.postgres.pools import ledger_pool, saver_pool
+from turnstream.connectors.postgres.stores.letters import Letters
+from turnstream.connectors.registry import open_registry
+from turnstream.schemas.errors import ConfigurationError
+from turnstream.streams.app.graphs import model_of, worker_catalog
+from turnstream.streams.process.health import health_port
+from turnstream.streams.process.loop_watch import LoopWatch
+from turnstream.streams.process.memory import memory_limit, resident_bytes
+from turnstream.streams.process.pace import Pace
+from turnstream.streams.worker.admission import Rules
+from turnstream.streams.worker.attempt import Bench, TurnAttempt
+from turnstream.streams.worker.hearing import Hearing
+from turnstream.streams.worker.held import Held
+from turnstream.streams.worker.intake import Intake
+from turnstream.streams.worker.metrics import WorkerMetrics, watch_worker
+from turnstream.streams.worker.outlets import Outlets
+from turnstream.streams.worker.purge import Purge
+from turnstream.streams.worker.worker import Worker
+
+REQUEUES_AT_ONCE_MAX = 50
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+
+    from turnstream.connectors.kafka.admin import TopicState
+    from turnstream.graph.langgraph.catalog import Catalog
+    from turnstream.streams.app.settings import Settings
+
+
+@asynccontextmanager
+async def open_worker(
+    settings: Settings,
+    *,
+    name: str = "",
+    catalog: Catalog | None = None,
+    replace: Callable[[], None] | None = None,
+) -> AsyncIterator[Worker]:
+    """Open a worker; its `run` works until its `stop`. Topics and tables have to exist.
+
+    `name` is for people and logs. `catalog` stands in for the built-in agent and the graphs that
+    settings name. `replace` replaces the process by a new one, from any thread; None: it cannot.
+    """
+    name = name or f"{socket.gethostname()}-{os.getpid()}"
+    async with AsyncExitStack() as stack:
+        wire, relearn = await _codec(settings, stack)
+        found = await _topics(settings)
+        stores = await _stores(settings, stack)
+        if catalog is None:
+            catalog = worker_catalog(settings, await stack.enter_async_context(model_of(settings)))
+        held, metrics = Held(), WorkerMetrics()
+        pump = Pump(
+            pump_producer(settings.kafka_bootstrap, tuple(found), client_id=f"pump-{name}"),
+            tick_s=settings.tick_ms / 1000,
+            gate=held,
+        )
+        outlets = Outlets(
+            pump,
+            settings.topics,
+            {topic: state.partitions for topic, state in found.items()},
+            wire=wire,
+            store=Codec(),
+            json_results=settings.json_result_tenants,
+        )
+        bench = Bench(
+            pump=pump,
+            wire=wire,
+            saver=stores.saver,
+            outlets=outlets,
+            catalog=catalog,
+            events_topic=settings.topics.events,
+            name=name,
+            metrics=metrics,
+            turn_timeout_s=settings.turn_timeout_s,
+            step_timeout_s=settings.step_timeout_s,
+            recursion_limit_max=settings.recursion_limit_max,
+            events_max=settings.turn_events_max,
+            topics=settings.topics,
+        )
+        worker = _worker(settings, stores, bench, held, replace)
+        inbox = await stack.enter_async_context(_inbox(settings, name))
+        intake = Intake(
+            inbox,
+            stores.ledger,
+            outlets,
+            worker.roster,
+            rules=_rules(settings, wire, catalog, found[settings.topics.events].partitions),
+            tenant_of=settings.topics.tenant_of,
+            topic_ids={topic: str(found[topic].topic_id) for topic in _inputs(settings)},
+            open_turns_max=settings.open_turns_max,
+            relearn=relearn,
+        )
+        worker.take_from(intake)
+        watch_worker(metrics, worker, pump, intake)
+        if settings.worker_health_port:
+            port = health_port(
+                settings.worker_health_host,
+                settings.worker_health_port,
+                ready=worker.not_ready,
+                metrics=metrics,
+            )
+            await stack.enter_async_context(port)
+        yield worker
+
+
+@dataclass(frozen=True, slots=True)
+class _Stores:
+    """What a worker keeps in Postgres."""
+
+    ledger: Ledger
+    letters: Letters
+    saver: FencedSaver
+    signals: Signals
+
+
+async def _stores(settings: Settings, stack: AsyncExitStack) -> _Stores:
+    dsn, size_max = settings.database_url.get_secret_value(), settings.pool_size_max
+    timeout_s = settings.statement_timeout_s
+    pool = await stack.enter_async_context(
+        ledger_pool(dsn, size_max=size_max, statement_timeout_s=timeout_s)
+    )
+    reads = await stack.enter_async_context(
+        saver_pool(dsn, size_max=size_max, statement_timeout_s=timeout_s)
+    )
+    commits = await stack.enter_async_context(
+        commit_pool(dsn, size_max=size_max, statement_timeout_s=timeout_s)
+    )
+    return _Stores(Ledger(pool), Letters(pool), FencedSaver(reads, commits), Signals(pool))
+
+
+async def _codec(
+    settings: Settings, stack: AsyncExitStack
+) -> tuple[Codec, Callable[[], Awaitable[None]] | None]:
+    """Return the codec of topics, and what learns new schemas where there is a registry."""
+    if not settings.schema_registry_url:
+        return Codec(), None
+    registry = await stack.enter_async_context(open_registry(settings.schema_registry_url))
+    ids = await registry.register()
+    await registry.load()
+    return Codec(ids=ids, writers=registry.writers), registry.load
+
+
+def _inputs(settings: Settings) -> tuple[str, ...]:
+    return settings.topics.inputs(settings.tenants)
+
+
+async def _topics(settings: Settings) -> dict[str, TopicState]:
+    """Return the topics that a worker reads and writes; raises where one does not exist."""
+    topics = settings.topics
+    results = tuple(topics.results_of(tenant) for tenant in settings.tenants)
+    names = (topics.events, topics.dead_letters, *results, *_inputs(settings))
+    async with TopicAdmin(settings.kafka_bootstrap) as admin:
+        found = await admin.describe(names)
+    if missing := sorted(set(names) - found.keys()):
+        raise ConfigurationError(
+            f"topics that do not exist: {', '.join(missing)} (`turnstream topics create`)"
+        )
+    return found
+
+
+def _inbox(settings: Settings, name: str) -> Inbox:
+    return Inbox(
+        settings.kafka_bootstrap,
+        settings.consumer_group,
+        _inputs(settings),
+        client_id=name,
+        batch_bytes_max=settings.batch_bytes_max,
+    )
+
+
+def _rules(settings: Settings, wire: Codec, graphs: Catalog, partitions: int) -> Rules:
+    limits = settings.command_limits
+    return Rules(wire=wire, store=Codec(), graphs=graphs, partitions=partitions, limits=limits)
+
+
+def _worker(
+    settings: Settings,
+    stores: _Stores,
+    bench: Bench,
+    held: Held,
+    replace: Callable[[], None] | None,
+) -> Worker:
+    direct, pump, hearing = settings.direct_url, bench.pump, Hearing(settings.ack_stall_s)
+    return Worker(
+        name=bench.name,
+        pump=pump,
+        ledger=stores.ledger,
+        outlets=bench.outlets,
+        signals=stores.signals,
+        held=held,
+        open_lease=lambda worker_id, on_change: Lease(
+            direct,
+            worker_id,
+            bench.name,
+            ttl_s=settings.lease_ttl_s,
+            renew_every_s=min(RENEW_EVERY_S, settings.lease_ttl_s / 3),
+            excuse_s=settings.loop_block_max_s,
+            silent_s=lambda: pump.silent_s() if hearing.steady else None,
+            on_change=on_change,
+        ),
+        listen=lambda listeners, on_connect: listen(direct, listeners, on_connect=on_connect),
+        attempt=lambda claim, release: TurnAttempt(claim, bench, release),
+        requeue=lambda: bench.outlets.requeue(stores.letters, REQUEUES_AT_ONCE_MAX),
+        purge=Purge(
+            stores.ledger,
+            lambda: _settings_of_topics(settings),
+            after=timedelta(days=settings.purge_after_days),
+            forgot=bench.metrics.forgot,
+        ),
+        pace=Pace(turns_max=settings.turns_max, target_s=settings.loop_lag_target_ms / 1000),
+        memory_max_bytes=_memory_limit(settings),
+        turns_max=settings.turns_max,
+        hearing=hearing,
+        loop_watch=LoopWatch(
+            block_timeout_s=settings.graph_block_timeout_s,
+            block_max_s=settings.loop_block_max_s,
+            replace=replace,
+        ),
+        drain_timeout_s=settings.drain_timeout_s,
+    )
+
+
+def _memory_limit(settings: Settings) -> int:
+    """Return the worker's limit in bytes, 0 for none; raises where no worker fits into it."""
+    limit, held = memory_limit(settings.worker_memory_max_mib), resident_bytes()
+    if held < limit:
+        return limit
+    if settings.worker_memory_max_mib:
+        raise ConfigurationError(
+            f"worker_memory_max_mib is {limit >> 20}, but a worker without turns holds"
+            f" {held >> 20} MiB: set more, or 0"
+        )
+    return 0
+
+
+async def _settings_of_topics(settings: Settings) -> list[dict[str, str]]:
+    """Return the settings of the topics that the ledger has to outlast."""
+    topics = settings.topics
+    results = (topics.results_of(tenant) for tenant in settings.tenants)
+    names = (*_inputs(settings), *results, topics.dead_letters)
+    async with TopicAdmin(settings.kafka_bootstrap) as admin:
+        return [topic.config for topic in (await admin.describe(names)).values()]
