@@ -35,6 +35,10 @@ if TYPE_CHECKING:
     from turnstream.streams.edge.server.context import EdgeContext
 
 _log = structlog.get_logger(__name__)
+KEEP_ALIVE_S = 20
+"""How long a connection may wait for its next request, longer than clients' pools keep one (httpx
+5 s, aiohttp 15 s): a client may send a request just as the edge closes its connection."""
+
 BACKLOG = 4096
 PING_S = 20.0
 OPEN_TO_ALL = ("health", "info")
@@ -114,6 +118,7 @@ class EdgeServer:
             access_log=False,
             backlog=BACKLOG,
             server_header=False,
+            timeout_keep_alive=KEEP_ALIVE_S,
             timeout_graceful_shutdown=max(1, round(settings.edge_stop_timeout_s)),
         )
         self._server = _Server(config)

@@ -20,6 +20,7 @@ import pytest
 from pydantic import SecretStr
 
 from turnstream.streams.edge.server.connections import FRAGMENTS_MAX, HEAD_BYTES_MAX
+from turnstream.streams.edge.server.serving import KEEP_ALIVE_S
 
 FIVE_MB = 5 << 20
 GET = b"GET /ok HTTP/1.1\r\nHost: localhost\r\n"
@@ -237,6 +238,20 @@ async def test_halves_of_requests_keep_nobody_out(settings, open_running):
         finally:
             for writer in opened:
                 writer.transport.abort()
+
+
+async def test_an_idle_connection_outlives_the_pools_of_clients(edge):
+    """Closed just as its client sends a request over it, it would break that request."""
+    pool_s = httpx.Limits().keepalive_expiry
+    assert pool_s < KEEP_ALIVE_S
+    async with raw(edge) as (reader, writer), asyncio.timeout(60):
+        for wait_s in (pool_s + 0.5, 0.0):
+            writer.write(GET + b"\r\n")
+            assert (await reader.readline()).startswith(b"HTTP/1.1 200")
+            head = await reader.readuntil(b"\r\n\r\n")
+            await reader.readexactly(int(re.search(rb"content-length: (\d+)", head)[1]))
+            await asyncio.sleep(wait_s)
+        assert not reader.at_eof()
 
 
 async def test_a_request_that_came_with_another_takes_its_time(edge, worker):
