@@ -1,5 +1,5 @@
 """The documented import of results; they live in `records/results.py`."""
 
-from turnstream.schemas.records.results import Outcome, TurnResult, UsageTotal
+from turnstream.schemas.records.results import DeadLetter, Outcome, TurnResult, UsageTotal
 
-__all__ = ["Outcome", "TurnResult", "UsageTotal"]
+__all__ = ["DeadLetter", "Outcome", "TurnResult", "UsageTotal"]

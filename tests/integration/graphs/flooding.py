@@ -25,7 +25,7 @@ class Endless(BaseChatModel):
         return "endless"
 
     def _generate(self, *_: Any, **__: Any) -> ChatResult:
-        raise NotImplementedError
+        raise AssertionError("it only streams")
 
     async def _astream(self, *_: Any, **__: Any) -> AsyncIterator[ChatGenerationChunk]:
         for n in range(self.tokens):
