@@ -22,6 +22,9 @@ ASKING = Path(__file__).parents[1] / "graphs" / "asking.json"
 
 COMPARED = Path(__file__).parent / "differential" / "graphs" / "langgraph.json"
 
+# what a start answers is read on a busy machine too; who wants 202 sets less
+START_WAIT_S = 60.0
+
 
 class Service:
     """A service that runs."""
@@ -36,7 +39,13 @@ class Service:
 @asynccontextmanager
 async def running_edge(scene: Any, **changes: Any) -> AsyncIterator[Edge]:
     settings = scene.settings.model_copy(
-        update={"edge_port": 0, "edge_fetch_wait_ms": 50, "langgraph_json": GRAPHS, **changes}
+        update={
+            "edge_port": 0,
+            "edge_fetch_wait_ms": 50,
+            "edge_start_wait_s": START_WAIT_S,
+            "langgraph_json": GRAPHS,
+            **changes,
+        }
     )
     async with open_edge(settings) as edge:
         running = asyncio.create_task(edge.run())

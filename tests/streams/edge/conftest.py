@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from turnstream.streams.edge.server.process import Edge
 
 PARTITIONS = 3
+# a test reads what a start answers, on a busy machine too; who wants 202 sets less
+START_WAIT_S = 60.0
 REGISTER = "SELECT register_worker($1, 'fake', make_interval(secs => 600))"
 
 
@@ -61,6 +63,7 @@ async def settings(kafka: str, ledger_dsn: str, prefix: str) -> Settings:
         database_url=SecretStr(ledger_dsn),
         edge_port=0,
         edge_fetch_wait_ms=50,
+        edge_start_wait_s=START_WAIT_S,
     )
     async with TopicAdmin(kafka) as admin:
         await admin.create(made.topics.all(made.tenants, PARTITIONS))
