@@ -14,7 +14,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from turnstream.connectors.avro_tokens import TokenEncoder
-from turnstream.connectors.kafka.write.pump import RECORD_OVERHEAD
+from turnstream.connectors.kafka.write.outgoing import RECORD_OVERHEAD
 from turnstream.schemas.errors import (
     FencedError,
     OutputOverrunError,
@@ -40,7 +40,8 @@ if TYPE_CHECKING:
     from aiokafka import TopicPartition
 
     from turnstream.connectors.avro import Codec
-    from turnstream.connectors.kafka.write.pump import Headers, Pump
+    from turnstream.connectors.kafka.write.outgoing import Headers
+    from turnstream.connectors.kafka.write.pump import Pump
     from turnstream.schemas.records.events import InputResolved
 
 JOIN_CHARS_MAX = 64 << 10
@@ -269,7 +270,7 @@ class TurnEmitter:
         self._pump.hurry()
         await waiter
 
-    # -- what the pump calls (`connectors.kafka.pump.Sender`) ------------------------------------
+    # -- what the pump calls, see `connectors.kafka.write.outgoing.Sender` -----------------------
 
     def seal(self) -> None:
         """Turn what is open into records, each message's tokens into one."""

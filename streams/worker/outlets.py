@@ -13,7 +13,7 @@ from aiokafka import TopicPartition
 
 from turnstream.connectors.kafka.read.inbox import UnreadableRecord
 from turnstream.connectors.kafka.read.scan import partition_of
-from turnstream.connectors.kafka.write.pump import RECORD_OVERHEAD
+from turnstream.connectors.kafka.write.outgoing import RECORD_OVERHEAD
 from turnstream.connectors.postgres.ledger.rows import Closed, Resolved
 from turnstream.schemas.errors import ProduceRefusedError, TurnstreamError
 from turnstream.schemas.ids import thread_key, turn_id_of_record

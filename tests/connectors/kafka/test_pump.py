@@ -140,7 +140,7 @@ async def test_what_is_urgent_waits_for_no_tick(kafka: str, topic: str) -> None:
         sender.say(b"1", urgent=True)
         await until(lambda: len(sender.seen) == 1)
         sender.say(b"2", urgent=True)
-        await until(lambda: bool(pump._rounds) or len(sender.seen) == 2)
+        await until(lambda: bool(pump._rounds.by_leader) or len(sender.seen) == 2)
         sender.say(b"3", urgent=True)
         await until(lambda: len(sender.seen) == 3)
 
@@ -153,14 +153,14 @@ async def test_a_refused_batch_ends_its_senders_and_nobody_else(kafka: str, topi
         guilty.say(b"fine")
         elsewhere.say(b"1")
         await until(lambda: guilty.seen and elsewhere.seen)
-        old = pump._producer
+        old = pump._producer.get()
         beside.say(b"in the same batch")
         guilty.say(b"x" * 1_500_000)
         guilty.say(b"never sent: it stands behind the gap")
         elsewhere.say(b"2")
         await until(lambda: guilty.errors and len(elsewhere.seen) == 2)
         assert guilty.errors[0].code == "produce_refused"
-        await until(lambda: pump._producer is not old and not pump._spent)
+        await until(lambda: pump._producer.usable and pump._producer.get() is not old)
         # the partition takes records again, at once, through the fresh producer
         later = Recorder(pump, TopicPartition(topic, 0), name="later")
         later.say(b"after")
