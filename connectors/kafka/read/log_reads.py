@@ -1,6 +1,6 @@
-"""Reads of a topic's log beside its tail: offsets by time, and fetches from anywhere.
+"""Reads of a topic's log beside its tail: offsets by time, and records from anywhere.
 
-They have a client of their own, for they must not wait behind the tail's long polls.
+They have a client of their own, because they must not wait behind the tail's long polls.
 """
 
 from __future__ import annotations
@@ -18,11 +18,19 @@ from aiokafka.errors import (
 from aiokafka.protocol.offset import OffsetRequest
 from aiokafka.structs import TopicPartition
 
-from turnstream.connectors.kafka.read.batches import BATCH_BYTES_MAX, Budget, made_readable
+from turnstream.connectors.kafka.read.batches import (
+    BATCH_BYTES_MAX,
+    Budget,
+    batch_records,
+    made_readable,
+    next_offset,
+)
 from turnstream.connectors.kafka.wire.fetch_request import Fetch
 from turnstream.schemas.errors import KafkaUnavailableError
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable
+
     from aiokafka.client import AIOKafkaClient
 
 EARLIEST = -2
@@ -33,9 +41,9 @@ _LEADER_TRIES = 50
 
 
 class LogReads:
-    """Reads of one topic; who opens and closes `client` is its owner.
+    """Reads of one topic; the caller opens and closes `client`.
 
-    `reading` bounds how many readers are in the log at once. Each method raises
+    `reads_max` bounds how many callers of `records` are in the log at once. Each method raises
     `KafkaUnavailableError`.
     """
 
@@ -50,7 +58,7 @@ class LogReads:
         batch_bytes_max: int = BATCH_BYTES_MAX,
     ) -> None:
         self.client = client
-        self.reading = asyncio.Semaphore(reads_max)
+        self._reading = asyncio.Semaphore(reads_max)
         self._topic = topic
         self._bytes_max = bytes_max
         self._max_wait_ms = max_wait_ms
@@ -110,7 +118,26 @@ class LogReads:
             await asyncio.sleep(_PAUSE_S)
         raise KafkaUnavailableError(f"{self._topic}[{number}] has no leader")
 
-    async def fetch(self, partition: int, position: int) -> tuple[bytes, int]:
+    async def records(
+        self, partition: int, key: bytes, first: int, until: Callable[[], int]
+    ) -> AsyncGenerator[tuple[int, list[tuple[int, bytes]]], None]:
+        """Yield the offset reached and the key's records before it, from `first` to `until()`."""
+        position = first
+        async with self._reading:
+            while position < until():
+                raw, start = await self._fetch(partition, position)
+                reached = next_offset(raw) if raw else None
+                entries: list[tuple[int, bytes]] = []
+                if reached is not None:
+                    entries = [
+                        (offset, value)
+                        for offset, record_key, value in batch_records(raw, position)
+                        if record_key == key and value is not None
+                    ]
+                position = max(start, position if reached is None else reached)
+                yield position, entries
+
+    async def _fetch(self, partition: int, position: int) -> tuple[bytes, int]:
         """Return readable bytes from `position`, and the log's first offset."""
         size = self._bytes_max
         request = Fetch(

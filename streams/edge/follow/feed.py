@@ -119,6 +119,11 @@ class Thread:
             del self.surfaces[name]
             self.taps.remove(shared.take)
 
+    def missing(self, partition: int) -> None:
+        """Send every tap back to catch up if the thread may lie in a partition with a gap."""
+        if self.partition in {None, partition}:
+            self.lost()
+
     def lost(self) -> None:
         """Send every tap back to catch up: records are missing, or what was shown is void."""
         self._timeline, self.reader = self.timeline, None
@@ -172,14 +177,8 @@ class Feed:
     catch_up: CatchUp = field(init=False)
 
     def __post_init__(self) -> None:
-        """Hear of lost records."""
+        """Make what catches up."""
         self.catch_up = CatchUp(self.log, self.directory, self.decoder)
-        self.log.lost = self._lost
-
-    def _lost(self, partition: int) -> None:
-        for thread in tuple(self.threads.values()):
-            if thread.partition in {None, partition}:
-                thread.lost()
 
     @property
     def incarnation(self) -> int:
@@ -197,7 +196,7 @@ class Feed:
         thread = self.threads.get(key)
         if thread is None:
             thread = self.threads[key] = Thread(key, self.decoder)
-            self.log.follow(thread.raw_key, thread.sink)
+            self.log.follow(thread.raw_key, thread.sink, thread.missing)
         thread.holders += 1
         try:
             yield thread

@@ -70,16 +70,19 @@ class Directory(Protocol):
 class Log(Protocol):
     """The tail of `turn-events`: what has come so far, and what comes.
 
-    It calls `lost(partition)` where records were lost to it: what was read before does not go on.
     Until it is `ready` it knows neither its incarnation nor its ends.
     """
 
     ready: asyncio.Event
     incarnation: int
-    lost: Callable[[int], None]
 
-    def follow(self, key: bytes, sink: Callable[[int, int, bytes], None]) -> None:
-        """Call `sink(partition, offset, value)` for each record of the key from now on."""
+    def follow(
+        self, key: bytes, sink: Callable[[int, int, bytes], None], lost: Callable[[int], None]
+    ) -> None:
+        """Call `sink(partition, offset, value)` for each record of the key from now on.
+
+        `lost(partition)` is called where records are missing: what was read before does not go on.
+        """
         ...
 
     def unfollow(self, key: bytes) -> None:

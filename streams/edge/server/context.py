@@ -41,9 +41,20 @@ class StateReader(Protocol):
 class TailView(Protocol):
     """What is told of the tail."""
 
-    records: int
-    followed_records: int
-    fetches: int
+    @property
+    def records(self) -> int:
+        """How many records came."""
+        ...
+
+    @property
+    def followed_records(self) -> int:
+        """How many of them had a follower."""
+        ...
+
+    @property
+    def fetches(self) -> int:
+        """How many fetches were answered."""
+        ...
 
     @property
     def ring_bytes(self) -> int:

@@ -13,8 +13,8 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import OffsetOutOfRangeError
 
 from turnstream.connectors.kafka.admin import TopicAdmin
-from turnstream.connectors.kafka.read.tail import Tail, TailOptions, TopicChangedError
-from turnstream.schemas.errors import DatabaseUnavailableError, NotFoundError
+from turnstream.connectors.kafka.read.tail import Tail, TailOptions
+from turnstream.schemas.errors import DatabaseUnavailableError, NotFoundError, TopicChangedError
 from turnstream.schemas.topics import Topic
 
 
@@ -90,7 +90,7 @@ async def reach(tail, partition, end):
 async def test_followers_are_told_of_their_key_only(kafka, topic, producer):
     async with tailing(kafka, topic) as tail:
         told = []
-        tail.follow(b"a", lambda *record: told.append(record))
+        tail.follow(b"a", lambda *record: told.append(record), pytest.fail)
         for number in range(10):
             await put(producer, topic, b"ab"[number % 2 :][:1], b"%d" % number)
         await reach(tail, 0, 10)
@@ -105,15 +105,14 @@ async def test_a_former_leader_that_answers_late_turns_nothing_back(kafka, topic
     """A broker that was frozen sends what the next leader's answers already held, and errors."""
     async with tailing(kafka, topic) as tail:
         told, lost = [], []
-        tail.follow(b"a", lambda *record: told.append(record))
-        tail.lost = lost.append
+        tail.follow(b"a", lambda *record: told.append(record), lost.append)
         await put(producer, topic, b"a", b"0")
         await reach(tail, 0, 1)
-        late = tail._ring._partitions[0].pieces[-1].raw
+        late = tail._followed.ring._partitions[0].pieces[-1].raw
         await put(producer, topic, b"a", b"1")
         await reach(tail, 0, 2)
-        tail._took(0, late)
-        await tail._refused(0, OffsetOutOfRangeError)
+        tail._followed.take(0, late)
+        await tail._fetching.refused(0, OffsetOutOfRangeError)
         assert (tail.end(0), lost) == (2, [])
         await put(producer, topic, b"a", b"2")
         await reach(tail, 0, 3)
@@ -152,7 +151,7 @@ async def test_an_answer_larger_than_a_fetch(kafka, topic, producer):
     )
     async with tailing(kafka, topic, small) as tail:
         told = []
-        tail.follow(b"a", lambda *record: told.append(record))
+        tail.follow(b"a", lambda *record: told.append(record), pytest.fail)
         for size in (10, 5000, 10, 20_000, 10):
             for partition in range(2):
                 await put(producer, topic, b"a", b"x" * size, partition)
@@ -210,13 +209,13 @@ async def test_what_the_broker_compresses_is_read_live_from_the_ring_and_from_th
         tailing(kafka, made.name, options) as tail,
     ):
         told = []
-        tail.follow(b"a", lambda *record: told.append(record))
+        tail.follow(b"a", lambda *record: told.append(record), pytest.fail)
         for number in range(12):
             await put(producer, made.name, b"ab"[number % 2 :][:1], b"%d " % number + value)
         await reach(tail, 0, 12)
         wanted = [(0, number, b"%d " % number + value) for number in range(0, 12, 2)]
         assert told == wanted
-        begins = tail._ring.begins(0)
+        begins = tail._followed.ring.begins(0)
         assert 0 < begins < 12
         held = tail.held(0, b"a", begins)
         past = [entry async for _, entries in tail.read(0, b"a", 0) for entry in entries]
@@ -233,7 +232,7 @@ async def test_a_batch_over_the_bound_is_left_out_and_the_rest_is_read(kafka, to
         tailing(kafka, topic, options) as tail,
     ):
         told = []
-        tail.follow(b"a", lambda *record: told.append(record))
+        tail.follow(b"a", lambda *record: told.append(record), pytest.fail)
         await put(producer, topic, b"a", b"before")
         await put(producer, topic, b"a", b"x" * (2 << 20))
         await put(producer, topic, b"a", b"after")

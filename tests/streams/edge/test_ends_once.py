@@ -123,7 +123,8 @@ async def test_an_unclaimed_end_that_is_said_again_after_the_edge_lost_the_log(e
         last = (await run(worker, said)).last_off
         for client in clients:
             await client.to(last)
-        feed.log.lost(ended.partition)
+        for thread in tuple(feed.threads.values()):
+            thread.missing(ended.partition)
         again = await worker.publish_end(ended)
         await worker.close_end(ended, again)
         for client in clients:

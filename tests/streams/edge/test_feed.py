@@ -231,7 +231,7 @@ async def test_a_cursor_before_the_logs_start_is_reset(edge, worker, kafka, sett
     await admin.delete_records({place: RecordsToDelete(before_offset=5)})
     await admin.close()
     # what the ring still holds it may still give
-    edge.edge.tail._ring.restart(claim.partition, edge.edge.tail.end(claim.partition))
+    edge.edge.tail._followed.ring.restart(claim.partition, edge.edge.tail.end(claim.partition))
     async with asyncio.timeout(60), feed.watch("default/a", Cursor(1, 1)) as watch:
         assert isinstance(await anext(aiter(watch)), Reset)
 
