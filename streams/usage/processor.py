@@ -21,7 +21,7 @@ import faust
 import structlog
 from aiokafka.errors import KafkaError
 
-from turnstream.connectors.kafka.read.batches import unreadable_of
+from turnstream.connectors.kafka.read.unreadable import unreadable_of
 from turnstream.schemas.errors import UnavailableError, UndecodableError
 from turnstream.schemas.records.events import UnknownEvent
 from turnstream.schemas.records.results import DEAD_LETTER, DeadLetter, TurnResult

@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, TypeAlias
 
-from turnstream.connectors.kafka.read.batches import batch_records, next_offset
+from turnstream.connectors.kafka.read.batch_layout import next_offset
+from turnstream.connectors.kafka.read.batches import batch_records
 from turnstream.connectors.kafka.read.ring import Ring
 
 if TYPE_CHECKING:

@@ -16,7 +16,8 @@ import structlog
 from aiokafka import ConsumerRebalanceListener, TopicPartition
 from aiokafka.errors import IllegalStateError, KafkaError, OffsetOutOfRangeError
 
-from turnstream.connectors.kafka.read.batches import BATCH_BYTES_MAX, unreadable_of
+from turnstream.connectors.kafka.read.batches import BATCH_BYTES_MAX
+from turnstream.connectors.kafka.read.unreadable import unreadable_of
 from turnstream.connectors.kafka.wire.consumers import open_consumer
 from turnstream.schemas.errors import InputLostError, KafkaUnavailableError
 

@@ -18,12 +18,12 @@ from aiokafka.errors import (
 from aiokafka.protocol.offset import OffsetRequest
 from aiokafka.structs import TopicPartition
 
+from turnstream.connectors.kafka.read.batch_layout import next_offset
 from turnstream.connectors.kafka.read.batches import (
     BATCH_BYTES_MAX,
     Budget,
     batch_records,
     made_readable,
-    next_offset,
 )
 from turnstream.connectors.kafka.wire.fetch_request import Fetch
 from turnstream.schemas.errors import KafkaUnavailableError

@@ -12,12 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from aiokafka import AIOKafkaConsumer
 
-from turnstream.connectors.kafka.read.batches import (
-    BATCH_BYTES_MAX,
-    Budget,
-    is_compressed,
-    readable,
-)
+from turnstream.connectors.kafka.read.batch_layout import is_compressed
+from turnstream.connectors.kafka.read.batches import BATCH_BYTES_MAX, Budget, readable
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

@@ -18,17 +18,10 @@ from aiokafka.record.legacy_records import LegacyRecordBatchBuilder
 from aiokafka.record.memory_records import MemoryRecords
 from aiokafka.record.util import calc_crc32c
 
-from turnstream.connectors.kafka.read.batches import (
-    RAW_BYTES_MAX,
-    Budget,
-    Unreadable,
-    batch_records,
-    is_compressed,
-    next_offset,
-    readable,
-    unreadable_of,
-)
+from turnstream.connectors.kafka.read.batch_layout import is_compressed, next_offset
+from turnstream.connectors.kafka.read.batches import Budget, batch_records, readable
 from turnstream.connectors.kafka.read.decompression import decompress
+from turnstream.connectors.kafka.read.unreadable import RAW_BYTES_MAX, Unreadable, unreadable_of
 from turnstream.schemas.errors import BatchUnreadableError
 
 MIB = 1 << 20

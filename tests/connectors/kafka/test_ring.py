@@ -9,7 +9,8 @@ from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from hypothesis import given
 from hypothesis import strategies as st
 
-from turnstream.connectors.kafka.read.batches import batch_records, next_offset
+from turnstream.connectors.kafka.read.batch_layout import next_offset
+from turnstream.connectors.kafka.read.batches import batch_records
 from turnstream.connectors.kafka.read.ring import (
     KEY_OVERHEAD_BYTES,
     PIECE_OVERHEAD_BYTES,
