@@ -1,11 +1,14 @@
-"""What the runner asks of the saver's session."""
+"""What the runner asks of the saver's session, and what the session asks of the run."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
+
+    from langgraph.checkpoint.base import Checkpoint
+    from langgraph.types import Interrupt
 
     from turnstream.graph.ports.tools import ToolCalls
     from turnstream.schemas.records.events import Keep
@@ -16,7 +19,7 @@ SaverCall = tuple[Any, ...]
 
 
 class Asked(Protocol):
-    """A question: the path and namespace of the task that stopped, and what it asks."""
+    """A question that a task stopped with."""
 
     @property
     def path(self) -> str:
@@ -29,38 +32,13 @@ class Asked(Protocol):
         ...
 
     @property
-    def value(self) -> Any:
-        """What the task gave to `interrupt()`."""
-        ...
-
-    @property
-    def schema(self) -> Mapping[str, Any] | None:
-        """The JSON schema of the answer, if the task gave one."""
-        ...
-
-    @property
-    def interrupt(self) -> Any:
-        """LangGraph's own object."""
+    def interrupt(self) -> Interrupt:
+        """LangGraph's own object: what the task asks, and the JSON schema of the answer."""
         ...
 
 
-class Commits(Protocol):
-    """The saver's session of one attempt, as the runner sees it."""
-
-    gate: Callable[[str], Awaitable[None]] | None
-    """Waited for before a task's writes get their position: until all it said was handed out."""
-
-    resolve: Callable[[str], str] | None
-    """Gives the path of a LangGraph namespace, where the namespace alone does not tell it."""
-
-    is_last: Callable[[Any], bool] | None
-    """Tells of a root checkpoint that nothing runs after it; it then waits for the outcome."""
-
-    carried: Callable[[int, Sequence[Keep]], bytes | None] | None
-    """Gives what a next attempt is to know (JSON), written with each commit: of its `keep`."""
-
-    askers: dict[str, str]
-    """By interrupt id the tool call that asked, where it shares its task with others."""
+class Progress(Protocol):
+    """How far the run is, by the checkpoints that were loaded and stored."""
 
     @property
     def stepped_at(self) -> float:
@@ -70,6 +48,52 @@ class Commits(Protocol):
     @property
     def applied(self) -> bool:
         """Whether the turn's input is in a checkpoint, with all that it wrote."""
+        ...
+
+    def step_of(self, namespace: str) -> int:
+        """Return the step of a namespace's last checkpoint, -1 without one."""
+        ...
+
+    def finished(self, task_id: str) -> bool:
+        """Return whether an earlier attempt, or turn of the chain, finished this task."""
+        ...
+
+    def stored(self, message_id: str) -> bool:
+        """Return whether an earlier attempt, or turn of the chain, said this in a nested graph."""
+        ...
+
+
+class RunFacts(Protocol):
+    """What the session asks of the run whose checkpoints it commits."""
+
+    @property
+    def askers(self) -> Mapping[str, str]:
+        """By interrupt id the tool call that asked, where it shares its task with others."""
+        ...
+
+    def path_of(self, namespace: str) -> str:
+        """Return the path of a LangGraph namespace."""
+        ...
+
+    async def task_ended(self, task_id: str) -> None:
+        """Wait until everything that the task said has been emitted."""
+        ...
+
+    def is_last(self, checkpoint: Checkpoint) -> bool:
+        """Return whether nothing runs after this root checkpoint; it then waits for the outcome."""
+        ...
+
+    def carried(self, keep_n: int, keep: Sequence[Keep]) -> bytes | None:
+        """Return JSON for the next attempt, as of a commit with this `keep_n` and `keep`."""
+        ...
+
+
+class Commits(Protocol):
+    """The saver's session of one attempt, as the runner sees it."""
+
+    @property
+    def progress(self) -> Progress:
+        """How far the run is."""
         ...
 
     @property
@@ -87,16 +111,8 @@ class Commits(Protocol):
         """What ended the attempt, if it is over: fenced, or a commit's result is unknown."""
         ...
 
-    def step_of(self, namespace: str) -> int:
-        """Return the step of a namespace's last checkpoint, -1 without one."""
-        ...
-
-    def finished(self, task_id: str) -> bool:
-        """Tell whether an earlier attempt, or turn of the chain, finished this task."""
-        ...
-
-    def stored(self, message_id: str) -> bool:
-        """Tell whether an earlier attempt, or turn of the chain, said this in a nested graph."""
+    def follow(self, run: RunFacts) -> None:
+        """Commit for this run, and ask it what only the run knows."""
         ...
 
     async def settled(self, path: str) -> Sequence[Keep]:

@@ -25,7 +25,7 @@ MESSAGE_CHARS_MAX = 500
 """Of what is wrong with an answer: the value that is wrong is quoted in it."""
 
 
-def asked_fields(value: Any, response_schema: Mapping[str, Any] | None) -> dict[str, Any]:
+def asked_fields(value: object, response_schema: object) -> dict[str, Any]:
     """Return the fields that `InputRequested` and `Interrupt` have in common.
 
     Raises `GraphError` for a schema that no answer could be checked against.
@@ -76,11 +76,13 @@ def _named(interrupt_id: str, wrong: jsonschema_rs.ValidationError) -> str:
     return clean_text(f"{field}: {wrong.message}")[:MESSAGE_CHARS_MAX]
 
 
-def _validator(schema: Mapping[str, Any]) -> Any:
+def _validator(schema: object) -> jsonschema_rs.Validator:
     try:
+        if not isinstance(schema, dict):
+            raise TypeError(f"it is a {type(schema).__name__}, not an object")  # noqa: TRY301
         # nothing is fetched for a `$ref`
-        return jsonschema_rs.validator_for(dict(schema), offline=True)
-    except ValueError as error:
+        return jsonschema_rs.validator_for(schema, offline=True)
+    except (ValueError, TypeError) as error:
         raise GraphError(
             f"a response_schema is no JSON schema: {str(error).splitlines()[0]}",
             code="response_schema",

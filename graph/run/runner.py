@@ -31,6 +31,7 @@ from turnstream.graph.run.questions import asked_fields
 from turnstream.graph.run.said import Said
 from turnstream.graph.run.stopped_calls import say_stopped
 from turnstream.schemas.errors import GraphError, TurnError, TurnstreamError
+from turnstream.schemas.ids import path_of_namespace
 from turnstream.schemas.records.events import InputRequested
 from turnstream.schemas.records.results import Carried, Outcome
 from turnstream.schemas.text import clean_text, text_sha256
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 
     from langchain_core.runnables import RunnableConfig
-    from langgraph.checkpoint.base import BaseCheckpointSaver
+    from langgraph.checkpoint.base import BaseCheckpointSaver, Checkpoint
 
     from turnstream.graph.langgraph.catalog import GraphEntry
     from turnstream.graph.langgraph.factories import Access, AnyPregel
@@ -151,7 +152,7 @@ async def run_turn(
 
     control.on_stop(stop)
     try:
-        late = await overrun({run, told}, limits, lambda: commits.stepped_at)
+        late = await overrun({run, told}, limits, lambda: commits.progress.stepped_at)
         if late is not None:
             attempt.stop()
             run.cancel()
@@ -209,13 +210,17 @@ class _Attempt:
     values: Any = None  # of the last root checkpoint
     unmade: bool = False  # its factory failed
     tools: ToolTasks | None = None
+    translator: Translator | None = None
+    ends: TaskEnds | None = None
+    ends_after: Callable[[Checkpoint], bool] | None = None
+    askers: dict[str, str] = field(default_factory=dict)
     stopped: set[str] = field(default_factory=set)  # ids of tool calls stopped in the middle
     context: Context = field(default_factory=copy_context)
 
     def __post_init__(self) -> None:
         if not self.entry.native:
             self.context.run(node_exits.enter)
-        self.commits.carried = self._carried
+        self.commits.follow(self)
 
     def stop(self) -> None:
         """Hear and store nothing more of what the graph does."""
@@ -246,7 +251,7 @@ class _Attempt:
         return Use(access=access, config=config, context=self.turn.context or None)
 
     async def _run(self, graph: AnyPregel) -> RunOutcome:
-        self.commits.is_last = self._seen(self.entry.is_last_of(graph))
+        self.ends_after = self.entry.is_last_of(graph)
         limit = (graph.config or {}).get("recursion_limit")
         config = self.turn.runnable_config(limit=limit, limit_max=self.steps_max)
         try:
@@ -262,14 +267,26 @@ class _Attempt:
             return RunOutcome(outcome=self._interrupted())
         return RunOutcome(outcome=await self._completed(graph, config))
 
-    def _seen(self, is_last: Callable[[Any], bool]) -> Callable[[Any], bool]:
-        """Return `is_last`, with a look at what each root checkpoint holds."""
+    # What the saver's session asks (graph/ports/commits.py: RunFacts).
 
-        def looked(checkpoint: Any) -> bool:
-            self.values = checkpoint["channel_values"]
-            return is_last(checkpoint)
+    def path_of(self, namespace: str) -> str:
+        if self.translator is None:
+            return path_of_namespace(namespace)
+        return self.translator.path_of(namespace)
 
-        return looked
+    async def task_ended(self, task_id: str) -> None:
+        if self.ends is not None:
+            await self.ends.wait(task_id)
+
+    def is_last(self, checkpoint: Checkpoint) -> bool:
+        if self.ends_after is None:
+            return False
+        self.values = checkpoint["channel_values"]
+        return self.ends_after(checkpoint)
+
+    def carried(self, keep_n: int, keep: Sequence[Keep]) -> bytes | None:
+        carried = self.said.carried(keep_n, keep)
+        return msgspec.json.encode(carried) if carried != _NOTHING else None
 
     async def _pending(self, graph: AnyPregel, config: RunnableConfig) -> set[str] | None:
         """Return the questions still open, where an earlier attempt may have answered some."""
@@ -291,17 +308,16 @@ class _Attempt:
             pass
 
     async def _run_translated(self, graph: AnyPregel, call: Any, config: RunnableConfig) -> None:
-        commits, ends = self.commits, TaskEnds()
-        record_with(commits.tool_calls)
+        progress, ends = self.commits.progress, TaskEnds()
+        record_with(self.commits.tool_calls)
         translator = Translator(
             self.said,
-            finished=commits.finished,
-            stored=commits.stored,
-            step_of=commits.step_of,
+            finished=progress.finished,
+            stored=progress.stored,
+            step_of=progress.step_of,
             ended=ends.ended,
         )
-        commits.gate = ends.wait
-        commits.resolve = translator.path_of
+        self.translator, self.ends = translator, ends
         runtime = SigningRuntime(store=graph.store)
         self.tools = ToolTasks(translator)
         watched: RunnableConfig = {
@@ -310,7 +326,7 @@ class _Attempt:
             "callbacks": [
                 self.tools,
                 Prompts(translator),
-                RetryWatch(translator, commits),
+                RetryWatch(translator, self.commits),
             ],
         }
         async for item in graph.astream(
@@ -334,11 +350,11 @@ class _Attempt:
                     path=asked.path,
                     interrupt_id=interrupt_id,
                     ns=asked.namespace,
-                    **asked_fields(asked.value, asked.schema),
+                    **asked_fields(asked.interrupt.value, asked.interrupt.response_schema),
                 )
             interrupts.append(self.said.questions[interrupt_id])
             if self.tools is not None and (call := self.tools.asker_of(asked.interrupt)):
-                self.commits.askers[interrupt_id] = call
+                self.askers[interrupt_id] = call
         return Outcome(
             status="interrupted",
             interrupts=interrupts,
@@ -371,7 +387,7 @@ class _Attempt:
         return outcome_of(
             error,
             input_refused=self.turn.kind == "start"
-            and not self.commits.applied
+            and not self.commits.progress.applied
             and not self.unmade,
             turn=self.turn.turn_id,
             graph=self.entry.name,
@@ -394,10 +410,6 @@ class _Attempt:
         else:
             ended = Outcome(status="cancelled", code=cause)
         return replace(await self.close(ended), instead=self.cancelled)
-
-    def _carried(self, keep_n: int, keep: Sequence[Keep]) -> bytes | None:
-        carried = self.said.carried(keep_n, keep)
-        return msgspec.json.encode(carried) if carried != _NOTHING else None
 
     async def close(self, ended: Outcome) -> RunOutcome:
         """Add what had been said to a turn's end, and the checkpoints that close it."""

@@ -29,6 +29,7 @@ from langgraph.graph import END, START, StateGraph
 from psycopg.rows import dict_row
 from psycopg_pool import AsyncConnectionPool
 
+from tests.connectors.postgres.run_facts import LastBy
 from turnstream.connectors.memory.emitter import MemoryEmitter
 from turnstream.connectors.postgres.checkpoints.commit_pool import CommitPool, commit_pool
 from turnstream.connectors.postgres.checkpoints.saver import FencedSaver
@@ -118,7 +119,8 @@ async def measure(name: str, pool: Any, saver: Any, runs: int, flight: int) -> t
             await run()
             return
         log = SlowLog() if "3 ms" in name else MemoryEmitter()
-        session = saver.session(thread_key=key, turn_id=turn_id, epoch=epoch, log=log, is_last=last)
+        session = saver.session(thread_key=key, turn_id=turn_id, epoch=epoch, log=log)
+        session.follow(LastBy(last))
         with session.bound():
             await run()
             await session.commit_outcome(Outcome(status="completed"))

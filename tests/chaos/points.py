@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from turnstream.connectors.postgres.checkpoints.commits import Session
+from turnstream.connectors.postgres.checkpoints.fenced_commits import FencedCommits
 from turnstream.connectors.postgres.ledger.ledger import Ledger
 from turnstream.connectors.postgres.ledger.rows import Admitted
 from turnstream.streams.worker.attempt import TurnAttempt
@@ -150,10 +150,10 @@ def _watch_emitter() -> None:
 
 
 def _watch_commits() -> None:
-    send = Session._send_batch
+    send = FencedCommits._send_batch
 
-    async def watched(self: Session, batch: Any, n: int, end: Any) -> None:
-        reach("commit", self.thread_key)
+    async def watched(self: FencedCommits, batch: Any, n: int, end: Any) -> None:
+        reach("commit", self._hold.thread_key)
         await send(self, batch, n, end)
         if end is not None:
             point = "outcome"
@@ -163,6 +163,6 @@ def _watch_commits() -> None:
             point = "nested"
         else:
             point = "writes"
-        reach(point, self.thread_key)
+        reach(point, self._hold.thread_key)
 
-    Session._send_batch = watched  # type: ignore[method-assign]
+    FencedCommits._send_batch = watched  # type: ignore[method-assign]

@@ -634,9 +634,8 @@ class Schedule:
         about = json.dumps({"run_id": turn})
         ns = self.rng.choice(["", "node:1"])
         rows = Rows(checkpoints=[CheckpointRow(ns, checkpoint, None, "{}", about)])
-        session = self.session(key, epoch)
         fence = Fence(thread_key=key, epoch=epoch, keep_n=0, high_n=0, keep=b"[]", first_off=None)
-        done = self.do(session.send(rows, fence, None))
+        done = self.do(self.saver._execute(key, rows, fence))
         assert (done is not None) == self.model.step(key, epoch, checkpoint)
         if done is not None:
             assert done[0] == holds.cancel  # every statement tells

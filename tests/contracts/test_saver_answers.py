@@ -14,6 +14,7 @@ from langgraph.types import Command, Send, StateSnapshot, interrupt
 from psycopg.rows import dict_row
 from psycopg_pool import AsyncConnectionPool
 
+from tests.connectors.postgres.run_facts import LastBy
 from turnstream.connectors.memory.emitter import MemoryEmitter
 from turnstream.connectors.postgres.checkpoints.commit_pool import commit_pool
 from turnstream.connectors.postgres.checkpoints.saver import FencedSaver
@@ -201,8 +202,8 @@ async def answers(case: str, pool: Any, saver: Any) -> list[Any]:
                 turn_id=uuid.uuid4(),
                 epoch=epoch,
                 log=MemoryEmitter(),
-                is_last=ends_after(graph),
             )
+            session.follow(LastBy(ends_after(graph)))
             with session.bound():
                 await graph.ainvoke(call, config, durability="sync")
                 await session.flush()

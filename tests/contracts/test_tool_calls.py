@@ -16,7 +16,7 @@ from langgraph.types import Command
 from turnstream.connectors.memory.emitter import MemoryEmitter
 from turnstream.connectors.memory.tool_calls import MemoryToolCalls
 from turnstream.connectors.postgres.checkpoints.commit_pool import commit_pool
-from turnstream.connectors.postgres.checkpoints.commits import Item
+from turnstream.connectors.postgres.checkpoints.commit_queue import Item
 from turnstream.connectors.postgres.checkpoints.saver import FencedSaver
 from turnstream.connectors.postgres.checkpoints.statements import Rows, WriteRow
 from turnstream.connectors.postgres.ledger.ledger import Ledger
@@ -67,7 +67,7 @@ class Real:
             " WHERE datname = current_database() AND wait_event_type = 'Lock'"
         )
 
-    def session(self, origin: uuid.UUID) -> Session:
+    def session(self, origin: uuid.UUID, log: MemoryEmitter | None = None) -> Session:
         ((epoch,),) = self.sql(
             "INSERT INTO threads (thread_key, partition, epoch) VALUES (%s, 0, timeline() << 40)"
             " ON CONFLICT (thread_key) DO UPDATE SET epoch = threads.epoch + 1 RETURNING epoch",
@@ -78,7 +78,7 @@ class Real:
             turn_id=uuid.uuid4(),
             epoch=epoch,
             origin=origin,
-            log=MemoryEmitter(),
+            log=log or MemoryEmitter(),
             on_cancel=self.cancels.append,
         )
 
@@ -251,9 +251,8 @@ async def test_no_call_begins_once_the_turn_is_to_stop(real: Real) -> None:
 
 
 async def test_what_waits_to_be_committed_is_committed_before_a_call_begins(real: Real) -> None:
-    session = real.session(uuid.uuid4())
     log = MemoryEmitter(auto=False)
-    session.log = log
+    session = real.session(uuid.uuid4(), log)
     row = WriteRow("", "checkpoint", str(uuid.UUID(int=1)), "", 0, "messages", "null", b"")
     session._queue.append(Item(ns="", rows=Rows(writes=[row]), n=0, checkpoint_id="checkpoint"))
     log.n = 1

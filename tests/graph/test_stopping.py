@@ -76,7 +76,7 @@ async def test_nothing_is_said_once_the_end_is_decided(
         if how == "cancel":
             control.cancel("user")
         # the end waits for the log here, and the node may go on if it was not stopped
-        await until(lambda: (session.stopped and thread.log.waited_for) or running.done())
+        await until(lambda: (session.hold.stopped and thread.log.waited_for) or running.done())
         node.more.set()
         await until(lambda: node.stopped or not node.more.is_set())
         thread.log.auto = True

@@ -279,7 +279,7 @@ async def test_the_recursion_limit_is_the_callers_then_the_graphs_and_bounded(
         )
     assert ran.outcome is not None
     assert ran.outcome.code == "step_limit"
-    assert session.step_of("") == limit
+    assert session.progress.step_of("") == limit
 
 
 async def test_the_answer_is_the_states_last_message(thread: Thread) -> None:

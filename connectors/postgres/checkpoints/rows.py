@@ -11,7 +11,7 @@ import msgspec
 from langgraph.checkpoint.base import WRITES_IDX_MAP, get_serializable_checkpoint_metadata
 from langgraph.checkpoint.serde.types import _DeltaSnapshot
 
-from turnstream.connectors.postgres.checkpoints.commits import Item
+from turnstream.connectors.postgres.checkpoints.commit_queue import Item
 from turnstream.connectors.postgres.checkpoints.statements import (
     BlobRow,
     CheckpointRow,
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from langgraph.checkpoint.base import ChannelVersions, Checkpoint, CheckpointMetadata
     from langgraph.checkpoint.serde.base import SerializerProtocol
 
-    from turnstream.connectors.postgres.checkpoints.commits import Session
+    from turnstream.connectors.postgres.checkpoints.hold import RunFacts
 
 NULL_TASK_ID = "00000000-0000-0000-0000-000000000000"
 ERROR = "__error__"
@@ -38,10 +38,10 @@ UNFINISHED_CHANNELS = frozenset({ERROR, "__error_source_node__", "__interrupt__"
 
 @dataclass(frozen=True, slots=True)
 class Items:
-    """Makes a saver's calls into items, with what each of them keeps of `session`'s turn."""
+    """Makes a saver's calls into items; in a session, with the path that each of them keeps."""
 
     serde: SerializerProtocol
-    session: Session | None
+    run: RunFacts | None = None
 
     def checkpoint(
         self,
@@ -71,7 +71,7 @@ class Items:
             _json({**checkpoint, "channel_values": inline}),
             _json(get_serializable_checkpoint_metadata(config, metadata)),
         )
-        path = f"{self.session.path_of(ns)}|" if self.session is not None and ns else ""
+        path = f"{self.run.path_of(ns)}|" if self.run is not None and ns else ""
         return Item(
             ns=ns,
             rows=Rows(blobs=blobs, checkpoints=[row]),
@@ -99,11 +99,11 @@ class Items:
             rows.append(WriteRow(ns, checkpoint_id, task_id, task_path, place, channel, kind, blob))
         path = ""
         if (
-            self.session is not None
+            self.run is not None
             and task_id != NULL_TASK_ID
             and any(channel not in UNFINISHED_CHANNELS for channel, _ in writes)
         ):
-            path = f"{self.session.path_of(ns)}|{task_id}" if ns else task_id
+            path = f"{self.run.path_of(ns)}|{task_id}" if ns else task_id
         return Item(
             ns=ns, rows=Rows(writes=rows), keep=path, checkpoint_id=checkpoint_id, task=True
         )

@@ -7,31 +7,23 @@ suite) it behaves like the stock saver, without its process-wide lock.
 
 from __future__ import annotations
 
-import asyncio
 import inspect
-from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, cast
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
-import psycopg
-from langchain_core.messages import BaseMessage
-from langgraph.checkpoint.base import CheckpointTuple as Loaded
-from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
-from psycopg.rows import dict_row
-
-from turnstream.connectors.postgres.checkpoints.commits import Question, Session
-from turnstream.connectors.postgres.checkpoints.rows import (
-    NULL_TASK_ID,
-    UNFINISHED_CHANNELS,
-    Items,
-)
+from turnstream.connectors.postgres.checkpoints.commits import Session
+from turnstream.connectors.postgres.checkpoints.fenced_commits import FencedCommits
+from turnstream.connectors.postgres.checkpoints.hold import Hold
+from turnstream.connectors.postgres.checkpoints.pooled_saver import PooledSaver
+from turnstream.connectors.postgres.checkpoints.rows import Items
 from turnstream.connectors.postgres.checkpoints.serializer import StateSerializer
 from turnstream.connectors.postgres.checkpoints.statements import AHEAD, End, Fence, Rows, statement
+from turnstream.connectors.postgres.checkpoints.thread_ids import with_thread, with_thread_in
 from turnstream.connectors.postgres.ledger.tool_calls import LedgerToolCalls
-from turnstream.connectors.postgres.pools import borrow
-from turnstream.schemas.errors import CancelAheadError, DatabaseUnavailableError
+from turnstream.schemas.errors import CancelAheadError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
     from uuid import UUID
 
     from langchain_core.runnables import RunnableConfig
@@ -40,37 +32,32 @@ if TYPE_CHECKING:
         Checkpoint,
         CheckpointMetadata,
         CheckpointTuple,
+        DeltaChannelHistory,
     )
     from langgraph.checkpoint.serde.base import SerializerProtocol
-    from psycopg import AsyncCursor
+    from psycopg import AsyncConnection
     from psycopg.rows import DictRow
     from psycopg_pool import AsyncConnectionPool
 
     from turnstream.connectors.postgres.checkpoints.commit_pool import CommitPool
-
-_COPIED = {
-    "checkpoints": "checkpoint_ns, checkpoint_id, parent_checkpoint_id, type, checkpoint, metadata",
-    "checkpoint_blobs": "checkpoint_ns, channel, version, type, blob",
-    "checkpoint_writes": (
-        "checkpoint_ns, checkpoint_id, task_id, idx, channel, type, blob, task_path"
-    ),
-}
+    from turnstream.connectors.postgres.checkpoints.fenced_commits import LogPosition
+    from turnstream.schemas.errors import TurnstreamError
+    from turnstream.schemas.records.events import Keep
+    from turnstream.schemas.records.results import Outcome
 
 
-class FencedSaver(AsyncPostgresSaver):
+class FencedSaver(PooledSaver):
     """A saver whose calls go through the attempt's `Session`, where one is bound.
 
-    `conn` is a pool to read from, whose connections have autocommit and `prepare_threshold=0`;
-    `commits` writes what graphs store. With a session the saver raises `FencedError` when the
-    thread's epoch has moved on, `DatabaseUnavailableError` when a commit's result is unknown (both
-    end the attempt) and `UnstorableStateError` for a state that Postgres refuses.
+    `conn` is a pool to read from; `commits` writes what graphs store. With a session the saver
+    raises `FencedError` when the thread's epoch has moved on, `DatabaseUnavailableError` when a
+    commit's result is unknown (both end the attempt) and `UnstorableStateError` for a state that
+    Postgres refuses.
     """
-
-    conn: AsyncConnectionPool[Any]
 
     def __init__(
         self,
-        conn: AsyncConnectionPool[Any],
+        conn: AsyncConnectionPool[AsyncConnection[DictRow]],
         commits: CommitPool,
         *,
         serde: SerializerProtocol | None = None,
@@ -84,31 +71,38 @@ class FencedSaver(AsyncPostgresSaver):
         thread_key: str,
         turn_id: UUID,
         epoch: int,
+        log: LogPosition,
         origin: UUID | None = None,
-        **rest: Any,
+        keep_n: int = 0,
+        high_n: int = 0,
+        keep: tuple[Keep, ...] = (),
+        fresh: bool = False,
+        on_cancel: Callable[[str], None] | None = None,
+        on_lost: Callable[[TurnstreamError], None] | None = None,
     ) -> Session:
-        """Return a session that writes through this saver; `rest` as in `Session`.
+        """Return a session that writes through this saver.
 
-        `origin` is the first turn of the chain, the turn itself unless given.
+        `keep_n`, `high_n`, `keep` are the claim's. `origin` is the first turn of the chain of
+        resumes, the turn itself unless given. See `Session` and `Hold` for the rest.
         """
-        tenant = thread_key.partition("/")[0]
-        session = Session(
-            send=self._sender(thread_key),
+        hold = Hold(
             thread_key=thread_key,
-            tenant=tenant,
             turn_id=turn_id,
             epoch=epoch,
-            **rest,
+            on_cancel=on_cancel,
+            on_lost=on_lost,
         )
-        session.tool_calls = LedgerToolCalls(
-            session, self._commits, self.serde, origin=origin or turn_id
+        send = partial(self._execute, thread_key)
+        commits = FencedCommits(hold, send, log, keep_n=keep_n, high_n=high_n, keep=keep)
+        calls = LedgerToolCalls(
+            hold, commits.flush, self._commits, self.serde, origin=origin or turn_id
         )
-        return session
+        return Session(hold, commits, log, calls, fresh=fresh)
 
     async def commit_outcome(
         self,
         session: Session,
-        outcome: Any,
+        outcome: Outcome,
         closing: Iterable[tuple[Any, ...]] = (),
         *,
         reopen: bytes | None = None,
@@ -116,9 +110,9 @@ class FencedSaver(AsyncPostgresSaver):
         """Write a turn's outcome and its closing checkpoints in one transaction.
 
         See `Session.commit_outcome`. `closing` are saver calls as the runner collected them
-        (graph/ports.py: SaverCall).
+        (graph/ports/commits.py: SaverCall).
         """
-        make = Items(self.serde, session)
+        make = Items(self.serde, session.hold.run)
         items = [
             make.checkpoint(*arguments) if name == "aput" else make.writes(*arguments)
             for name, *arguments in closing
@@ -132,7 +126,7 @@ class FencedSaver(AsyncPostgresSaver):
         metadata: CheckpointMetadata,
         new_versions: ChannelVersions,
     ) -> RunnableConfig:
-        """Store a checkpoint; in a session, after all that was said before it is acknowledged."""
+        """Store a checkpoint; in a session, after all that was emitted before is acknowledged."""
         configurable = config["configurable"]
         thread_id, ns = configurable["thread_id"], configurable["checkpoint_ns"]
         stored: RunnableConfig = {
@@ -143,23 +137,19 @@ class FencedSaver(AsyncPostgresSaver):
             }
         }
         session, key = Session.of(thread_id)
-        make = Items(self.serde, session)
         if session is None:
-            item = make.checkpoint(config, checkpoint, metadata, new_versions)
+            item = Items(self.serde).checkpoint(config, checkpoint, metadata, new_versions)
             await self._execute(key, item.rows)
-            return stored
-        if session.stopped and session.lost is None:
-            return stored
-        session.check()
-        item = make.checkpoint(config, checkpoint, metadata, new_versions)
-        last = not ns and session.is_last is not None and session.is_last(checkpoint)
-        await session.put(
-            item,
-            parent=configurable.get("checkpoint_id") or "",
-            step=metadata.get("step", -1),
-            source=metadata.get("source", ""),
-            last=last,
-        )
+        elif session.hears():
+            run = session.hold.run
+            item = Items(self.serde, run).checkpoint(config, checkpoint, metadata, new_versions)
+            await session.put(
+                item,
+                parent=configurable.get("checkpoint_id") or "",
+                step=metadata.get("step", -1),
+                source=metadata.get("source", ""),
+                last=not ns and run.is_last(checkpoint),
+            )
         return stored
 
     async def aput_writes(
@@ -170,66 +160,32 @@ class FencedSaver(AsyncPostgresSaver):
         task_path: str = "",
     ) -> None:
         """Store a task's writes; in a session, together with what else waits."""
-        thread_id = config["configurable"]["thread_id"]
-        session, key = Session.of(thread_id)
-        make = Items(self.serde, session)
+        configurable = config["configurable"]
+        session, key = Session.of(configurable["thread_id"])
         if session is None:
-            item = make.writes(config, writes, task_id, task_path)
+            item = Items(self.serde).writes(config, writes, task_id, task_path)
             await self._execute(key, item.rows)
-            return
-        if session.stopped and session.lost is None:
-            return
-        session.check()
-        item = make.writes(config, writes, task_id, task_path)
-        for channel, value in writes:
-            if channel == "__interrupt__":
-                ns = config["configurable"]["checkpoint_ns"]
-                path = f"{session.path_of(ns)}|{task_id}" if ns else task_id
-                for asked in value:
-                    # the innermost task comes first, those around it repeat its question
-                    session.asked.setdefault(
-                        asked.id, Question(path, ns, asked.value, asked.response_schema, asked)
-                    )
-        if item.rows.writes:
-            await session.write(item, task_id)
+        elif session.hears():
+            item = Items(self.serde, session.hold.run).writes(config, writes, task_id, task_path)
+            for channel, value in writes:
+                if channel == "__interrupt__":
+                    session.ask(configurable["checkpoint_ns"], task_id, value)
+            if item.rows.writes:
+                await session.write(item, task_id)
 
     async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
         """Load one checkpoint, the latest of its namespace if the config names none."""
         configurable = config["configurable"]
-        session, key = Session.of(configurable["thread_id"])
-        if session is not None and not await session.before_load(
-            configurable.get("checkpoint_ns", "")
-        ):
+        thread_id, ns = configurable["thread_id"], configurable.get("checkpoint_ns", "")
+        session, key = Session.of(thread_id)
+        if session is not None and not await session.before_load(ns):
             return None
-        loaded = await self._load(_with_thread(config, key))
-        if loaded is not None and key != configurable["thread_id"]:
-            loaded = _named(loaded, configurable["thread_id"])
-        if session is not None and loaded is not None:
-            ns = configurable.get("checkpoint_ns", "")
-            mine = loaded.metadata.get("run_id") == str(session.turn_id)
-            if mine and not ns and loaded.metadata.get("source") != "input":
-                session.applied = True
-            session.seen(
-                ns,
-                loaded.metadata.get("step", -1),
-                (
-                    task_id
-                    for task_id, channel, _ in loaded.pending_writes or ()
-                    if task_id != NULL_TASK_ID and channel not in UNFINISHED_CHANNELS
-                ),
-                _messages_in(loaded) if ns else (),
-            )
-        return loaded
-
-    async def _load(self, config: RunnableConfig) -> CheckpointTuple | None:
-        """Read again where a connection is cut: the pool hands out another one."""
-        for wait_s in (0.0, 0.1, 0.5):
-            await asyncio.sleep(wait_s)
-            try:
-                return await super().aget_tuple(config)
-            except (psycopg.OperationalError, psycopg.InterfaceError, OSError) as error:
-                last = error
-        raise DatabaseUnavailableError(f"a checkpoint cannot be read: {last}") from last
+        loaded = await super().aget_tuple(with_thread(config, key))
+        if loaded is None:
+            return None
+        if session is not None:
+            session.progress.loaded(ns, loaded, str(session.hold.turn_id))
+        return with_thread_in(loaded, thread_id)
 
     async def alist(
         self,
@@ -244,11 +200,11 @@ class FencedSaver(AsyncPostgresSaver):
         if config is not None:
             given = config["configurable"]["thread_id"]
             session, key = Session.of(given)
-            if session is not None and session.pending() and not session.stopped:
-                await session.flush()
-            config = _with_thread(config, key)
+            if session is not None:
+                await session.before_list()
+            config = with_thread(config, key)
         async for loaded in super().alist(config, filter=filter, before=before, limit=limit):
-            yield loaded if key == given else _named(loaded, given)
+            yield loaded if key == given else with_thread_in(loaded, given)
 
     async def adelete_thread(self, thread_id: str) -> None:
         """Delete a thread's checkpoints."""
@@ -256,75 +212,17 @@ class FencedSaver(AsyncPostgresSaver):
 
     async def aget_delta_channel_history(
         self, *, config: RunnableConfig, channels: Sequence[str]
-    ) -> Any:
+    ) -> Mapping[str, DeltaChannelHistory]:
         """Return what channels that keep differences are made of."""
         key = Session.of(config["configurable"]["thread_id"])[1]
         return await super().aget_delta_channel_history(
-            config=_with_thread(config, key), channels=channels
+            config=with_thread(config, key), channels=channels
         )
-
-    async def adelete_for_runs(self, run_ids: Sequence[str]) -> None:
-        """Delete the checkpoints of these runs and their writes, in every namespace.
-
-        The channel values that nothing refers to any more stay until the thread is pruned.
-        """
-        async with self._cursor() as cursor, cursor.connection.transaction():
-            await cursor.execute(
-                "DELETE FROM checkpoint_writes w USING checkpoints c"
-                " WHERE w.thread_id = c.thread_id AND w.checkpoint_ns = c.checkpoint_ns"
-                " AND w.checkpoint_id = c.checkpoint_id AND c.metadata->>'run_id' = ANY(%s)",
-                (list(run_ids),),
-            )
-            await cursor.execute(
-                "DELETE FROM checkpoints WHERE metadata->>'run_id' = ANY(%s)", (list(run_ids),)
-            )
 
     async def acopy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
         """Copy a thread's checkpoints; what the target holds already stays."""
-        source_thread_id = Session.of(source_thread_id)[1]
-        target_thread_id = Session.of(target_thread_id)[1]
-        async with self._cursor() as cursor, cursor.connection.transaction():
-            for table, columns in _COPIED.items():
-                await cursor.execute(
-                    f"INSERT INTO {table} (thread_id, {columns})"
-                    f" SELECT %s, {columns} FROM {table} WHERE thread_id = %s"
-                    " ON CONFLICT DO NOTHING",
-                    (target_thread_id, source_thread_id),
-                )
-
-    @asynccontextmanager
-    async def _cursor(self, *, pipeline: bool = False) -> AsyncIterator[AsyncCursor[DictRow]]:
-        """Give the inherited methods a connection of the pool, without the stock saver's lock."""
-        async with borrow(self.conn) as connection:
-            if pipeline:
-                async with (
-                    connection.pipeline(),
-                    connection.cursor(binary=True, row_factory=dict_row) as cursor,
-                ):
-                    yield cursor
-            else:
-                async with connection.cursor(binary=True, row_factory=dict_row) as cursor:
-                    yield cursor
-
-    async def _load_checkpoint_tuple(self, value: DictRow) -> CheckpointTuple:
-        """Do as the stock saver, but without handing a short loop to a thread."""
-        where = {"thread_id": value["thread_id"], "checkpoint_ns": value["checkpoint_ns"]}
-        parent = value["parent_checkpoint_id"]
-        inline = value["checkpoint"].get("channel_values") or {}
-        values = {**inline, **self._load_blobs(value["channel_values"])}
-        return Loaded(
-            {"configurable": {**where, "checkpoint_id": value["checkpoint_id"]}},
-            cast("Checkpoint", {**value["checkpoint"], "channel_values": values}),
-            value["metadata"],
-            {"configurable": {**where, "checkpoint_id": parent}} if parent else None,
-            self._load_writes(value["pending_writes"]),
-        )
-
-    def _sender(self, thread_id: str) -> Any:
-        async def send(rows: Rows, fence: Fence, end: End | None) -> tuple[str | None] | None:
-            return await self._execute(thread_id, rows, fence, end)
-
-        return send
+        source, target = Session.of(source_thread_id)[1], Session.of(target_thread_id)[1]
+        await super().acopy_thread(source, target)
 
     async def _execute(
         self, thread_id: str, rows: Rows, fence: Fence | None = None, end: End | None = None
@@ -344,29 +242,3 @@ class FencedSaver(AsyncPostgresSaver):
 FencedSaver.aput_writes.__signature__ = inspect.signature(  # type: ignore[attr-defined]
     FencedSaver.aput_writes
 )
-
-
-def _with_thread(config: RunnableConfig, key: str) -> RunnableConfig:
-    """Return the config with the thread's key in place of the id that its client has."""
-    if config["configurable"]["thread_id"] == key:
-        return config
-    return {**config, "configurable": {**config["configurable"], "thread_id": key}}
-
-
-def _named(loaded: CheckpointTuple, thread_id: str) -> CheckpointTuple:
-    """Return a checkpoint as graphs know it: its thread by the id that its client has."""
-    parent = loaded.parent_config
-    return loaded._replace(
-        config=_with_thread(loaded.config, thread_id),
-        parent_config=_with_thread(parent, thread_id) if parent else None,
-    )
-
-
-def _messages_in(loaded: CheckpointTuple) -> Iterator[str]:
-    """Yield the ids of the messages that a checkpoint holds, and its tasks' writes."""
-    values = [*loaded.checkpoint["channel_values"].values()]
-    values += [value for _, _, value in loaded.pending_writes or ()]
-    for value in values:
-        for one in value if isinstance(value, list) else (value,):
-            if isinstance(one, BaseMessage) and one.id:
-                yield one.id

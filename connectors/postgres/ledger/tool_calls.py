@@ -9,17 +9,18 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
-from turnstream.schemas.errors import DatabaseUnavailableError, FencedError, UnstorableStateError
+from turnstream.schemas.errors import UnstorableStateError
 from turnstream.schemas.tool_calls import Known, ToolCall
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
     from uuid import UUID
 
     from asyncpg import Record
     from langgraph.checkpoint.serde.base import SerializerProtocol
 
     from turnstream.connectors.postgres.checkpoints.commit_pool import CommitPool
-    from turnstream.connectors.postgres.checkpoints.commits import Session
+    from turnstream.connectors.postgres.checkpoints.hold import Hold
 
 _START = "SELECT * FROM start_tool($1, $2, $3, $4, $5, $6, $7, $8)"
 _BEGUN = """
@@ -30,23 +31,25 @@ _END = "SELECT * FROM end_tool($1, $2, $3, $4, $5, $6, $7, $8)"
 
 
 class LedgerToolCalls:
-    """Implements `turnstream.graph.ports.tools.ToolCalls` for one attempt, whose `session` it ends.
+    """Implements `turnstream.graph.ports.tools.ToolCalls` for one attempt, whose `hold` it ends.
 
-    `FencedError` and `DatabaseUnavailableError` end the attempt, as with its commits: whether a
-    call was recorded is then found out by the next owner.
+    `flush` commits what waits to be committed. `FencedError` and `DatabaseUnavailableError` end
+    the attempt, as with its commits: the next owner finds out whether a call was recorded.
     """
 
     def __init__(
         self,
-        session: Session,
+        hold: Hold,
+        flush: Callable[[], Awaitable[None]],
         commits: CommitPool,
         serde: SerializerProtocol,
         *,
         origin: UUID,
     ) -> None:
-        self.thread_key = session.thread_key
+        self.thread_key = hold.thread_key
         self.origin = origin
-        self._session = session
+        self._hold = hold
+        self._flush = flush
         self._commits = commits
         self._serde = serde
         self.open: dict[tuple[str, int], ToolCall] = {}
@@ -56,15 +59,13 @@ class LedgerToolCalls:
 
         Else a crash could lose the message that asks for the call, and with it the call's path.
         """
-        session = self._session
-        await session.flush()
-        if session.stopped:
+        await self._flush()
+        if self._hold.stopped:
             raise asyncio.CancelledError
         row = await self._row(_START, call, call.name, call.tool_call_id, call.digest)
         found, kind, result, cancel = row
         if found == "cancelled":
-            if session.on_cancel is not None:
-                session.on_cancel(cancel)
+            self._hold.cancelled(cancel)
             raise asyncio.CancelledError
         if found == "done":
             return Known("done", self._serde.loads_typed((kind, result)))
@@ -96,22 +97,14 @@ class LedgerToolCalls:
         ending = asyncio.create_task(self._row(_END, call, state, kind, data))
         ending.add_done_callback(_look_at)
         (cancel,) = await asyncio.shield(ending)
-        if cancel is not None and self._session.on_cancel is not None:
-            self._session.on_cancel(cancel)
+        if cancel is not None:
+            self._hold.cancelled(cancel)
 
     async def _row(self, sql: str, call: ToolCall, *rest: Any) -> Record:
-        session = self._session
-        session.check()
-        values = (self.thread_key, session.epoch, self.origin, call.path, call.ordinal, *rest)
-        session.statements += 1
-        try:
-            rows = await self._commits.fetch(sql, *values)
-        except DatabaseUnavailableError as error:
-            session.lose(error)  # whether the call was recorded is not known
-            raise session.lost or error from error
-        if not rows:
-            session.lose(FencedError())
-            raise FencedError
+        hold = self._hold
+        hold.check()
+        values = (self.thread_key, hold.epoch, self.origin, call.path, call.ordinal, *rest)
+        rows = await hold.sent(self._commits.fetch(sql, *values))
         return rows[0]
 
 

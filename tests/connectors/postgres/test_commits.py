@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from turnstream.connectors.postgres.checkpoints.commits import Item, advance
+from turnstream.connectors.postgres.checkpoints.commit_queue import Item, advance
 from turnstream.connectors.postgres.checkpoints.statements import Rows, WriteRow, _once
 from turnstream.schemas.fold.fold import add_keep, covers, is_kept
 from turnstream.schemas.records.events import Keep

@@ -16,6 +16,7 @@ from langgraph.checkpoint.base import empty_checkpoint
 from langgraph.graph import END, START, StateGraph
 from psycopg.rows import dict_row
 
+from tests.connectors.postgres.run_facts import LastBy
 from turnstream.connectors.memory.emitter import MemoryEmitter
 from turnstream.connectors.postgres.checkpoints.commit_pool import commit_pool
 from turnstream.connectors.postgres.checkpoints.saver import FencedSaver
@@ -265,7 +266,7 @@ async def test_a_checkpoint_takes_its_steps_unsent_writes_along(bench: Bench) ->
         await until(lambda: len(bench.log.waited_for) == 2)
         bench.log.ack(10)
         await asyncio.gather(writing, putting)
-    assert session.statements == 1
+    assert session.hold.statements == 1
     assert bench.count("checkpoint_writes") == bench.count("checkpoints") == 1
     assert bench.thread()["keep"] == []
 
@@ -307,7 +308,7 @@ async def test_queued_writes_go_out_together(bench: Bench) -> None:
         )
         other.commit()
         await asyncio.gather(*tasks)
-    assert session.statements <= 2
+    assert session.hold.statements <= 2
     assert bench.count("checkpoint_writes") == 12
     assert len(bench.thread()["keep"]) == 12
 
@@ -320,9 +321,9 @@ async def test_the_input_waits_for_the_next_commit(bench: Bench) -> None:
         await bench.saver.aput(config(), first, meta, {})
         await bench.saver.aput_writes(config(checkpoint_id=first["id"]), [("c", 1)], TASK_A)
         await put(bench.saver, second, step=0, checkpoint_id=first["id"])
-        assert session.statements == 0
+        assert session.hold.statements == 0
         await bench.saver.aput_writes(config(checkpoint_id=second["id"]), [("c", 1)], TASK_B)
-    assert session.statements == 1
+    assert session.hold.statements == 1
     assert bench.count("checkpoints") == 2
     assert bench.count("checkpoint_writes") == 2
 
@@ -338,13 +339,14 @@ async def test_a_reader_in_the_session_sees_what_is_held_back(bench: Bench) -> N
 
 
 async def test_the_outcome_shares_its_transaction_with_what_is_held_back(bench: Bench) -> None:
-    session = bench.session(is_last=lambda _: True)
+    session = bench.session()
+    session.follow(LastBy(lambda _: True))
     with session.bound():
         bench.say()
         await put(bench.saver, checkpoint())
         assert bench.count("checkpoints") == 0
         await session.commit_outcome(Outcome(status="completed", text="a\x00b"))
-    assert session.statements == 1
+    assert session.hold.statements == 1
     assert bench.count("checkpoints") == 1
     row = bench.sql("SELECT outcome::text AS o FROM turns")[0]
     assert json.loads(row["o"]) == {"status": "completed", "text": "a\x00b"}
@@ -415,7 +417,7 @@ async def test_a_cancelled_caller_does_not_cut_a_statement(bench: Bench) -> None
             await putting
         other.commit()
         await session.commit_outcome(Outcome(status="cancelled"))
-    assert session.statements == 2
+    assert session.hold.statements == 2
     assert bench.count("checkpoints") == 1
     assert bench.lost == []
 
@@ -474,14 +476,15 @@ async def test_a_one_node_run_is_one_load_and_one_commit(bench: Bench) -> None:
     builder.add_edge(START, "node")
     builder.add_edge("node", END)
     graph = builder.compile(checkpointer=bench.saver)
-    session = bench.session(is_last=ends_after(graph))
+    session = bench.session()
+    session.follow(LastBy(ends_after(graph)))
     call: Any = {"configurable": {"thread_id": KEY}}
     with session.bound():
         async for _ in graph.astream({"said": ["hi"]}, call, stream_mode=[], durability="sync"):
             pass
-        assert session.statements == 0
+        assert session.hold.statements == 0
         await session.commit_outcome(Outcome(status="completed"))
-    assert session.statements == 1
+    assert session.hold.statements == 1
     state = await graph.aget_state(call)
     assert state.values == {"said": ["hi", "done"]}
     assert state.next == ()
