@@ -45,6 +45,7 @@ from turnstream.schemas.topics import Topics
 from turnstream.schemas.unexpected import class_name, note
 from turnstream.streams.worker.emitter import TurnEmitter
 from turnstream.streams.worker.outcomes import resolved_of, terminal_of
+from turnstream.streams.worker.turn_records import TurnRecords
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -107,17 +108,20 @@ class TurnAttempt:
         self._halted = ""
         self._abandoned = False
         self._command = bench.outlets.command_of(claim.body)
-        self._emitter = TurnEmitter(
-            bench.pump,
+        records = TurnRecords(
             bench.wire,
-            TopicPartition(bench.events_topic, claim.partition),
             tenant=claim.tenant,
             thread_id=claim.thread_id,
             turn_id=str(claim.turn_id),
             epoch=claim.epoch,
-            n=claim.high_n,
             actor=self._command.actor,
             traceparent=self._command.traceparent,
+        )
+        self._emitter = TurnEmitter(
+            bench.pump,
+            TopicPartition(bench.events_topic, claim.partition),
+            records,
+            high_n=claim.high_n,
             events_max=bench.events_max,
             on_refused=self._lost,
         )
@@ -227,9 +231,8 @@ class TurnAttempt:
             tokens=self._emitter.tokens_said,
             took_s=round(took, 4),
         )
-        return Finish(
-            claim.thread_key, claim.epoch, self._emitter.last_off, self._emitter.first_off
-        )
+        log = self._emitter.log
+        return Finish(claim.thread_key, claim.epoch, log.last_off, log.first_off)
 
     def _wrong_answer(self) -> str:
         """Return why a resume is refused although it names the open interrupt, "" if it is not."""

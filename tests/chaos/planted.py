@@ -92,7 +92,7 @@ def _skip_n() -> None:
     def skipping(self: Any, *given: Any, **more: Any) -> None:
         nonlocal count
         count += 1
-        self._n += not count % 25
+        self.log.n += not count % 25
         say(self, *given, **more)
 
     TurnEmitter._say = skipping

@@ -24,6 +24,7 @@ from turnstream.connectors.postgres.ledger.ledger import Ledger
 from turnstream.connectors.postgres.ledger.rows import Admitted
 from turnstream.streams.worker.attempt import TurnAttempt
 from turnstream.streams.worker.emitter import TurnEmitter
+from turnstream.streams.worker.turn_log import TurnLog
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -133,20 +134,20 @@ def _watch_attempt() -> None:
 
 
 def _watch_emitter() -> None:
-    tokens, landed = TurnEmitter.tokens, TurnEmitter.landed
+    tokens, landed = TurnEmitter.tokens, TurnLog.landed
 
     def watched_tokens(self: TurnEmitter, **said: Any) -> None:
         tokens(self, **said)
-        reach("token", self._key.decode())
+        reach("token", self.log.key.decode())
 
-    def watched_landed(self: TurnEmitter, n: int, offset: int) -> None:
+    def watched_landed(self: TurnLog, n: int, offset: int) -> None:
         first = self.first_off is None
         landed(self, n, offset)
         if first:
-            reach("fenced", self._key.decode())
+            reach("fenced", self.key.decode())
 
     TurnEmitter.tokens = watched_tokens  # type: ignore[method-assign]
-    TurnEmitter.landed = watched_landed  # type: ignore[method-assign]
+    TurnLog.landed = watched_landed  # type: ignore[method-assign]
 
 
 def _watch_commits() -> None:

@@ -31,6 +31,7 @@ from turnstream.schemas.records.events import (
     TurnFailed,
 )
 from turnstream.streams.worker.emitter import TurnEmitter
+from turnstream.streams.worker.turn_records import TurnRecords
 
 CODEC = Codec()
 TO = TopicPartition("turn-events", 0)
@@ -73,18 +74,11 @@ class Rounds:
 
 
 def emitter(pump: Rounds, **given) -> TurnEmitter:
-    made = TurnEmitter(
-        pump,
-        CODEC,
-        TO,
-        tenant="acme",
-        thread_id="t",
-        turn_id="turn",
-        epoch=7,
-        now_us=lambda: 1,
-        **given,
+    records = TurnRecords(
+        CODEC, tenant="acme", thread_id="t", turn_id="turn", epoch=7, now_us=lambda: 1
     )
-    made.start(reason="first", base=0, keep_n=0, high_n=given.get("n", 0))
+    made = TurnEmitter(pump, TO, records, **given)
+    made.start(reason="first", base=0, keep_n=0, high_n=given.get("high_n", 0))
     return made
 
 
@@ -153,13 +147,13 @@ async def test_reading_n_seals_and_acked_waits_for_all_of_it() -> None:
     assert not waiting.done()
     pump.round()
     await waiting
-    assert (voice.first_off, voice.last_off) == (0, 1)
+    assert (voice.log.first_off, voice.log.last_off) == (0, 1)
     await voice.acked(n)  # again: at once
 
 
 async def test_the_fence_is_acked_before_anything_else_counts() -> None:
     pump = Rounds()
-    voice = emitter(pump, n=5)
+    voice = emitter(pump, high_n=5)
     waiting = asyncio.create_task(voice.acked(5))
     await asyncio.sleep(0)
     assert not waiting.done(), "high_n is what the fence itself stands at"
@@ -174,7 +168,8 @@ async def test_the_fence_is_acked_before_anything_else_counts() -> None:
 
 async def test_thread_events_go_before_the_fence_and_do_not_stand_for_it() -> None:
     pump = Rounds()
-    voice = TurnEmitter(pump, CODEC, TO, tenant="a", thread_id="t", turn_id="u", epoch=1, n=3)
+    records = TurnRecords(CODEC, tenant="a", thread_id="t", turn_id="u", epoch=1)
+    voice = TurnEmitter(pump, TO, records, high_n=3)
     resolved = InputResolved(
         event_id="i", tenant="a", thread_id="t", turn_id="u", epoch=0, n=0, interrupt_id="x", rev=1
     )
@@ -256,12 +251,12 @@ async def test_a_refusal_ends_it_once() -> None:
     waiting = asyncio.create_task(voice.acked(0))
     await asyncio.sleep(0)
     error = ProduceRefusedError("no")
-    voice.refused(error)
-    voice.refused(ProduceRefusedError("again"))
+    voice.log.refused(error)
+    voice.log.refused(ProduceRefusedError("again"))
     with pytest.raises(ProduceRefusedError):
         await waiting
     assert told == [error]
-    assert voice.dead
+    assert voice.log.dead
     assert voice.closed
 
 
@@ -279,7 +274,7 @@ async def test_a_turn_that_says_too_much_is_stopped() -> None:
 async def test_a_turn_that_emits_without_end_is_stopped_and_can_still_end() -> None:
     """Its events count over all attempts, its tokens by themselves: many become one event."""
     pump = Rounds()
-    voice = emitter(pump, n=990, events_max=1000)
+    voice = emitter(pump, high_n=990, events_max=1000)
     for _ in range(11):
         voice.emit(CustomEmitted, path="p", name="a", payload="x")
     with pytest.raises(OutputOverrunError, match="TURNSTREAM_TURN_EVENTS_MAX"):
