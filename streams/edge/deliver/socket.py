@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 SSE_HEARTBEAT = http_chunk(b": keep-alive\n\n")
 JSON_HEARTBEAT = http_chunk(b"\n")
 SILENT = b""
+_DRAIN_POLL_S = 0.02
 
 
 class Outlet:
@@ -85,6 +86,17 @@ class Outlet:
             return
         self.frames += 1
         self.written += len(data)
+
+    async def send(self, data: bytes, slow_bytes: int) -> None:
+        """Write whole frames or chunks; if the peer is slow, wait until it has taken most."""
+        self.write_raw(data)
+        if self.buffered > slow_bytes:
+            await self.drained(slow_bytes // 2)
+
+    async def drained(self, bytes_max: int) -> None:
+        """Wait until at most `bytes_max` are unsent; the watchdog ends a peer that never reads."""
+        while self.buffered > bytes_max and self.open:  # noqa: ASYNC110  a transport has no event
+            await asyncio.sleep(_DRAIN_POLL_S)
 
     def close(self, code: int, reason: str) -> None:
         """End the socket for good or for now: a close frame, or a body that breaks off."""

@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from turnstream.streams.edge.follow.feed import Thread
 
 _log = structlog.get_logger(__name__)
-_DRAIN_POLL_S = 0.02
 # how long a subscription waits for another one of its socket to write a snapshot
 SNAPSHOT_WAIT_S = 5.0
 
@@ -132,7 +131,7 @@ class Subscription:
                     await self._wake.wait()
                     await self._drain()
                 self._sockets.refills += 1
-                await self._room()
+                await self._outlet.drained(self._sockets.limits.buffer_slow_bytes // 2)
                 self._since = Cursor.of_seq(self._cursor)
         finally:
             self._leave()
@@ -173,7 +172,7 @@ class Subscription:
         for events in item:
             for event in events:
                 await self._deliver(event)
-        await self._room()
+        await self._outlet.drained(self._sockets.limits.buffer_slow_bytes // 2)
 
     def _tap(self, events: Sequence[ProtocolEvent] | None) -> None:
         if events is None or len(self._queue) > self._sockets.limits.queue_events_max:
@@ -291,9 +290,3 @@ class Subscription:
             if self._filter.takes(event):
                 self._outlet.write(event)
         self._cursor = reset.cursor.seq
-
-    async def _room(self) -> None:
-        """Wait until the socket has taken most of what it was given."""
-        limit = self._sockets.limits.buffer_slow_bytes
-        while self._outlet.buffered > limit // 2 and self._outlet.open:  # noqa: ASYNC110
-            await asyncio.sleep(_DRAIN_POLL_S)  # a transport tells nobody of its buffer

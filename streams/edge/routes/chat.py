@@ -18,7 +18,8 @@ from starlette.responses import Response  # noqa: TC002  FastAPI reads the annot
 from turnstream.schemas.errors import ConflictError, InvalidRequestError
 from turnstream.schemas.ids import check_thread_id, thread_key
 from turnstream.schemas.records.events import Event
-from turnstream.streams.edge.deliver.event_stream import EventStream, LaterAnswer, sse
+from turnstream.streams.edge.deliver.event_stream import EventStream, sse
+from turnstream.streams.edge.deliver.later_answer import LaterAnswer
 from turnstream.streams.edge.follow.cursor import Cursor
 from turnstream.streams.edge.follow.directory import patiently
 from turnstream.streams.edge.follow.surface import follow
@@ -123,7 +124,7 @@ async def chat_stream(
             async for seq, (name, data) in plain:
                 yield sse(name, encode(data), seq)
 
-    return EventStream(events(), rest.edge.sockets, rest.caller)
+    return EventStream.of(events(), rest.edge.sockets, rest.caller)
 
 
 async def _started(rest: Rest, asked: ChatStreamQuery, text: str) -> str:

@@ -10,7 +10,8 @@ from fastapi import Depends, Header, Query
 
 from turnstream.schemas.errors import ConflictError
 from turnstream.schemas.ids import assistant_id_of
-from turnstream.streams.edge.deliver.event_stream import EventStream, LaterAnswer
+from turnstream.streams.edge.deliver.event_stream import EventStream
+from turnstream.streams.edge.deliver.later_answer import LaterAnswer
 from turnstream.streams.edge.follow.cursor import Cursor
 from turnstream.streams.edge.routes.bodies import RunBody, Text
 from turnstream.streams.edge.routes.deps import JsonAnswer, Rest, thread_id_of
@@ -164,7 +165,7 @@ def _follow(
     query = [("stream_mode", mode) for mode in sorted(modes)]
     query += [("stream_subgraphs", "true")] * subgraphs
     query += [("cancel_on_disconnect", "true")] * cancel
-    return EventStream(
+    return EventStream.of(
         rest.joining.stream(key, projection, after),
         rest.edge.sockets,
         rest.caller,

@@ -6,12 +6,13 @@ A run is a turn. Starting is a command on Kafka and its answer waits for the tur
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
-from turnstream.streams.edge.deliver.event_stream import attended
+from turnstream.streams.edge.deliver.later_answer import attended
 from turnstream.streams.edge.follow.directory import patiently
 from turnstream.streams.edge.routes.bodies import (
     OFFSET_MAX,
@@ -156,7 +157,7 @@ async def cancel(
         rest.caller, thread_id, str(row.turn_id), reason=reason, rollback=rollback
     )
     if wait:
-        ended = rest.joining.ended(key, str(row.turn_id))
+        ended = partial(rest.joining.ended, key, str(row.turn_id))
         await attended(request, rest.edge.sockets, rest.caller, ended)
     return Response(status_code=204)
 

@@ -4,32 +4,26 @@
 An event stream has no end of its own: clients take a clean one for the end of the run.
 """
 
-import asyncio
 from typing import Annotated, Any
 
 import msgspec
-import structlog
 from fastapi import APIRouter, Depends, Request, WebSocket
-from starlette.requests import HTTPConnection
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from turnstream.schemas import unexpected
 from turnstream.schemas.errors import CommandError, TurnstreamError
-from turnstream.schemas.ids import check_thread_id, thread_key
 from turnstream.schemas.limits import check_depth
 from turnstream.streams.edge.ask.commands import Commands, encode, parse_command
+from turnstream.streams.edge.deliver.client_socket import serve_socket
+from turnstream.streams.edge.deliver.event_stream import EventStream
 from turnstream.streams.edge.deliver.filters import Filter
-from turnstream.streams.edge.deliver.thread_socket import Socket
-from turnstream.streams.edge.follow.cursor import Cursor, cursor_of
+from turnstream.streams.edge.deliver.socket import Outlet
+from turnstream.streams.edge.deliver.thread_socket import ThreadDialect
+from turnstream.streams.edge.follow.cursor import cursor_of
 from turnstream.streams.edge.follow.directory import patiently
-from turnstream.streams.edge.server.auth import TOKEN_SUBPROTOCOL, Principal
-from turnstream.streams.edge.server.connections import connection_of
+from turnstream.streams.edge.server.auth import Principal
 from turnstream.streams.edge.server.context import EdgeContext, edge_of, principal_of
-from turnstream.streams.edge.server.entrance import check_origin
 from turnstream.streams.edge.server.problems import problem_answer
-
-_log = structlog.get_logger(__name__)
 
 Caller = Annotated[Principal, Depends(principal_of)]
 router = APIRouter(tags=["thread stream"])
@@ -111,89 +105,21 @@ async def stream_events(thread_id: str, request: Request, principal: Caller) -> 
     wanted = Filter.of(params)
     since = cursor_of(params, request.headers.get("last-event-id"))
     key = await patiently(lambda: edge.authorised(principal, thread_id))
-    edge.sockets.check_room(principal)
-    return EventStream(edge, principal, key, wanted, since)
 
+    async def serve(outlet: Outlet) -> None:
+        await edge.sockets.serve(key, outlet, wanted, since)
 
-class EventStream(Response):
-    """A body that goes on until the client leaves or is cut off."""
-
-    def __init__(
-        self,
-        edge: EdgeContext,
-        principal: Principal,
-        key: str,
-        wanted: Filter,
-        since: Cursor | None,
-    ) -> None:
-        super().__init__()
-        self._edge = edge
-        self._principal = principal
-        self._serve: tuple[str, Filter, Cursor | None] = (key, wanted, since)
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve the stream."""
-        headers = [
-            (b"content-type", b"text/event-stream; charset=utf-8"),
-            (b"cache-control", b"no-store"),
-            (b"x-accel-buffering", b"no"),
-        ]
-        connection = connection_of(HTTPConnection(scope))
-        key, wanted, since = self._serve
-        with self._edge.sockets.opened(connection, self._principal) as outlet:
-            await send({"type": "http.response.start", "status": 200, "headers": headers})
-            # something to read, so that proxies and clients see the stream open
-            await send({"type": "http.response.body", "body": b": open\n\n", "more_body": True})
-            serving = asyncio.create_task(self._edge.sockets.serve(key, outlet, wanted, since))
-            leaving = asyncio.create_task(_left(receive))
-            try:
-                await asyncio.wait({serving, leaving}, return_when=asyncio.FIRST_COMPLETED)
-                if serving.done() and not leaving.done():
-                    _note_end(serving.exception(), key)
-                    connection.transport.close()
-                    await leaving
-            finally:
-                for task in (serving, leaving):
-                    task.cancel()
-                await asyncio.gather(serving, leaving, return_exceptions=True)
-
-
-def _note_end(error: BaseException | None, key: str) -> None:
-    """Log why a stream is cut; its client comes back with its cursor."""
-    if error is None or isinstance(error, TurnstreamError):
-        _log.warning("stream cut", thread=key, code=error.code if error else "ended")
-    else:
-        unexpected.note("edge_stream", error, thread=key)
-
-
-async def _left(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
+    return EventStream(serve, edge.sockets, principal)
 
 
 @router.websocket("/threads/{thread_id}/stream/events")
 async def stream_socket(websocket: WebSocket, thread_id: str) -> None:
     """Stream the thread's events over a WebSocket; every frame of the client is a command."""
-    edge = edge_of(websocket)
-    try:
-        check_origin(websocket.headers, edge.settings.allowed_origins)
-        principal = await principal_of(websocket)
-        key = thread_key(principal.tenant, check_thread_id(thread_id))
-        edge.sockets.check_room(principal)
-    except TurnstreamError as error:
-        # a browser cannot read the status of a refused upgrade, but a close code it can
-        await _accept(websocket)
-        await websocket.close(error.close_code, error.code)
-        return
-    await _accept(websocket)
-    with edge.sockets.opened(connection_of(websocket), principal) as outlet:
-        await Socket(edge, principal, thread_id, key, outlet, websocket).run()
 
+    def dialect(edge: EdgeContext, caller: Principal) -> ThreadDialect:
+        return ThreadDialect(edge, caller, thread_id)
 
-async def _accept(websocket: WebSocket) -> None:
-    offered = websocket.scope.get("subprotocols") or []
-    bearing = bool(offered) and offered[0] == TOKEN_SUBPROTOCOL
-    await websocket.accept(subprotocol=TOKEN_SUBPROTOCOL if bearing else None)
+    await serve_socket(websocket, dialect)
 
 
 def _object(body: bytes) -> dict[str, Any]:

@@ -15,7 +15,8 @@ from websockets.exceptions import ConnectionClosed
 
 from turnstream.schemas import unexpected
 from turnstream.schemas.errors import TurnstreamError
-from turnstream.streams.edge.deliver.event_stream import EventStream, LaterAnswer
+from turnstream.streams.edge.deliver.event_stream import EventStream
+from turnstream.streams.edge.deliver.later_answer import LaterAnswer
 from turnstream.streams.edge.server.entrance import (
     check_host,
     check_json,
@@ -224,7 +225,7 @@ async def test_an_error_that_no_route_caught_ends_one_request_alone(edge, capsys
         raise _Custom
 
     async def streams(_):
-        return EventStream(broken_stream(), context.sockets, caller)
+        return EventStream.of(broken_stream(), context.sockets, caller)
 
     async def waits(_):
         return LaterAnswer(broken, context.sockets, caller)

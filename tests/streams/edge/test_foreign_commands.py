@@ -17,8 +17,8 @@ from turnstream.streams.edge.ask.run_request import check_input
 from turnstream.streams.edge.ask.submit import Submit
 from turnstream.streams.edge.deliver.filters import Filter
 from turnstream.streams.edge.follow.cursor import Cursor, cursor_of
+from turnstream.streams.edge.routes.plain_dialect import frame_of
 from turnstream.streams.edge.routes.reading import check_body, json_list
-from turnstream.streams.edge.routes.socket import _frame
 from turnstream.streams.edge.server.auth import Principal
 
 KIM = Principal(tenant="acme", user="kim")
@@ -129,7 +129,7 @@ def read(data: bytes, rng: random.Random) -> int:
     surfaces = (
         command,
         subscription,
-        lambda: _frame({"text": text} if rng.random() < 0.5 else {"bytes": data}),
+        lambda: frame_of(text if rng.random() < 0.5 else data),
         lambda: check_body(data),
         lambda: json_list(text),
         lambda: Cursor.parse(text),

@@ -154,8 +154,20 @@ async def closed_with(socket):
     return closed.value.rcvd.code
 
 
-async def test_too_many_bad_frames_close_the_socket(edge, thread):
+async def test_commands_beyond_those_under_way_wait_and_are_answered(edge, thread):
+    many = 4 * edge.edge.context.sockets.limits.commands_per_socket_max
     async with connect(url(edge)) as socket:
+        for number in range(many):
+            params = {"run_id": "00000000-0000-0000-0000-000000000000"}
+            frame = {"id": number, "method": "run.cancel", "params": params}
+            await socket.send(json.dumps(frame))
+        answers = [json.loads(await asyncio.wait_for(socket.recv(), 60)) for _ in range(many)]
+    assert {answer["id"] for answer in answers} == set(range(many))
+
+
+@pytest.mark.parametrize("surface", ["protocol", "plain"])
+async def test_too_many_bad_frames_close_the_socket(edge, thread, surface):
+    async with connect(url(edge) if surface == "protocol" else f"{edge.ws}/ws") as socket:
         for _ in range(17):
             await socket.send("nonsense")
         assert await closed_with(socket) == 4400

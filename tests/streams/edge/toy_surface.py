@@ -42,4 +42,4 @@ async def capitals(rest: Caller, thread_id: str, since: int | None = None):
             async for seq, text in shown:
                 yield sse("capitals", encode(text), seq)
 
-    return EventStream(events(), rest.edge.sockets, rest.caller)
+    return EventStream.of(events(), rest.edge.sockets, rest.caller)
