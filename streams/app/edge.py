@@ -1,4 +1,4 @@
-"""The composition of an edge. Parts can be passed by keyword, so that tests put a twin in place."""
+"""The composition of an edge. A test may pass a twin of the state."""
 
 from __future__ import annotations
 
@@ -25,7 +25,6 @@ from turnstream.streams.edge.ask.pressure import Pressure
 from turnstream.streams.edge.ask.submit import Submit
 from turnstream.streams.edge.deliver.fanout import SocketLimits, Sockets
 from turnstream.streams.edge.deliver.subscription import Snapshots
-from turnstream.streams.edge.follow.directory import LedgerDirectory
 from turnstream.streams.edge.follow.feed import Feed
 from turnstream.streams.edge.server.arrivals import arrivals_of
 from turnstream.streams.edge.server.context import EdgeContext
@@ -40,14 +39,11 @@ if TYPE_CHECKING:
     from turnstream.graph.langgraph.catalog import Catalog
     from turnstream.streams.app.settings import Settings
     from turnstream.streams.edge.deliver.subscription import ReadsState
-    from turnstream.streams.edge.follow.feed import Directory
     from turnstream.streams.edge.surfaces.states import Graph
 
 
 @asynccontextmanager
-async def open_edge(
-    settings: Settings, *, state: ReadsState | None = None, directory: Directory | None = None
-) -> AsyncIterator[Edge]:
+async def open_edge(settings: Settings, *, state: ReadsState | None = None) -> AsyncIterator[Edge]:
     """Open an edge: it listens; `run` serves. Topics and tables have to exist."""
     topics, auth = settings.topics, authenticator_of(settings)
     codec = await open_codec(settings.schema_registry_url)
@@ -69,8 +65,7 @@ async def open_edge(
         tail = Tail(
             settings.kafka_bootstrap, topics.events, Incarnations(pool), _tail_options(settings)
         )
-        places = directory or LedgerDirectory(LedgerPlaces(ledger))
-        feed = Feed(tail, places, TokenDecoder(codec))
+        feed = Feed(tail, LedgerPlaces(ledger), TokenDecoder(codec))
         sockets = Sockets(feed, Snapshots(reading), _socket_limits(settings))
         pressure = Pressure(tail, ledger, settings.open_turns_max)
         context = EdgeContext(

@@ -223,7 +223,7 @@ class TurnEmitter:
         """Wait until everything up to `n` is in the log; raises as `TurnLog.acked` does."""
         await self.log.acked(n)
 
-    # -- what the pump calls, see `connectors.kafka.write.outgoing.Sender` -------------------------------------------------------------------
+    # -- what the pump calls, see `connectors.kafka.write.outgoing.Sender` -----------------------
 
     def seal(self) -> None:
         """Turn what is open into records, each message's tokens into one."""

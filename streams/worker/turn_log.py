@@ -1,7 +1,7 @@
 """One attempt's records on their way to the log: their order, their acks, their end (G2).
 
-`TurnLog` is what the pump acknowledges (`connectors.kafka.write.outgoing.Sender`). Nothing in it awaits
-but `acked`. It belongs to one event loop.
+`TurnLog` is what the pump acknowledges (`connectors.kafka.write.outgoing.Sender`). Nothing in it
+awaits but `acked`. It belongs to one event loop.
 """
 
 from __future__ import annotations

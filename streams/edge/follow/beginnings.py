@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 from turnstream.streams.edge.follow.cursor import RECORD_EVENTS_MAX
 
 if TYPE_CHECKING:
+    from turnstream.schemas.places import Place
     from turnstream.streams.edge.follow.cursor import Cursor
     from turnstream.streams.edge.follow.feed import Thread
-    from turnstream.streams.edge.follow.places import Log, Place
+    from turnstream.streams.edge.follow.places import Log
 
 # how long a cursor from another edge may be ahead of this one's tail
 CATCH_UP_WAIT_S = 2.0

@@ -13,13 +13,15 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 from turnstream.schemas.records.events import Event, TurnEnded, TurnInterrupted
 from turnstream.streams.edge.follow.beginnings import Beginnings, fence_at, next_offset
 from turnstream.streams.edge.follow.cursor import Cursor
-from turnstream.streams.edge.follow.places import Begins, Directory, Log, Place, Reset
+from turnstream.streams.edge.follow.patience import patiently
+from turnstream.streams.edge.follow.places import Begins, Log, Places, Reset
 from turnstream.streams.edge.follow.reader import Decoder, Reader, Step
 from turnstream.streams.edge.follow.unclaimed_ends import UnclaimedEnds
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
 
+    from turnstream.schemas.places import Place
     from turnstream.streams.edge.follow.feed import Thread
 
 REPLAY_BATCH = 256
@@ -32,7 +34,7 @@ class CatchUp:
     """Catches watchers up. `resets`: how many were told that what they have is void."""
 
     log: Log
-    directory: Directory
+    places: Places
     decoder: Decoder
     resets: int = 0
     _beginnings: Beginnings = field(init=False)
@@ -73,7 +75,7 @@ class CatchUp:
         starts, and a cursor is not void because nothing has been read yet.
         """
         await self.log.ready.wait()
-        place = await self.directory.place(thread.key)
+        place = await patiently(lambda: self.places.place(thread.key))
         start, lost = await self._asked(thread, place, since, from_turn)
         partition = thread.partition if place is None else place.partition
         honoured = None if lost or start is None else since
@@ -125,7 +127,7 @@ class CatchUp:
             # it has had no turn yet, or the ledger was put back to before it was there
             return None if from_turn else await self._unplaced(thread, since), False
         if from_turn:
-            start = await self.directory.start_of(thread.key, from_turn)
+            start = await patiently(lambda: self.places.start_of(thread.key, from_turn))
             lost = start is not None and await begins.is_gone(thread, place.partition, start)
             foreign = since is not None and not await begins.is_ours(place.partition, since)
             return start, lost or foreign

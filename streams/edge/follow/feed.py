@@ -1,6 +1,6 @@
 """Threads as this edge sees them: a watcher gets changes in log order, without gap or double.
 
-Reads the log through `Log` (the tail with its ring) and the ledger through `Directory`. One live
+Reads the log through `Log` (the tail with its ring) and the ledger through `Places`. One live
 reader a watched thread decodes and folds each record once for all its watchers, and renders
 nothing: what surfaces show of a change is theirs to say, see `surface`. A watcher that begins
 earlier, or that fell behind, catches up with a reader of its own: see `catch_up`.
@@ -17,7 +17,7 @@ from turnstream.schemas.errors import UndecodableError
 from turnstream.schemas.records.events import AttemptStarted, Event
 from turnstream.schemas.unexpected import note
 from turnstream.streams.edge.follow.catch_up import CatchUp
-from turnstream.streams.edge.follow.places import Begins, Directory, Log, Place, Reset
+from turnstream.streams.edge.follow.places import Begins, Log, Places, Reset
 from turnstream.streams.edge.follow.reader import Decoder, Reader, Step
 from turnstream.streams.edge.follow.surface import Shared
 from turnstream.streams.edge.follow.watch import Watch
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from turnstream.streams.edge.follow.cursor import Cursor
     from turnstream.streams.edge.follow.surface import Projected, Shown
 
-__all__ = ["Begins", "Directory", "Feed", "Log", "Place", "Reset", "Step", "Thread", "Watch"]
+__all__ = ["Begins", "Feed", "Log", "Places", "Reset", "Step", "Thread", "Watch"]
 
 WATCH_STEPS_MAX = 1024
 
@@ -169,7 +169,7 @@ class Feed:
     """All watched threads of this edge."""
 
     log: Log
-    directory: Directory
+    places: Places
     decoder: Decoder
     watch_steps_max: int = WATCH_STEPS_MAX
     threads: dict[str, Thread] = field(default_factory=dict)
@@ -178,7 +178,7 @@ class Feed:
 
     def __post_init__(self) -> None:
         """Make what catches up."""
-        self.catch_up = CatchUp(self.log, self.directory, self.decoder)
+        self.catch_up = CatchUp(self.log, self.places, self.decoder)
 
     @property
     def incarnation(self) -> int:

@@ -5,65 +5,23 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from turnstream.schemas.fold.fold import TIMELINE_BITS
-
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import AsyncGenerator, Callable
 
+    from turnstream.schemas.places import Place
     from turnstream.streams.edge.follow.cursor import Cursor
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UnclaimedEnd:
-    """The end of a turn that nobody claimed: one record, or more of them.
-
-    `offset` is of the record that the ledger was told of last, None if of none yet. It was decided
-    at `decided_ms` by the database's clock (since 1970), so all its records were written later.
-    """
-
-    turn_id: str
-    offset: int | None
-    decided_ms: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
-    """Where a thread's records lie, as the ledger knows it.
-
-    `closed_to`: offset of the last end that the ledger knows. `head_from`: where the turn that is
-    alive begins, as far as a commit has told. `starts`: where turns that were claimed begin, newest
-    first; `ends`: of those that were not, and ended. `alive`: a turn is claimed, or ended with a
-    question that is still open. `epoch` is that of the thread's last claim, 0 if there was none.
-    `timeline` is the database's.
-    """
-
-    partition: int
-    alive: bool
-    first: int | None = None
-    closed_to: int | None = None
-    head_from: int | None = None
-    starts: tuple[int, ...] = ()
-    ends: tuple[UnclaimedEnd, ...] = ()
-    created_ms: int = 0
-    epoch: int = 0
-    timeline: int = 0
-
-    @property
-    def claimed_in(self) -> int:
-        """Return the timeline of the thread's last claim, 0 if there was none."""
-        return self.epoch >> TIMELINE_BITS
-
-
-class Directory(Protocol):
-    """The ledger, as far as the feed needs it."""
+class Places(Protocol):
+    """Says where a thread's records lie; raises `DatabaseUnavailableError`."""
 
     async def place(self, key: str) -> Place | None:
-        """Return where the thread is; None for one that the ledger does not know."""
+        """Return the place of a thread; None for an unknown one."""
         ...
 
     async def start_of(self, key: str, turn_id: str) -> int | None:
-        """Return the offset of the turn's first record, as far as the ledger knows it."""
+        """Return the offset of a turn's first record; None if the thread has none of it."""
         ...
 
 

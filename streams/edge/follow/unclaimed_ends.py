@@ -18,7 +18,8 @@ from turnstream.streams.edge.follow.beginnings import CLOCKS_APART_MS
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
-    from turnstream.streams.edge.follow.places import Log, Place
+    from turnstream.schemas.places import Place
+    from turnstream.streams.edge.follow.places import Log
     from turnstream.streams.edge.follow.reader import Decoder, Reader
 
 

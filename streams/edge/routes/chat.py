@@ -21,7 +21,7 @@ from turnstream.schemas.records.events import Event
 from turnstream.streams.edge.deliver.event_stream import EventStream, sse
 from turnstream.streams.edge.deliver.later_answer import LaterAnswer
 from turnstream.streams.edge.follow.cursor import Cursor
-from turnstream.streams.edge.follow.directory import patiently
+from turnstream.streams.edge.follow.patience import patiently
 from turnstream.streams.edge.follow.surface import follow
 from turnstream.streams.edge.routes.bodies import SEARCH_LIMIT_MAX, ChatBody, Id, Text
 from turnstream.streams.edge.routes.deps import Caller, JsonAnswer, Rest, answers, streams

@@ -14,7 +14,7 @@ from turnstream.schemas.limits import INT_MAX, INT_MIN, check_depth
 from turnstream.schemas.records.commands import OnBusy
 from turnstream.schemas.text import clean_text
 from turnstream.streams.edge.follow.cursor import Cursor
-from turnstream.streams.edge.follow.directory import patiently
+from turnstream.streams.edge.follow.patience import patiently
 from turnstream.streams.edge.follow.surface import follow
 from turnstream.streams.edge.routes.bodies import ChatBody, CommandBody, RunBody, check_json
 from turnstream.streams.edge.routes.chat import said

@@ -13,7 +13,7 @@ from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
 from turnstream.streams.edge.deliver.later_answer import attended
-from turnstream.streams.edge.follow.directory import patiently
+from turnstream.streams.edge.follow.patience import patiently
 from turnstream.streams.edge.routes.bodies import (
     OFFSET_MAX,
     SEARCH_LIMIT_MAX,

@@ -20,7 +20,7 @@ from turnstream.streams.edge.deliver.filters import Filter
 from turnstream.streams.edge.deliver.socket import Outlet
 from turnstream.streams.edge.deliver.thread_socket import ThreadDialect
 from turnstream.streams.edge.follow.cursor import cursor_of
-from turnstream.streams.edge.follow.directory import patiently
+from turnstream.streams.edge.follow.patience import patiently
 from turnstream.streams.edge.server.auth import Principal
 from turnstream.streams.edge.server.context import EdgeContext, edge_of, principal_of
 from turnstream.streams.edge.server.problems import problem_answer

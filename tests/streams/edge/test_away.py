@@ -19,8 +19,7 @@ from langgraph_sdk import get_client
 
 from turnstream.schemas.errors import DatabaseUnavailableError
 from turnstream.streams.edge.ask.submit import Submit
-from turnstream.streams.edge.follow import directory
-from turnstream.streams.edge.follow.directory import LedgerDirectory
+from turnstream.streams.edge.follow import patience
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -51,14 +50,13 @@ async def http(edge: Any) -> AsyncIterator[httpx.AsyncClient]:
 def take_postgres_from(edge: Any) -> Callable[[], None]:
     """Take Postgres away; what is returned brings it back."""
     context = edge.edge.context
-    places, exists = context.feed.catch_up.directory.places, context.exists
+    places, exists = context.feed.catch_up.places, context.exists
     context.exists = away
-    held = SimpleNamespace(thread=away, turn=away)
-    context.feed.catch_up.directory = LedgerDirectory(held)
+    held = context.feed.catch_up.places = SimpleNamespace(place=away, start_of=away)
 
     def back() -> None:
         context.exists = exists
-        held.thread, held.turn = places.thread, places.turn
+        held.place, held.start_of = places.place, places.start_of
 
     return back
 
@@ -126,7 +124,7 @@ async def test_a_run_that_is_joined_waits(edge, client, worker, monkeypatch):
 
 
 async def test_none_waits_for_ever(edge, client, http, monkeypatch):
-    monkeypatch.setattr(directory, "ANSWER_WAIT_S", 0.3)
+    monkeypatch.setattr(patience, "ANSWER_WAIT_S", 0.3)
     await client.threads.create(thread_id="a")
     exists = edge.edge.context.exists
     take_postgres_from(edge)

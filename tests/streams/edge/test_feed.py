@@ -150,7 +150,7 @@ async def test_from_a_turn_that_ends_while_its_beginning_is_looked_for(edge, wor
     worker.script = slow
     turn_id = (await start(edge))["result"]["run_id"]
     feed = edge.edge.context.feed
-    ledger = feed.catch_up.directory
+    ledger = feed.catch_up.places
 
     class Earlier:
         """What the ledger said a moment ago."""
@@ -165,11 +165,11 @@ async def test_from_a_turn_that_ends_while_its_beginning_is_looked_for(edge, wor
         async def start_of(self, _key, _turn_id):
             return self.start
 
-    feed.catch_up.directory = Earlier()
+    feed.catch_up.places = Earlier()
     try:
         assert words(await steps_of(feed, from_turn=turn_id)) == "one two "
     finally:
-        feed.catch_up.directory = ledger
+        feed.catch_up.places = ledger
 
 
 async def test_from_a_turn_that_is_over(edge, worker):

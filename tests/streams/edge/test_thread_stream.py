@@ -201,21 +201,21 @@ async def test_an_end_waits_for_streams_that_are_yet_to_be_opened(client, worker
 WATCHER = ["lifecycle", "input"]
 
 
-class SlowDirectory:
-    """A directory whose answers wait until they may come."""
+class SlowPlaces:
+    """Places whose answers wait until they may come."""
 
-    def __init__(self, directory):
-        self.directory = directory
+    def __init__(self, places):
+        self.places = places
         self.asked = asyncio.Event()
         self.may = asyncio.Event()
 
     async def place(self, key):
         self.asked.set()
         await self.may.wait()
-        return await self.directory.place(key)
+        return await self.places.place(key)
 
     async def start_of(self, key, turn_id):
-        return await self.directory.start_of(key, turn_id)
+        return await self.places.start_of(key, turn_id)
 
 
 @pytest.fixture
@@ -223,8 +223,8 @@ async def slow(edge, client):
     """From now on the edge learns of the places of threads when `may` is set; there is one, "a"."""
     assert (await client.post("/threads", json={"thread_id": "a"})).status_code == 200
     catch_up = edge.edge.context.feed.catch_up
-    catch_up.directory = SlowDirectory(catch_up.directory)
-    return catch_up.directory
+    catch_up.places = SlowPlaces(catch_up.places)
+    return catch_up.places
 
 
 async def came(edge, count):
