@@ -21,7 +21,7 @@ from turnstream.streams.edge.deliver.frames import websocket_frame
 from turnstream.streams.edge.server.auth import TOKEN_SUBPROTOCOL
 from turnstream.streams.edge.server.connections import INTERNAL_CLOSE_CODE, connection_of
 from turnstream.streams.edge.server.context import edge_of, principal_of
-from turnstream.streams.edge.server.entrance import check_origin
+from turnstream.streams.edge.server.origins import check_origin
 from turnstream.streams.edge.server.problems import unexpected_text
 from turnstream.streams.edge.surfaces.states import encode
 

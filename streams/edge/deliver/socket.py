@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING
 
 from turnstream.streams.edge.deliver.frames import http_chunk
-from turnstream.streams.edge.server.connections import EdgeWebSocketProtocol
+from turnstream.streams.edge.server.websocket_connection import EdgeWebSocketProtocol
 
 if TYPE_CHECKING:
     from turnstream.streams.edge.deliver.frames import ProtocolEvent

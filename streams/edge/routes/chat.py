@@ -30,7 +30,7 @@ from turnstream.streams.edge.routes.reading import JsonRoute
 from turnstream.streams.edge.routes.shapes import ChatAnswer, ThreadState
 from turnstream.streams.edge.routes.threads import make_if_needed, past_states
 from turnstream.streams.edge.server.context import DEFAULT_GRAPH
-from turnstream.streams.edge.server.entrance import check_same_site
+from turnstream.streams.edge.server.origins import check_same_site
 from turnstream.streams.edge.surfaces.plain import SimpleProjection, end_of
 from turnstream.streams.edge.surfaces.run_endings import run_status, shown
 from turnstream.streams.edge.surfaces.states import encode

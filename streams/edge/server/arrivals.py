@@ -28,7 +28,7 @@ FILES_KEPT = 256
 
 
 class Arriving(Protocol):
-    """A connection whose peer is waited for."""
+    """A connection that waits for its peer."""
 
     def time_out(self) -> None:
         """End the connection: its deadline has passed."""
@@ -71,7 +71,7 @@ class Arrivals:
         self.waiting[connection] = self.clock() + timeout_s
 
     def settle(self, connection: Arriving) -> None:
-        """Stop waiting: what was waited for is there, or the connection is gone."""
+        """Stop waiting: the peer has sent what it had to, or the connection is gone."""
         self.waiting.pop(connection, None)
 
     def sweep(self) -> None:
@@ -100,10 +100,10 @@ def arrivals_of(settings: Settings) -> Arrivals:
 
 
 def _connections_max(wanted: int) -> int:
-    """Return how many connections are taken: `wanted`, or fewer where the file limit is low."""
+    """Return the bound of connections: `wanted`, or fewer if the limit of open files is low."""
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if files == resource.RLIM_INFINITY or files - FILES_KEPT >= wanted:
         return wanted
     fewer = max(files - FILES_KEPT, files // 2)
-    _log.warning("file limit lowers edge_connections_max", wanted=wanted, now=fewer, files=files)
+    _log.warning("connections_limited_by_files", wanted=wanted, now=fewer, files=files)
     return fewer

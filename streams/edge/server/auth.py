@@ -1,8 +1,9 @@
-"""Who calls: bearer tokens (JWT) to a `Principal`.
+"""The caller of a request: from a bearer token (JWT) to a `Principal`.
 
-HS256 with a shared secret, or asymmetric keys from a JWKS address; the algorithms are pinned by the
-settings and never taken from the token. Tenant and roles come from claims only. Without either, the
-edge runs in dev mode: everybody is `dev` in one tenant, which `server.py` allows on loopback only.
+Keys are a shared secret (HS256), or asymmetric ones from a JWKS address. The settings pin the
+algorithms; the token's own `alg` is never trusted. Tenant and roles come from claims only. With
+neither secret nor address the edge runs in dev mode: every caller is `dev` in one tenant, which
+`process.authenticator_of` allows on loopback only.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 from math import log2
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import jwt
 
@@ -29,22 +30,24 @@ from turnstream.streams.edge.server.keys import KeyServer
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from jwt.algorithms import AllowedPublicKeys
+
 NEVER = float("inf")
 SYMMETRIC = ("HS256",)
 ASYMMETRIC = ("RS256", "RS384", "RS512", "PS256", "ES256", "ES384", "EdDSA")
 SECRET_BYTES_MIN = 32  # RFC 7518 §3.2: a key of the hash's size or larger
 SECRET_BITS_MIN = 48
-# in documents and generators of tokens, and so in lists of those who try
+# printed in documents and by token generators, so attackers try them
 PUBLISHED_SECRETS = ("a-string-secret-at-least-256-bits-long", "your-256-bit-secret-your-256-bit")
-# what a browser cannot send as a header on a WebSocket, it sends as a subprotocol after this one
+# a browser cannot set headers on a WebSocket: it sends its token as a subprotocol after this one
 TOKEN_SUBPROTOCOL = "turnstream.bearer"  # noqa: S105  a protocol's name, no secret
 
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """A caller. `expires_at` is unix seconds (`inf`: never).
+    """A caller. `expires_at` is in seconds since 1970 (`inf`: never).
 
-    `verified`: a token says so; not in dev mode, where everybody is the same caller.
+    `verified`: it comes from a token. False in dev mode, where every caller is the same.
     """
 
     tenant: str
@@ -55,16 +58,16 @@ class Principal:
 
     @property
     def expired(self) -> bool:
-        """Say whether the token is over by this machine's clock."""
+        """Return whether the token has expired by this machine's clock."""
         return time.time() >= self.expires_at
 
 
 class Authenticator(Protocol):
-    """What the edge asks for every request and socket."""
+    """Finds the caller of each request and socket."""
 
     @property
     def dev(self) -> bool:
-        """Say whether everybody is let in."""
+        """Return whether no token is needed."""
         ...
 
     async def authenticate(self, token: str | None) -> Principal:
@@ -74,7 +77,7 @@ class Authenticator(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class DevAuthenticator:
-    """Lets everybody in as one principal. For a machine that nobody else reaches."""
+    """Takes every caller as one principal; for a machine that others cannot reach."""
 
     tenant: str = "default"
     dev: bool = True
@@ -89,7 +92,7 @@ class DevAuthenticator:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claims:
-    """Which claims mean what. `audience` and `issuer` are checked where they are given."""
+    """The names of claims. `audience` and `issuer` are checked if they are given."""
 
     tenant: str = "tenant"
     user: str = "sub"
@@ -101,12 +104,12 @@ class Claims:
 
 @dataclass(slots=True)
 class JwtAuthenticator:
-    """Check a JWT: signature, pinned algorithms, expiry (required), tenant.
+    """Checks a JWT: signature, pinned algorithms, expiry (required), tenant.
 
-    Exactly one of `secret` and `jwks_url` is given. Keys are cached for 5 minutes, so that a key
-    that was withdrawn is refused by then unless the key server is away (an hour at most); they are
-    fetched again for a key id that they lack, at most every `refetch_pause_s`. A key server that
-    does not answer with keys is a 503, never a 401. Whatever a token holds is a 401 or a 403.
+    Exactly one of `secret` and `jwks_url` is given. Keys are cached for 5 minutes, and for an hour
+    while the key server is away: a withdrawn key is refused after that. An unknown key id makes the
+    edge fetch keys again, at most every `refetch_pause_s`. If the key server does not answer with
+    keys, the answer is a 503 and never a 401. A bad token is a 401 or a 403.
     """
 
     algorithms: tuple[str, ...]
@@ -118,25 +121,27 @@ class JwtAuthenticator:
     _keys: KeyServer | None = None
 
     def __post_init__(self) -> None:
-        """Prepare the key source."""
+        """Make the client of the key server."""
         if self.jwks_url:
             self._keys = KeyServer(self.jwks_url, self.refetch_pause_s)
 
     async def authenticate(self, token: str | None) -> Principal:
         """Return the token's principal; raises `UnauthorizedError`, `ForbiddenError`."""
         if not token:
-            raise UnauthorizedError("a bearer token is needed", code="token_missing")
+            raise UnauthorizedError(
+                "send a token: Authorization: Bearer <token>", code="token_missing"
+            )
         try:
             return self._principal(self._payload(token, await self._key(token)))
         except TurnstreamError:
             raise
         except jwt.ExpiredSignatureError as error:
             raise UnauthorizedError("the token has expired", code="token_expired") from error
-        except Exception as error:  # what a token holds is foreign, and so is what reads it
+        except Exception as error:  # a token is foreign input, and its parser foreign code
             raise UnauthorizedError("the token is not valid", code="token_invalid") from error
 
-    def _payload(self, token: str, key: Any) -> dict[str, Any]:
-        return jwt.decode(
+    def _payload(self, token: str, key: str | AllowedPublicKeys) -> Mapping[str, object]:
+        payload: dict[str, object] = jwt.decode(
             token,
             key,
             algorithms=list(self.algorithms),
@@ -148,29 +153,39 @@ class JwtAuthenticator:
                 "verify_aud": self.claims.audience is not None,
             },
         )
+        return payload
 
-    async def _key(self, token: str) -> Any:
+    async def _key(self, token: str) -> str | AllowedPublicKeys:
         if self._keys is None:
             return self.secret
         head = jwt.get_unverified_header(token)
         kid, algorithm = head.get("kid"), head["alg"]
         if algorithm not in self.algorithms or not isinstance(kid, str):
-            raise UnauthorizedError("the token names no key of ours", code="token_invalid")
+            raise UnauthorizedError(
+                "the token's header has no key id (kid) or another algorithm (alg)",
+                code="token_invalid",
+            )
         return await self._keys.key(kid, algorithm)
 
-    def _principal(self, payload: Mapping[str, Any]) -> Principal:
+    def _principal(self, payload: Mapping[str, object]) -> Principal:
         tenant = payload[self.claims.tenant]
         user = payload[self.claims.user]
+        expires_at = payload["exp"]
         roles = payload.get(self.claims.roles, [])
         if isinstance(roles, str):
             roles = roles.split()
-        if not isinstance(tenant, str) or not isinstance(user, str) or not isinstance(roles, list):
-            raise UnauthorizedError("the token's claims have other types", code="token_invalid")
+        if not (
+            isinstance(tenant, str)
+            and isinstance(user, str)
+            and isinstance(roles, list)
+            and isinstance(expires_at, int | float | str)
+        ):
+            raise UnauthorizedError("a claim of the token has a wrong type", code="token_invalid")
         try:
             check_tenant(tenant)
         except InvalidRequestError as error:
             raise ForbiddenError(
-                "the token's tenant is not a tenant's name", code="invalid_tenant"
+                "the token's tenant is not a valid tenant name", code="invalid_tenant"
             ) from error
         try:
             check_label(self.claims.user, user)
@@ -184,14 +199,14 @@ class JwtAuthenticator:
             tenant=tenant,
             user=user,
             roles=frozenset(role for role in roles if isinstance(role, str)),
-            expires_at=float(payload["exp"]) + self.claims.leeway_s,
+            expires_at=float(expires_at) + self.claims.leeway_s,
         )
 
 
 def check_secret(secret: str) -> None:
-    """Raise `ConfigurationError` for an HS256 secret that can be guessed.
+    """Raise `ConfigurationError` for an HS256 secret that is short or can be guessed.
 
-    Its bits are estimated from the characters of its shortest repeated part.
+    Its entropy in bits is estimated from the characters of its shortest repeated part.
     """
     if len(secret.encode()) < SECRET_BYTES_MIN:
         raise ConfigurationError(f"jwt_secret needs at least {SECRET_BYTES_MIN} bytes")
@@ -206,9 +221,9 @@ def check_secret(secret: str) -> None:
 
 
 def bearer(headers: Mapping[str, str]) -> str | None:
-    """Return the token of an `Authorization: Bearer`, or of a browser socket's subprotocols.
+    """Return the token of `Authorization: Bearer`, of a socket's subprotocols, or of `x-api-key`.
 
-    `headers` has lower-case names. A browser offers `turnstream.bearer, <token>`.
+    `headers` has lower-case names. A browser's socket offers `turnstream.bearer, <token>`.
     """
     scheme, _, token = headers.get("authorization", "").partition(" ")
     if scheme.lower() == "bearer" and token.strip():
@@ -216,5 +231,5 @@ def bearer(headers: Mapping[str, str]) -> str | None:
     offered = [part.strip() for part in headers.get("sec-websocket-protocol", "").split(",")]
     if len(offered) > 1 and offered[0] == TOKEN_SUBPROTOCOL:
         return offered[1]
-    # what LangGraph's SDK sends as its key
+    # LangGraph's SDKs send their key here
     return headers.get("x-api-key") or None

@@ -1,21 +1,17 @@
-"""Where every request and socket enters: who may send it from where, and what no route caught.
+"""The first middleware of every request and socket: it refuses what may not enter.
 
-A request that would start a turn while none is taken ends here as well (503), before its caller is
-known and its body read: an edge that is asked ten times too much spends its time on turns that run.
-
-A browser sends requests to this edge in the name of any page. With tokens that is harmless, because
-a page has none. Without authentication (dev mode) the edge therefore takes loopback hosts only, so
-that no foreign name leads here (DNS rebinding), and refuses foreign origins on every route. A body
-has to be declared as JSON in both modes: browsers ask before they send that across origins.
+- A request that would start a turn while the edge takes none gets a 503 before its caller is known
+  and its body is read. So an overloaded edge spends its time on turns that run.
+- A body has to be declared as JSON: a browser asks before it sends JSON across origins.
+- An error that no route caught ends its own request or socket only.
 """
 
 from __future__ import annotations
 
 import contextlib
-import ipaddress
 import re
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
@@ -30,6 +26,7 @@ from turnstream.schemas.errors import (
     UnsupportedMediaTypeError,
 )
 from turnstream.streams.edge.server.connections import INTERNAL_CLOSE_CODE, cut
+from turnstream.streams.edge.server.origins import check_host, check_origin
 from turnstream.streams.edge.server.problems import (
     ProblemResponse,
     problem_answer,
@@ -46,7 +43,6 @@ if TYPE_CHECKING:
 
 _STARTS = re.compile(r"(?:/threads/[^/]+)?/runs(?:/stream|/wait)?|/runs/batch|/chat")
 """Paths of POST requests that start turns; `/commands` may also cancel, so it checks by itself."""
-_DEFAULT_PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}
 EXPOSED_HEADERS = (
     "Content-Location",
     "Last-Event-ID",
@@ -60,9 +56,9 @@ EXPOSED_HEADERS = (
 
 
 def install(app: FastAPI, settings: Settings, *, dev: bool, door: Door) -> None:
-    """Put the entrance before an app's other middleware, and CORS before it where it is set.
+    """Put the entrance before an app's other middleware, and CORS before it if it is configured.
 
-    `door`: of requests that start turns.
+    `door` admits requests that start turns.
     """
     hosts = frozenset({urlsplit(settings.edge_url).hostname or ""} - {""})
     app.add_middleware(Entrance, dev=dev, origins=settings.allowed_origins, hosts=hosts, door=door)
@@ -78,19 +74,19 @@ def install(app: FastAPI, settings: Settings, *, dev: bool, door: Door) -> None:
 
 
 class Door(Protocol):
-    """What lets requests in that start turns."""
+    """Admits requests that start turns."""
 
     async def enter(self) -> None:
-        """Count a request and wait for its turn, or raise an `UnavailableError` at once."""
+        """Count a request and wait for its turn; raises `UnavailableError` at once."""
         ...
 
     def turned_away(self) -> None:
-        """Count a request no more that started nothing."""
+        """Take back the count of a request that started nothing."""
         ...
 
 
 class Entrance:
-    """ASGI middleware: refuse what may not enter, and answer for what no route caught."""
+    """ASGI middleware: refuses what may not enter, and answers errors that no route caught."""
 
     def __init__(
         self,
@@ -137,7 +133,7 @@ class Entrance:
             return
         except TurnstreamError as error:
             await problem_answer(error)(scope, receive, send)
-        except Exception as error:  # noqa: BLE001  one request ends, its neighbours do not notice
+        except Exception as error:  # noqa: BLE001  one request ends, others go on
             problem = unexpected_problem("edge_request", error, path=scope["path"])
             if started:
                 cut(HTTPConnection(scope))
@@ -159,73 +155,25 @@ class Entrance:
             return
         except TurnstreamError as error:
             await _close(send, error.close_code, error.code, accepted=accepted)
-        except Exception as error:  # noqa: BLE001  one socket ends, its neighbours do not notice
+        except Exception as error:  # noqa: BLE001  one socket ends, others go on
             error_id = unexpected.note("edge_socket", error, path=scope["path"])
             await _close(send, INTERNAL_CLOSE_CODE, f"internal {error_id}", accepted=accepted)
 
     def _check(self, headers: Headers) -> None:
         if self._dev:
             if len(headers.getlist("host")) > 1:
-                raise ForbiddenError("a request has one host", code="host")
+                raise ForbiddenError("a request has exactly one Host header", code="host")
             check_host(headers, self._hosts)
             check_origin(headers, self._origins)
 
 
 async def _close(send: Send, code: int, reason: str, *, accepted: bool) -> None:
-    """Close a socket; a browser reads no status of a refused upgrade, but a close code."""
-    close: dict[str, Any] = {"type": "websocket.close", "code": code, "reason": reason}
+    """Close a socket, accepted first: a browser can read a close code and no refused upgrade."""
+    close = {"type": "websocket.close", "code": code, "reason": reason}
     with contextlib.suppress(RuntimeError, OSError):  # it is closed already
         if not accepted:
             await send({"type": "websocket.accept"})
         await send(close)
-
-
-def check_host(headers: Mapping[str, str], others: frozenset[str] = frozenset()) -> None:
-    """Raise `ForbiddenError` (`host`) for a name that is neither loopback nor one of `others`.
-
-    Browsers always send the name under which they reached the edge.
-    """
-    host = headers.get("host")
-    if host is None:
-        return
-    try:
-        name = (urlsplit(f"//{host}").hostname or "").rstrip(".")
-    except ValueError:
-        name = ""
-    if is_loopback(name) or name.endswith(".localhost") or name in others:
-        return
-    raise ForbiddenError(
-        f"host {host[:100]!r} is not served without authentication: use localhost, or name it in"
-        " TURNSTREAM_EDGE_URL",
-        code="host",
-    )
-
-
-def check_origin(headers: Mapping[str, str], allowed: tuple[str, ...]) -> None:
-    """Raise `ForbiddenError` (`origin`) for a browser's origin that is neither allowed nor ours.
-
-    Only browsers send `Origin`; others are checked by the token alone.
-    """
-    origin = headers.get("origin")
-    if origin is None or origin in allowed or "*" in allowed:
-        return
-    if not _same_host(origin, headers.get("host", "")):
-        raise ForbiddenError(
-            f"origin {origin[:100]!r} is not allowed; TURNSTREAM_ALLOWED_ORIGINS names those that"
-            " are",
-            code="origin",
-        )
-
-
-def check_same_site(headers: Mapping[str, str], allowed: tuple[str, ...]) -> None:
-    """Raise `ForbiddenError` (`origin`) for a GET with effects that a foreign page makes.
-
-    A browser sends no `Origin` for an image or a link, but says in `Sec-Fetch-Site` where it is.
-    """
-    check_origin(headers, allowed)
-    site = headers.get("sec-fetch-site", "none")
-    if headers.get("origin") is None and site not in {"none", "same-origin"}:
-        raise ForbiddenError(f"a page of another origin ({site[:20]!r}) may not", code="origin")
 
 
 def check_json(headers: Mapping[str, str]) -> None:
@@ -239,25 +187,5 @@ def check_json(headers: Mapping[str, str]) -> None:
     ):
         return
     raise UnsupportedMediaTypeError(
-        f"content-type {declared[:100]!r}: bodies are JSON, send application/json"
+        f"content-type is {declared[:100]!r}; send a JSON body as application/json"
     )
-
-
-def is_loopback(host: str) -> bool:
-    """Say whether only this machine reaches an address; other names may lead out."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
-def _same_host(origin: str, host: str) -> bool:
-    try:
-        parts = urlsplit(origin)
-        port = parts.port or _DEFAULT_PORTS.get(parts.scheme)
-        ours = urlsplit(f"//{host}")
-        return parts.hostname == ours.hostname and port == (
-            ours.port or _DEFAULT_PORTS.get(parts.scheme)
-        )
-    except ValueError:
-        return False

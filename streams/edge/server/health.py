@@ -1,4 +1,4 @@
-"""Is it alive, is it ready, how does it do: `/healthz`, `/readyz`, `/metrics`."""
+"""Liveness, readiness and metrics: `/healthz`, `/readyz`, `/metrics`."""
 
 import asyncio
 from collections.abc import Iterator
@@ -20,13 +20,13 @@ CHECK_TIMEOUT_S = 2.0
 
 @router.get("/healthz", summary="Alive")
 async def healthz() -> dict[str, str]:
-    """Say that the process answers."""
+    """Answer while the process lives."""
     return {"status": "ok"}
 
 
 @router.get("/readyz", summary="Ready")
 async def readyz(request: Request) -> Response:
-    """Say whether clients may be sent here: 200, or 503 with what is missing.
+    """Answer 200 if clients may be sent here, else 503.
 
     `checks` names each part; any other value than `ok` or one that begins with `off` is a failure.
     """
@@ -58,7 +58,7 @@ def _known(count: int | None) -> int:
 
 
 class EdgeCollector(Collector):
-    """Reads the edge's counters when it is asked; nothing is counted twice for it."""
+    """Reads the edge's counters when Prometheus asks."""
 
     def __init__(self, edge: EdgeContext) -> None:
         self._edge = edge

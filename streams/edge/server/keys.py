@@ -1,7 +1,7 @@
 """Keys of a token issuer, from its JWKS address (RFC 7517).
 
-A key that is cached is served at once, whatever the key server does. One fetch is under way at a
-time; all that need it wait for the same one, outside any lock.
+A cached key is returned at once, whatever the key server does. At most one fetch is under way; all
+callers that need it wait for the same one, outside any lock.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import aiohttp
 import jwt
@@ -21,18 +21,20 @@ from turnstream.schemas.errors import ConfigurationError, UnauthorizedError, Una
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from jwt.algorithms import AllowedPublicKeys
+
 _log = structlog.get_logger(__name__)
 FETCH_TIMEOUT_S = 5.0
 BODY_BYTES_MAX = 1 << 20
 KEYS_MAX = 1000
 REFRESH_AFTER_S = 240.0
-"""Age of the keys at which they are fetched again; no request waits for it."""
+"""Seconds after which the keys are fetched again; no request waits for this fetch."""
 LIFESPAN_S = 300.0
-"""Age of the keys after which a caller waits for newer ones, `GRACE_S` at most."""
+"""Seconds after which a caller waits for newer keys, `GRACE_S` at most."""
 GRACE_S = 1.0
 STALE_MAX_S = 3600.0
-"""Age of the keys after which none is taken while the key server does not answer."""
-# what of a key has to fit an algorithm: its type and, of an elliptic one, its curve
+"""Seconds after which no key is taken if the key server still does not answer."""
+# per algorithm: the key's type, and the curve of an elliptic one
 _FITTING = {
     "RS256": ("RSA", None),
     "RS384": ("RSA", None),
@@ -45,30 +47,33 @@ _FITTING = {
 _LONG_AGO = float("-inf")
 
 
+class _KeySet(msgspec.Struct):
+    keys: list[object]
+
+
 @dataclass(slots=True)
 class KeyServer:
-    """The keys that an address serves.
+    """The keys of an address.
 
-    `pause_s` is the least time between two fetches that an unknown key id asks for, and after one
-    that failed.
+    `pause_s`: seconds to the next fetch after one that failed or was made for an unknown key id.
     """
 
     url: str
     pause_s: float = 5.0
     clock: Callable[[], float] = time.monotonic
     fetches: int = 0
-    _keys: tuple[dict[str, Any], ...] = ()
+    _keys: tuple[dict[str, object], ...] = ()
     _fetched_at: float = _LONG_AGO
     _tried_at: float = _LONG_AGO
     _failed: bool = False
     _flight: asyncio.Task[None] | None = field(default=None)
 
     def __post_init__(self) -> None:
-        """Refuse an address that no key can come from."""
+        """Raise `ConfigurationError` for an address that is not HTTP(S)."""
         if not self.url.startswith(("http://", "https://")):
             raise ConfigurationError(f"jwks_url {self.url[:100]!r} has to be an http(s) address")
 
-    async def key(self, kid: str, algorithm: str) -> Any:
+    async def key(self, kid: str, algorithm: str) -> AllowedPublicKeys:
         """Return the public key of an id; raises `UnauthorizedError`, `UnavailableError` (503)."""
         age = self.clock() - self._fetched_at
         if age > REFRESH_AFTER_S:
@@ -88,7 +93,7 @@ class KeyServer:
             raise UnavailableError("the key server does not answer with keys")
         return _fitting(found, algorithm)
 
-    def _find(self, kid: str) -> list[dict[str, Any]]:
+    def _find(self, kid: str) -> list[dict[str, object]]:
         return [key for key in self._keys if key["kid"] == kid]
 
     def _fetch(self) -> asyncio.Task[None] | None:
@@ -103,16 +108,16 @@ class KeyServer:
         try:
             self._keys = _keys_of(await _read(self.url))
             self._fetched_at, self._failed = self.clock(), False
-        except Exception as error:  # noqa: BLE001  whatever a key server sends: the keys stay
+        except Exception as error:  # noqa: BLE001  a key server may send anything; the cached keys stay
             self._failed = True
-            _log.warning("no keys from the key server", error_class=type(error).__name__)
+            _log.warning("key_fetch_failed", error_class=type(error).__name__)
         finally:
             self._tried_at = self.clock()
             self._flight = None
 
 
 async def _landed(flight: asyncio.Task[None], timeout_s: float | None = None) -> None:
-    """Wait for a fetch that others wait for as well."""
+    """Wait for a fetch; others may wait for the same one, so it is not cancelled."""
     await asyncio.wait({flight}, timeout=None if timeout_s is None else max(0.0, timeout_s))
 
 
@@ -127,13 +132,13 @@ async def _read(url: str) -> bytes:
         async for piece in answer.content.iter_any():
             body += piece
             if len(body) > BODY_BYTES_MAX:
-                raise UnavailableError(f"more than {BODY_BYTES_MAX} bytes of keys")
+                raise UnavailableError(f"the key server sent more than {BODY_BYTES_MAX} bytes")
         return bytes(body)
 
 
-def _keys_of(body: bytes) -> tuple[dict[str, Any], ...]:
-    """Return the keys that can check signatures; raises where there is none."""
-    keys = msgspec.json.decode(body, type=dict[str, Any])["keys"]
+def _keys_of(body: bytes) -> tuple[dict[str, object], ...]:
+    """Return the keys that can check signatures; raises `UnavailableError` if there is none."""
+    keys = msgspec.json.decode(body, type=_KeySet).keys
     usable = tuple(
         key
         for key in keys[:KEYS_MAX]
@@ -143,11 +148,11 @@ def _keys_of(body: bytes) -> tuple[dict[str, Any], ...]:
         and key.get("kty") in {"RSA", "EC", "OKP"}
     )
     if not usable:
-        raise UnavailableError("no key that could check a signature")
+        raise UnavailableError("the key server has no key that can check a signature")
     return usable
 
 
-def _fitting(keys: list[dict[str, Any]], algorithm: str) -> Any:
+def _fitting(keys: list[dict[str, object]], algorithm: str) -> AllowedPublicKeys:
     """Return the key that fits a token's algorithm; raises `UnauthorizedError`."""
     kty, curve = _FITTING.get(algorithm, (None, None))
     for key in keys:
@@ -159,8 +164,9 @@ def _fitting(keys: list[dict[str, Any]], algorithm: str) -> Any:
     raise UnauthorizedError("no key of the issuer fits the token", code="token_invalid")
 
 
-def _public(key: Mapping[str, Any], algorithm: str) -> Any:
+def _public(key: Mapping[str, object], algorithm: str) -> AllowedPublicKeys:
     try:
-        return jwt.PyJWK(dict(key), algorithm).key
+        public: AllowedPublicKeys = jwt.PyJWK(dict(key), algorithm).key
     except Exception as error:
         raise UnavailableError("the key server has a key that cannot be read") from error
+    return public

@@ -1,4 +1,4 @@
-"""How much a caller may send: requests a second, bytes a body. Pure except for a clock."""
+"""Limits of a caller: requests a second, bytes a body. Pure except for a clock."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ USERS_REMEMBERED_MAX = 10_000
 
 
 class RequestRate:
-    """Token buckets, one a user: `per_s` requests on average, twice as many at once."""
+    """Token buckets, one a user: `per_s` requests a second on average, twice as many at once."""
 
     def __init__(self, per_s: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._per_s = per_s
@@ -28,7 +28,7 @@ class RequestRate:
         self._buckets: OrderedDict[tuple[str, str], tuple[float, float]] = OrderedDict()
 
     def take(self, principal: Principal, requests: int = 1) -> None:
-        """Count requests that come at once; raises `TooManyRequestsError` (`too_many_requests`)."""
+        """Count requests; raises `TooManyRequestsError` (`too_many_requests`)."""
         now = self._clock()
         user = (principal.tenant, principal.user)
         left, at = self._buckets.get(user, (2 * self._per_s, now))
@@ -43,7 +43,7 @@ class RequestRate:
 
 
 class BodyLimit:
-    """ASGI middleware: a body of more than `bytes_max` is a 413, whatever its headers say."""
+    """ASGI middleware: answers 413 for a body above `bytes_max`, whatever its headers say."""
 
     def __init__(self, app: ASGIApp, bytes_max: int) -> None:
         self._app = app
@@ -86,10 +86,10 @@ class BodyLimit:
             title="Content Too Large",
             status=413,
             code="body_too_large",
-            detail=f"{self._bytes_max} bytes are allowed",
+            detail=f"a body may have at most {self._bytes_max} bytes",
         )
         await ProblemResponse(problem, {"connection": "close"})(scope, receive, send)
 
 
 class _TooLargeError(BaseException):
-    """Passes every handler on its way out."""
+    """Derives from BaseException, so that no handler on its way catches it."""

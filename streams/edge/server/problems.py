@@ -1,13 +1,13 @@
 """Errors as HTTP answers: `application/problem+json` (RFC 9457) with a stable `code`.
 
-Every error that leaves the edge goes through here. Of an unexpected one a client sees the code
-`internal`, the error's class, and an id under which the log has its frames.
+Every error that leaves the edge goes through here. For an unexpected one a client reads the code
+`internal`, the error's class, and an id that finds its stack in the log.
 """
 
 from __future__ import annotations
 
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 from fastapi.exceptions import RequestValidationError
@@ -28,8 +28,7 @@ problem_bytes = msgspec.json.Encoder().encode
 class Problem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A problem body.
 
-    `field` names the part of the request that cannot be right; `error_id` finds an unexpected
-    error in the edge's log.
+    `field` names the wrong part of the request; `error_id` finds an unexpected error in the log.
     """
 
     type: str = "about:blank"
@@ -52,7 +51,7 @@ class ProblemResponse(Response):
 
 
 def problem_of(error: TurnstreamError) -> Problem:
-    """Return the problem body of one of our errors."""
+    """Return the problem body of an error."""
     return Problem(
         title=HTTPStatus(error.status).phrase,
         status=error.status,
@@ -64,7 +63,7 @@ def problem_of(error: TurnstreamError) -> Problem:
 
 
 def problem_answer(error: TurnstreamError) -> Response:
-    """Return the answer to a request that one of our errors ended."""
+    """Return the answer to a request that an error ended."""
     headers: dict[str, str] = {}
     if error.status == HTTPStatus.UNAUTHORIZED:
         headers["WWW-Authenticate"] = "Bearer"
@@ -80,8 +79,10 @@ async def _ours(_request: Request, error: Exception) -> Response:
 
 async def _invalid(_request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)  # noqa: S101  registered for this type
-    first: dict[str, Any] = dict(next(iter(error.errors()), {}))
+    first: dict[str, object] = dict(next(iter(error.errors()), {}))
     malformed = first.get("type") == "json_invalid"
+    loc = first.get("loc")
+    loc = loc if isinstance(loc, tuple) else ()
     status = HTTPStatus.BAD_REQUEST if malformed else HTTPStatus.UNPROCESSABLE_ENTITY
     return ProblemResponse(
         Problem(
@@ -89,7 +90,7 @@ async def _invalid(_request: Request, error: Exception) -> Response:
             status=status,
             code="invalid_json" if malformed else "invalid_request",
             detail=clean_text(str(first.get("msg", ""))),
-            field="body" if malformed else clean_text(".".join(map(str, first.get("loc", ())))),
+            field="body" if malformed else clean_text(".".join(map(str, loc))),
         )
     )
 
@@ -122,8 +123,8 @@ def unexpected_problem(place: str, error: Exception, **ids: object) -> Problem:
 
 
 def unexpected_text(error: BaseException, error_id: str) -> str:
-    """Return what a client is told of an unexpected error: no text of its own."""
-    return f"unexpected {type(error).__name__}; the edge's log has it under the id {error_id}"
+    """Return what a client reads of an unexpected error, without the error's own text."""
+    return f"unexpected {type(error).__name__}; find it in the edge's log by the id {error_id}"
 
 
 def install(app: FastAPI) -> None:

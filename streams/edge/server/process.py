@@ -1,4 +1,4 @@
-"""The edge as a process: what runs in it, when it is ready, how it stops."""
+"""The edge as a process: its tasks, its readiness, its stop."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from turnstream.streams.edge.server.auth import (
     JwtAuthenticator,
     check_secret,
 )
-from turnstream.streams.edge.server.entrance import is_loopback
+from turnstream.streams.edge.server.origins import is_loopback
 
 if TYPE_CHECKING:
     from turnstream.streams.app.settings import Settings
@@ -47,7 +47,7 @@ class RunningTail(Protocol):
 
 
 class Pings(Protocol):
-    """Something that the database answers."""
+    """A question that the database answers."""
 
     async def timeline(self) -> int:
         """Return the timeline."""
@@ -55,7 +55,7 @@ class Pings(Protocol):
 
 
 def authenticator_of(settings: Settings) -> Authenticator:
-    """Return who checks tokens; raises `ConfigurationError` for an open edge that others reach."""
+    """Return the authenticator; raises `ConfigurationError` for an open edge that others reach."""
     secret = settings.jwt_secret.get_secret_value()
     if secret and settings.jwks_url:
         raise ConfigurationError("set jwt_secret or jwks_url, not both")
@@ -74,13 +74,13 @@ def authenticator_of(settings: Settings) -> Authenticator:
             f"edge_host {settings.edge_host} is reachable by others:"
             " set jwt_secret or jwks_url (without them the edge serves 127.0.0.1 only)"
         )
-    _log.warning("DEV MODE: NO AUTHENTICATION. Everybody on this machine is let in.")
+    _log.warning("DEV MODE: NO AUTHENTICATION. Every process on this machine is let in.")
     return DevAuthenticator(tenant=settings.tenants[0])
 
 
 @dataclass(frozen=True, slots=True)
 class Readiness:
-    """Says of each part whether it does its work."""
+    """Checks whether each part of the edge works."""
 
     tail: RunningTail
     database: Pings
@@ -89,7 +89,7 @@ class Readiness:
     auth: Authenticator
 
     async def checks(self) -> dict[str, str]:
-        """Return a word for each part: `ok`, `off …` (on purpose), or what is wrong."""
+        """Return a text for each part: `ok`, `off: …` (on purpose), or what is wrong."""
         tail = "ok"
         if not self.tail.ready.is_set():
             tail = "catching up"
@@ -111,7 +111,7 @@ class Readiness:
 
 
 def _workers(alive: int | None) -> str:
-    """Return a word for the workers; without any the edge is ready, for turns wait in Kafka."""
+    """Return the text for the workers; an edge without any is ready: turns wait in Kafka."""
     if alive is None:
         return "off: not known yet whether a worker holds a lease"
     return "ok" if alive else "off: no worker holds a lease, turns wait until one does"
@@ -119,7 +119,7 @@ def _workers(alive: int | None) -> str:
 
 @dataclass(slots=True)
 class Edge:
-    """An edge that listens: tail, pressure, watchdog, server. A stop ends all of them."""
+    """An edge that listens: tail, pressure, watchdogs and server. A stop ends all of them."""
 
     context: EdgeContext
     tail: RunningTail
@@ -132,7 +132,7 @@ class Edge:
         return self.server.port
 
     async def run(self) -> None:
-        """Serve until `stop`. Raises when the tail ends: without it nobody is told anything."""
+        """Serve until `stop`; raises `UnavailableError` if the tail or another part ends before."""
         supporting = [
             asyncio.create_task(self.tail.run(), name="tail"),
             asyncio.create_task(self.pressure.watch(), name="pressure"),

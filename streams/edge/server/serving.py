@@ -1,7 +1,8 @@
 """The edge's HTTP and WebSocket server: uvicorn inside the process's own loop.
 
-Stopping: readiness is off, no connection is taken any more, event streams break off and WebSockets
-close with 1012, so that clients go on elsewhere; requests under way get `stop_timeout_s`.
+To stop, the edge reports that it is not ready, takes no more connections, cuts event streams and
+closes WebSockets with 1012, so that clients go on elsewhere. Requests under way have
+`edge_stop_timeout_s`.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import contextlib
 import functools
 import socket
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, cast
 
 import structlog
 import uvicorn
@@ -22,11 +23,12 @@ from turnstream.streams.edge import routes
 from turnstream.streams.edge.routes import thread_stream
 from turnstream.streams.edge.routes.deps import PROBLEMS
 from turnstream.streams.edge.server import entrance, health, problems
-from turnstream.streams.edge.server.connections import EdgeHttpProtocol, EdgeWebSocketProtocol
+from turnstream.streams.edge.server.http_connection import EdgeHttpProtocol
 from turnstream.streams.edge.server.limits import BodyLimit
+from turnstream.streams.edge.server.websocket_connection import EdgeWebSocketProtocol
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from fastapi import FastAPI
 
@@ -47,13 +49,13 @@ OPEN_TO_ALL = ("health", "info")
 
 def build_app(edge: EdgeContext) -> FastAPI:
     """Return the app with every route of the edge."""
-    # its scripts and styles come from the package: where this runs there may be no internet
+    # the page's scripts and styles come from the package: there may be no internet
     app = FastAPIOffline(
         title="turnstream",
         version=version("turnstream"),
         docs_url="/docs",
         redoc_url=None,
-        redirect_slashes=False,  # a redirect would go to whatever host the request names
+        redirect_slashes=False,  # a redirect would go to the host that the request names
     )
     app.state.edge = edge
     problems.install(app)
@@ -70,10 +72,10 @@ def build_app(edge: EdgeContext) -> FastAPI:
 
 
 def _ask_for_tokens(app: FastAPI) -> None:
-    """Let the document say that a token is needed; its page then has a button to enter one."""
+    """Name the token in the OpenAPI document; its page then has a button to enter one."""
     plain = app.openapi
 
-    def openapi() -> dict[str, Any]:
+    def openapi() -> dict[str, object]:
         if app.openapi_schema is None:
             schemes = plain()["components"].setdefault("securitySchemes", {})
             schemes["token"] = {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}
@@ -82,12 +84,12 @@ def _ask_for_tokens(app: FastAPI) -> None:
                     operation["security"] = [{"token": []}]
         return plain()
 
-    app.openapi = openapi  # type: ignore[method-assign]  # as FastAPI has it
+    app.openapi = openapi  # type: ignore[method-assign]  # FastAPI documents this
 
 
-def _with(protocol: Any, arrivals: Arrivals) -> Any:
-    """Return a protocol class that uvicorn can call, with what it does not know."""
-    return functools.partial(protocol, arrivals=arrivals)
+def _with(protocol: Callable[..., asyncio.Protocol], arrivals: Arrivals) -> type[asyncio.Protocol]:
+    """Return a protocol class as uvicorn calls it, with the argument that uvicorn does not know."""
+    return cast("type[asyncio.Protocol]", functools.partial(protocol, arrivals=arrivals))
 
 
 class _Server(uvicorn.Server):
@@ -108,7 +110,7 @@ class EdgeServer:
             loop="none",
             http=_with(EdgeHttpProtocol, edge.arrivals),
             ws=_with(EdgeWebSocketProtocol, edge.arrivals),
-            ws_per_message_deflate=False,  # a prepared frame is shared by all sockets
+            ws_per_message_deflate=False,  # all sockets share a prepared frame
             ws_max_size=settings.edge_frame_bytes_max,
             ws_ping_interval=PING_S,
             ws_ping_timeout=PING_S,
@@ -135,15 +137,15 @@ class EdgeServer:
 
     async def run(self) -> None:
         """Serve until `stop`."""
-        _log.info("edge listens", port=self.port)
+        _log.info("edge_listens", port=self.port)
         await self._server.serve(sockets=[self._socket])
-        # who has not answered a close by now is not waited for
+        # a client that has not answered its close by now is not waited for
         for connection in tuple(self._server.server_state.connections):
             connection.transport.abort()
         await asyncio.sleep(0)
 
     def stop(self) -> None:
-        """Take no more connections and send everybody away; `run` then ends."""
+        """Take no more connections and send all clients away; `run` then ends."""
         for server in getattr(self._server, "servers", ()):
             server.close()
         self._edge.sockets.close_all()

