@@ -19,7 +19,7 @@ from turnstream.schemas.errors import TurnstreamError
 from turnstream.streams.edge.ask.own_turns import LINGER_S, STAND_WAIT_S
 from turnstream.streams.edge.deliver.frames import OPENED, VALUES, ProtocolEvent, json_bytes
 from turnstream.streams.edge.follow.cursor import Cursor, first_seq
-from turnstream.streams.edge.follow.feed import Begins, Reset
+from turnstream.streams.edge.follow.places import Begins, Reset
 from turnstream.streams.edge.follow.surface import Projected
 from turnstream.streams.edge.surfaces.protocol import Projection
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from turnstream.streams.edge.deliver.fanout import Sockets
     from turnstream.streams.edge.deliver.filters import Filter
     from turnstream.streams.edge.deliver.socket import Outlet
-    from turnstream.streams.edge.follow.feed import Thread
+    from turnstream.streams.edge.follow.thread import Thread
 
 _log = structlog.get_logger(__name__)
 # how long a subscription waits for another one of its socket to write a snapshot

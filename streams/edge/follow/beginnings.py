@@ -1,6 +1,6 @@
-"""Where in the log a reader begins: at a turn's start, for the fold of a part would be wrong.
+"""Where in the log a reader begins: at a turn's start, because the fold of a part would be wrong.
 
-Asks the log what it has and takes what the ledger knows of the thread (`Place`).
+The log says which records it has; `Place` is what the ledger knows of the thread.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from turnstream.streams.edge.follow.cursor import RECORD_EVENTS_MAX
 if TYPE_CHECKING:
     from turnstream.schemas.places import Place
     from turnstream.streams.edge.follow.cursor import Cursor
-    from turnstream.streams.edge.follow.feed import Thread
     from turnstream.streams.edge.follow.places import Log
+    from turnstream.streams.edge.follow.thread import Thread
 
-# how long a cursor from another edge may be ahead of this one's tail
 CATCH_UP_WAIT_S = 2.0
+"""Seconds that a cursor of another edge may be ahead of this edge's tail."""
 CATCH_UP_POLL_S = 0.01
-# how far the database's clock and a producer's may lie apart
 CLOCKS_APART_MS = 10_000
+"""How far the clocks of the database and of a producer may lie apart."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class Beginnings:
         return await self.log.at_time(place.partition, place.created_ms - CLOCKS_APART_MS)
 
     async def of_cursor(self, thread: Thread, place: Place, since: Cursor) -> int | None:
-        """Return where the turn that contains the cursor begins; None: the cursor is void."""
+        """Return where the turn that contains the cursor begins; None if the cursor is void."""
         partition = place.partition
         if not await self.is_ours(partition, since):
             return None
@@ -59,26 +59,34 @@ class Beginnings:
             start = min(await self._created(place), after)
         if not await self.is_gone(thread, partition, start):
             return start
-        # the turn before is gone; the one that begins right here is whole
+        # the turn before is gone; a turn that begins exactly here is whole
         here = after in (place.head_from, *place.starts)
         return after if here and not await self.is_gone(thread, partition, after) else None
 
+    async def of_unplaced(self, thread: Thread, since: Cursor | None) -> int | None:
+        """Return where a reader begins whose thread the ledger does not know; None: no cursor."""
+        partition = self.log.partition_of(thread.raw_key)
+        if since is None or not await self.is_ours(partition, since):
+            return None
+        start = next_offset(since)
+        return None if await self.is_gone(thread, partition, start) else start
+
     async def is_ours(self, partition: int, cursor: Cursor) -> bool:
-        """Say whether the cursor is of this log; waits where another edge was ahead."""
+        """Return whether the cursor is of this log; waits if the tail is behind another edge."""
         if cursor.incarnation != self.log.incarnation:
             return False
         reached = cursor.offset < self.log.end(partition)
         return reached or await self._reaches(partition, cursor.offset + 1)
 
     async def is_gone(self, thread: Thread, partition: int, offset: int) -> bool:
-        """Say whether retention has taken an offset of the log."""
+        """Return whether retention has deleted the record at an offset."""
         if self.log.held(partition, thread.raw_key, offset) is not None:
             return False
         first, _ = await self.log.bounds(partition)
         return offset < first
 
     async def _reaches(self, partition: int, offset: int) -> bool:
-        """Wait for the tail where another edge was ahead; False for what the log never had."""
+        """Wait until the tail is at an offset; False if the log never had the offset."""
         _, end = await self.log.bounds(partition)
         if offset > end:
             return False
@@ -91,21 +99,21 @@ class Beginnings:
 
 
 def next_offset(since: Cursor) -> int:
-    """Return the first offset to show: a reader may have been cut off inside of a record."""
+    """Return the first offset to show: a reader may have been cut off inside a record."""
     return since.offset if since.k < RECORD_EVENTS_MAX - 1 else since.offset + 1
 
 
 def fence_at(place: Place, start: int) -> int:
-    """Return the epoch below which all is void for a reader begun at `start`; 0: none (R1)."""
+    """Return the epoch below which records are void for a reader from `start` on; 0: none (R1)."""
     over = not place.alive and place.closed_to is not None and start > place.closed_to
     return place.epoch + 1 if over else 0
 
 
 def _turn_start(place: Place, after: int) -> int | None:
-    """Return the start of the turn that a reader who has all before `after` is in.
+    """Return the start of the turn in which `after` lies; None if it is not known.
 
-    A start at `after` itself is not taken: it may be that of a later attempt, where the first had
-    nothing to commit, and the reader may have what that one said.
+    A start at `after` itself does not count. It may be that of a later attempt, if the first one
+    committed nothing, and the reader may have been shown what the first one said.
     """
     if place.head_from is not None and after > place.head_from:
         return place.head_from

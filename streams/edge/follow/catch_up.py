@@ -1,18 +1,18 @@
-"""What a watcher has missed: read from ring or log by a reader of its own, until it has caught up.
+"""Catching a watcher up: it is shown what it has missed, and then attached to what is live.
 
-Attaching it to what comes live is one step without an await, so nothing falls between.
+A reader of its own reads the ring and the log. Attaching it is one step without an await, so that
+no record falls between.
 """
 
 from __future__ import annotations
 
-import asyncio
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-from turnstream.schemas.records.events import Event, TurnEnded, TurnInterrupted
 from turnstream.streams.edge.follow.beginnings import Beginnings, fence_at, next_offset
 from turnstream.streams.edge.follow.cursor import Cursor
+from turnstream.streams.edge.follow.past import Past, Sift
 from turnstream.streams.edge.follow.patience import patiently
 from turnstream.streams.edge.follow.places import Begins, Log, Places, Reset
 from turnstream.streams.edge.follow.reader import Decoder, Reader, Step
@@ -22,16 +22,31 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
 
     from turnstream.schemas.places import Place
-    from turnstream.streams.edge.follow.feed import Thread
-
-REPLAY_BATCH = 256
+    from turnstream.streams.edge.follow.thread import Thread
 
 Seen = TypeVar("Seen")
 
 
 @dataclass(slots=True)
+class _Plan:
+    """Where a watcher begins.
+
+    `start` is the first offset to read, None if the ledger knows of no record. `since` is the
+    watcher's cursor if it is honoured. `lost`: what the watcher asked for is not in the log any
+    more. `sifted`: only the turn that is alive is shown.
+    """
+
+    place: Place | None
+    partition: int | None
+    start: int | None
+    since: Cursor | None
+    lost: bool
+    sifted: bool
+
+
+@dataclass(slots=True)
 class CatchUp:
-    """Catches watchers up. `resets`: how many were told that what they have is void."""
+    """Catches watchers up. `resets` counts the `Reset`s that they got."""
 
     log: Log
     places: Places
@@ -41,7 +56,7 @@ class CatchUp:
     _ends: UnclaimedEnds = field(init=False)
 
     def __post_init__(self) -> None:
-        """Look where the log is."""
+        """Make the parts that read the log."""
         self._beginnings = Beginnings(self.log)
         self._ends = UnclaimedEnds(self.log, self.decoder)
 
@@ -55,77 +70,78 @@ class CatchUp:
         *,
         whole_turn: bool = False,
     ) -> AsyncGenerator[Reset | Begins | list[Seen], None]:
-        """Yield what a newcomer has missed, then `attach` it and end, without an await between.
+        """Yield what a watcher has missed, then `attach` it and end, without an await between.
 
-        `see` gets every step that is read, in log order, those before the cursor too; what it makes
-        of those that are to be shown is yielded. `attach` gets the reader that has read all of it,
-        and the thread's partition where that is known.
+        `see` is called with every step that is read, in log order, also with those before the
+        cursor. What it returns for the steps to be shown is yielded:
 
-        With `since`: every step from its record on (that record too: it may have been cut between
-        two protocol events), or first a `Reset` and then as without; with `whole_turn` too, from
-        the start of the turn that the cursor lies in, for who has nothing of what came before.
-        With `from_turn`: every step from that turn's start that the log still has, after a `Reset`
-        if that is not all, or if `since` is void. With neither: the steps of the turn that is alive
-        (running, or with an open question), and nothing of older ones; before them a `Begins`,
-        so that who is cut off before the first step comes back with a cursor and misses nothing.
+        - with `since`: from its record on (again that record, inside of which the watcher may have
+          been cut off); with `whole_turn` too, from the start of the cursor's turn on;
+        - with `from_turn`: from that turn's start on, as far as the log still has it;
+        - with neither: the turn that is alive (it runs, or has an open question), after a `Begins`.
+          A client that is cut off before the first step comes back with that cursor.
 
-        A `Reset` comes, too, before a step that voids what was shown: the database was put back.
+        A `Reset` comes first if the cursor is void or records that were asked for are gone, and
+        before a step that voids what was shown because the database was restored.
 
-        Waits while the log is not ready: clients of an edge that went come to the new one while it
-        starts, and a cursor is not void because nothing has been read yet.
+        `attach` gets the reader that has read all of it, and the thread's partition if it is known.
+        Waits until the log is ready: clients of another edge come while this one starts, and their
+        cursors are not void because nothing has been read yet.
         """
         await self.log.ready.wait()
-        place = await patiently(lambda: self.places.place(thread.key))
-        start, lost = await self._asked(thread, place, since, from_turn)
-        partition = thread.partition if place is None else place.partition
-        honoured = None if lost or start is None else since
-        sift: _Sift[Seen] | None = _Sift(from_turn) if start is None else None
-        if start is None and place is not None:
-            start = await self._beginnings.of_alive(thread, place)
-        if lost and start is not None:
-            yield self._reset(start, place)
-        if start is None and partition is None:
-            yield self._begins(self.log.end(self.log.partition_of(thread.raw_key)))
+        plan = await self._plan(thread, since, from_turn)
+        if plan.lost and plan.start is not None:
+            yield self._reset(plan.start, plan.place)
+        if plan.start is None and plan.partition is None:
+            end = self.log.end(self.log.partition_of(thread.raw_key))
+            yield Begins(Cursor(self.log.incarnation, end - 1))
             if thread.partition is None:
                 attach(Reader(self.decoder), None)
                 return
-            # its first records have come: all are to be shown
-            sift = _Sift(from_turn) if from_turn else None
-        if partition is None:
-            partition = self.log.partition_of(thread.raw_key)
-        if start is None:
-            start = thread.first_seen if thread.first_seen is not None else 0
-        after = -1
-        if honoured is not None and not (whole_turn or from_turn):
-            after = next_offset(honoured)
-        reader = await self._reader(thread, place, start, honoured)
-        position = start
-        if not from_turn:
-            position = _told_by(reader, thread, place, honoured)
-        replay = self._replay(partition, thread.raw_key, reader, sift, position, see=see)
-        async with aclosing(replay):
-            async for steps in replay:
+            # the thread's first records came since: all of them are shown
+            plan.sifted = bool(from_turn)
+        past = await self._past(thread, plan, see, from_turn)
+        lost, after = plan.lost, -1
+        if plan.since is not None and not (whole_turn or from_turn):
+            after = next_offset(plan.since)
+        async with aclosing(past.steps()) as missed:
+            async for steps in missed:
                 if isinstance(steps, Begins):
                     yield steps
                     continue
                 if (broken := _broken_at(steps, from_turn, lost=lost)) is not None:
                     lost, after = True, broken.offset
-                    yield self._reset(after, None if broken.voids else place)
+                    yield self._reset(after, None if broken.voids else plan.place)
                 shown = [seen for step, seen in steps if step.offset >= after]
                 if shown:
                     yield shown
-        attach(reader, partition)
+        attach(past.reader, past.partition)
+
+    async def _plan(self, thread: Thread, since: Cursor | None, from_turn: str) -> _Plan:
+        place = await patiently(lambda: self.places.place(thread.key))
+        start, lost = await self._asked(thread, place, since, from_turn)
+        plan = _Plan(
+            place=place,
+            partition=thread.partition if place is None else place.partition,
+            start=start,
+            since=None if lost or start is None else since,
+            lost=lost,
+            sifted=start is None,
+        )
+        if start is None and place is not None:
+            plan.start = await self._beginnings.of_alive(thread, place)
+        return plan
 
     async def _asked(
         self, thread: Thread, place: Place | None, since: Cursor | None, from_turn: str
     ) -> tuple[int | None, bool]:
-        """Return where the reader asks to begin, None for no place, and whether that is lost."""
+        """Return the offset that the watcher asks for, None for none, and whether it is lost."""
         begins = self._beginnings
         if not (from_turn or since):
             return None, False
         if place is None:
-            # it has had no turn yet, or the ledger was put back to before it was there
-            return None if from_turn else await self._unplaced(thread, since), False
+            # the thread has had no turn yet, or the ledger was restored to before its first
+            return None if from_turn else await begins.of_unplaced(thread, since), False
         if from_turn:
             start = await patiently(lambda: self.places.start_of(thread.key, from_turn))
             lost = start is not None and await begins.is_gone(thread, place.partition, start)
@@ -134,75 +150,35 @@ class CatchUp:
         start = None if since is None else await begins.of_cursor(thread, place, since)
         return start, start is None
 
-    async def _unplaced(self, thread: Thread, since: Cursor | None) -> int | None:
-        partition = self.log.partition_of(thread.raw_key)
-        if since is None or not await self._beginnings.is_ours(partition, since):
-            return None
-        start = next_offset(since)
-        return None if await self._beginnings.is_gone(thread, partition, start) else start
-
-    async def _reader(
-        self, thread: Thread, place: Place | None, start: int, since: Cursor | None
-    ) -> Reader:
-        """Return a reader from `start` on that knows what was over before."""
-        if place is None:
-            return Reader(self.decoder, begins=start)
-        fence = fence_at(place, start)
+    async def _past(
+        self, thread: Thread, plan: _Plan, see: Callable[[Step], Seen], from_turn: str
+    ) -> Past[Seen]:
+        place, start = plan.place, plan.start
+        if start is None:
+            start = thread.first_seen if thread.first_seen is not None else 0
+        fence = 0 if place is None else fence_at(place, start)
         reader = Reader(self.decoder, begins=start, fence=fence)
-        after = start if since is None else next_offset(since)
-        await self._ends.tell(reader, thread.raw_key, place, after)
-        return reader
-
-    def _begins(self, offset: int) -> Begins:
-        return Begins(Cursor(self.log.incarnation, offset - 1))
+        if place is not None:
+            after = start if plan.since is None else next_offset(plan.since)
+            await self._ends.tell(reader, thread.raw_key, place, after)
+        position = start if from_turn else _told_by(reader, thread, place, plan.since)
+        partition = plan.partition
+        if partition is None:
+            partition = self.log.partition_of(thread.raw_key)
+        sift: Sift[Seen] | None = Sift(from_turn) if plan.sifted else None
+        return Past(self.log, partition, thread.raw_key, reader, see, position, sift)
 
     def _reset(self, begins: int, place: Place | None) -> Reset:
         self.resets += 1
         alive = place is None or place.alive
         return Reset(Cursor(self.log.incarnation, begins - 1), alive=alive)
 
-    async def _replay(
-        self,
-        partition: int,
-        key: bytes,
-        reader: Reader,
-        sift: _Sift[Seen] | None,
-        position: int,
-        *,
-        see: Callable[[Step], Seen],
-    ) -> AsyncGenerator[Begins | list[tuple[Step, Seen]], None]:
-        """Yield steps until ring and log hold no more; the end comes without an await."""
-        while True:
-            held = self.log.held(partition, key, position)
-            if held is None:
-                async with aclosing(self.log.read(partition, key, position)) as past:
-                    async for reached, entries in past:
-                        position = reached
-                        if steps := _sifted(_take(reader, see, entries), sift):
-                            yield steps
-                continue
-            batch = held[:REPLAY_BATCH]
-            if batch:
-                position = batch[-1][0] + 1
-                if steps := _sifted(_take(reader, see, batch), sift):
-                    yield steps
-                await asyncio.sleep(0)  # a long replay must not stop the live ones
-                continue
-            if sift is None:
-                return
-            steps, sift = sift.release(), None
-            yield self._begins(
-                steps[0][0].offset if steps else max(position, self.log.end(partition))
-            )
-            if steps:
-                yield steps
-
 
 def _told_by(reader: Reader, thread: Thread, place: Place | None, since: Cursor | None) -> int:
-    """Let the reader know the timeline of what its client was shown; returns where to read from.
+    """Tell the reader the timeline of what its client was shown; return where to read from.
 
-    Records from the reader's beginning on tell it if the client has some of them; else the
-    cursor's own record does, if it is one of the thread.
+    If the client has some records from the reader's beginning on, those tell the timeline. Else the
+    cursor's own record tells it, if it is one of the thread.
     """
     if since is not None and reader.begins < next_offset(since):
         return reader.begins
@@ -211,10 +187,10 @@ def _told_by(reader: Reader, thread: Thread, place: Place | None, since: Cursor 
 
 
 def _broken_at(steps: list[tuple[Step, Seen]], turn_id: str, *, lost: bool) -> Step | None:
-    """Return the last step that cannot follow on what was shown before it; None: all can.
+    """Return the last step that cannot follow what was shown before it; None if all can.
 
-    It is of a turn whose beginning is lost, which the ledger did not know; with `turn_id` of it
-    only, and unless one was `lost` before. Or it voids what was shown.
+    Such a step voids what was shown, or is of a turn whose beginning is lost, which the ledger did
+    not know. With `turn_id` only that turn counts; after one that was `lost`, none does.
     """
     broken = None
     for step, _ in steps:
@@ -223,51 +199,3 @@ def _broken_at(steps: list[tuple[Step, Seen]], turn_id: str, *, lost: bool) -> S
         if step.voids or (partial and not lost):
             broken, lost = step, True
     return broken
-
-
-def _take(
-    reader: Reader, see: Callable[[Step], Seen], entries: list[tuple[int, bytes]]
-) -> list[tuple[Step, Seen]]:
-    taken = (reader.take(offset, value) for offset, value in entries)
-    return [(step, see(step)) for step in taken if step is not None]
-
-
-def _sifted(steps: list[tuple[Step, Seen]], sift: _Sift[Seen] | None) -> list[tuple[Step, Seen]]:
-    if sift is None:
-        return steps
-    for step, seen in steps:
-        sift.take(step, seen)
-    return []
-
-
-class _Sift(Generic[Seen]):
-    """Keeps the steps of the turn that is alive, for a reader who has no cursor.
-
-    With `from_turn`, whose beginning the ledger did not know yet: that turn's and what follows,
-    also where it ends while the log is read.
-    """
-
-    def __init__(self, from_turn: str) -> None:
-        self._from_turn = from_turn
-        self._turn_id = ""
-        self._steps: list[tuple[Step, Seen]] = []
-
-    def take(self, step: Step, seen: Seen) -> None:
-        record = step.record
-        if self._from_turn:
-            if self._steps or (isinstance(record, Event) and record.turn_id == self._from_turn):
-                self._steps.append((step, seen))
-            return
-        if not isinstance(record, Event) or isinstance(record, TurnEnded):
-            return
-        if record.turn_id != self._turn_id:
-            self._turn_id = record.turn_id
-            self._steps = []
-        self._steps.append((step, seen))
-        if record.terminal and not isinstance(record, TurnInterrupted):
-            self._steps = []
-
-    def release(self) -> list[tuple[Step, Seen]]:
-        """Give the steps out."""
-        steps, self._steps = self._steps, []
-        return steps

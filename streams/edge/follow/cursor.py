@@ -1,15 +1,15 @@
-"""Where a reader stands: the log's offset in the public form.
+"""Where a reader stands: the log's offset in its public form.
 
-A thread lives in one partition, so its Kafka offset is a durable scalar cursor that every edge
-agrees on. The wire's integer `seq` is `(incarnation * 2^40 + offset) * 64 + k`: `k` is the place of
-a protocol event among those of its record. It stays below 2^53, so that a JavaScript number holds
-it: offsets below 2^40, incarnations 0 to 127. Pure; a cursor grants nothing.
+A thread lives in one partition, so its Kafka offset is a durable cursor on which all edges agree.
+The wire's integer `seq` is `(incarnation * 2^40 + offset) * 64 + k`, where `k` is the position of a
+protocol event among those of its record. Offsets are below 2^40 and incarnations 0 to 127, so that
+`seq` stays below 2^53 and a JavaScript number holds it. Pure; a cursor grants no access.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from turnstream.schemas.errors import InvalidRequestError
 
@@ -35,19 +35,21 @@ class Cursor:
 
     @property
     def seq(self) -> int:
-        """Return the wire's integer."""
+        """Return the integer on the wire."""
         return (self.incarnation * _OFFSETS + self.offset) * RECORD_EVENTS_MAX + self.k
 
     @classmethod
     def of_seq(cls, seq: int) -> Cursor:
-        """Return the cursor of a wire's integer; raises `invalid_cursor`."""
+        """Return the cursor of an integer on the wire; raises `invalid_cursor`."""
         if not 0 <= seq < SEQ_END:
             raise InvalidRequestError(
-                "since is not a cursor of ours", code="invalid_cursor", field="since"
+                "since is no cursor of an event",
+                code="invalid_cursor",
+                field="since",
             )
         place, k = divmod(seq, RECORD_EVENTS_MAX)
         incarnation, offset = divmod(place, _OFFSETS)
-        if offset == _OFFSETS - 1:  # nothing of the next incarnation yet: before its offset 0
+        if offset == _OFFSETS - 1:  # before offset 0 of the next incarnation
             return cls(incarnation + 1, -1, k)
         return cls(incarnation, offset, k)
 
@@ -56,7 +58,7 @@ class Cursor:
         """Return the cursor in a `Last-Event-ID`; raises `invalid_cursor`."""
         if not (text.isascii() and text.isdigit() and len(text) <= 16):  # noqa: PLR2004  2^53 has 16 digits
             raise InvalidRequestError(
-                "Last-Event-ID is not a cursor of ours", code="invalid_cursor", field="since"
+                "Last-Event-ID is no id of an event", code="invalid_cursor", field="since"
             )
         return cls.of_seq(int(text))
 
@@ -66,7 +68,7 @@ def first_seq(incarnation: int, offset: int) -> int:
     return (incarnation * _OFFSETS + offset) * RECORD_EVENTS_MAX
 
 
-def cursor_of(params: Mapping[str, Any], last_event_id: str | None) -> Cursor | None:
+def cursor_of(params: Mapping[str, object], last_event_id: str | None) -> Cursor | None:
     """Return the cursor of `since`, else of `Last-Event-ID`; raises `InvalidRequestError`."""
     since = params.get("since")
     if since is not None:

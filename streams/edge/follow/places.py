@@ -1,4 +1,4 @@
-"""What the feed needs from outside: the log, and where in it a thread lies. Ports, no code."""
+"""What the feed needs from outside: the log, and the place of a thread in it. Ports, no code."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Places(Protocol):
 class Log(Protocol):
     """The tail of `turn-events`: what has come so far, and what comes.
 
-    Until it is `ready` it knows neither its incarnation nor its ends.
+    Its incarnation and its ends are not known before it is `ready`.
     """
 
     ready: asyncio.Event
@@ -52,7 +52,7 @@ class Log(Protocol):
         ...
 
     def end(self, partition: int) -> int:
-        """Return the offset after the last record that followers were told of."""
+        """Return the offset after the last record that sinks were called with."""
         ...
 
     def held(self, partition: int, key: bytes, first: int) -> list[tuple[int, bytes]] | None:
@@ -79,9 +79,9 @@ class Log(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Reset:
-    """The cursor cannot be honoured: what the reader has is void; the truth is the thread's state.
+    """What the reader was shown is void; the thread's state is the truth.
 
-    `cursor` is where the reader stands now. `alive` says whether a turn goes on from here.
+    `cursor` is where the reader stands now. `alive`: a turn goes on from here.
     """
 
     cursor: Cursor
@@ -90,6 +90,6 @@ class Reset:
 
 @dataclass(frozen=True, slots=True)
 class Begins:
-    """Said once to a reader without a cursor: all that it is shown comes after `cursor`."""
+    """The first item of a reader without a cursor: all that it is shown comes after `cursor`."""
 
     cursor: Cursor

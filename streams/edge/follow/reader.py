@@ -1,15 +1,15 @@
 """One reader of one thread: bytes to changes. Pure but for the codec.
 
 A reader begins at the start of a turn. From an `AttemptStarted` on, records of a lower epoch are
-void for the whole thread (epochs rise from turn to turn). So a late record of an earlier turn whose
-end lies before this reader's start, cannot look like a turn that runs. One that begins where no
-turn runs is told the last epoch; and each, which turns ended unclaimed, for their ends have no such
-order.
+void for the whole thread, because epochs rise from turn to turn. So a late record of an earlier
+turn, whose end lies before this reader's start, does not look like a running turn. A reader that
+starts between turns receives the thread's last epoch. Every reader also receives the ids of turns
+that ended unclaimed, because their end records have no epoch.
 
-Where the database was put back to an earlier moment, turns that had ended begin anew, in a higher
-timeline and in the same order. One that the fold knows is rewound. Of one that it does not know
-(long ended, or from before this reader's start) nobody can say what to take back: see `Step.voids`.
-So those are forgotten first that began first: after one that is known, all are.
+After the database was restored to an earlier moment, turns that had ended begin again, in a higher
+timeline and in the same order. A turn that the fold knows is rewound. For a turn that it does not
+know (it ended long ago, or before this reader's start) the reader cannot say what to take back: see
+`Step.voids`. The oldest turns are evicted first, so every turn after a known turn is known too.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from turnstream.schemas.fold.fold import TIMELINE_BITS, Change, ThreadFold, Verd
 from turnstream.schemas.records.events import AttemptStarted, Event, InputResolved, TurnEnded
 from turnstream.schemas.unexpected import note
 
-# turns that have run and are still in the fold, so that a rewind can name what it takes back
 RUN_TURNS_KEPT = 4
-# turns that are still in the fold, those that ended unclaimed too
+"""Turns that ran and are still in the fold, so that a rewind can name what it takes back."""
 TURNS_KEPT = 64
-# turns that are over and known by their ids, so that nothing of them is shown again
+"""Turns in the fold, including those that ended unclaimed."""
 ENDED_IDS_KEPT = 64
+"""Ended turns known by their ids, so that their records are not shown again."""
 
 
 class Decoder(Protocol):
-    """What turns a record's bytes into a record."""
+    """Turns bytes into a record."""
 
     def decode(self, data: bytes) -> msgspec.Struct:
         """Return the record; raises `UndecodableError`."""
@@ -40,11 +40,11 @@ class Decoder(Protocol):
 
 
 class Step(msgspec.Struct, frozen=True):
-    """One record of the thread that counts: where and what it is, and what it changed.
+    """One record of the thread that changed something.
 
-    `change.turn` is the live view: it goes on changing. `record` and `offset` do not.
-    `voids`: what a client was shown before is void, for the database was put back and turns begin
-    again that this reader does not know.
+    `change.turn` is the live view and goes on changing; `record` and `offset` do not. `voids`: what
+    a client was shown before is void, because the database was restored and turns begin again that
+    this reader does not know.
     """
 
     offset: int
@@ -56,9 +56,9 @@ class Step(msgspec.Struct, frozen=True):
 class Reader:
     """Folds a thread's records in log order, from offset `begins` on.
 
-    Records of epochs below `fence` are void, but for unclaimed ends: see `ended`. `timeline` is
-    that of what the client was shown so far, 0 where nobody knows; a record before `begins` tells
-    it and nothing else. `gaps` and `undecodable` count what should not be.
+    Records of epochs below `fence` are void, except unclaimed ends: see `ended`. `timeline` is that
+    of what the client was shown so far, 0 if it is unknown; a record before `begins` sets it and
+    does nothing else. `gaps` and `undecodable` count integrity errors.
     """
 
     def __init__(self, decoder: Decoder, *, begins: int = 0, fence: int = 0) -> None:
@@ -72,18 +72,18 @@ class Reader:
         self._over: dict[str, int] = {}
 
     def ended(self, turn_id: str, timeline: int) -> None:
-        """Take a turn as over: all of it that comes in this timeline, or one before, is void."""
+        """Note that a turn is over: its later records up to this timeline are void."""
         self._over[turn_id] = max(timeline, self._over.pop(turn_id, 0))
         if len(self._over) > ENDED_IDS_KEPT:
             del self._over[next(iter(self._over))]
 
     def take(self, offset: int, value: bytes) -> Step | None:
-        """Take one record in; None for one that changes nothing."""
+        """Take one record; return None if it changes nothing."""
         try:
             return self._take(offset, value)
         except UndecodableError:
             self.undecodable += 1
-        except Exception as error:  # noqa: BLE001  one record must not end its thread's readers
+        except Exception as error:  # noqa: BLE001  one bad record must not end its thread's readers
             note("edge_reader", error, offset=offset)
             self.undecodable += 1
         return None
@@ -115,16 +115,16 @@ class Reader:
         return step
 
     def _is_void(self, record: Event) -> bool:
-        """Say whether it is of an attempt that lost the thread, or of a turn that is over."""
+        """Return whether it is of an attempt that lost the thread, or of a turn that is over."""
         if record.epoch >> TIMELINE_BITS <= self._over.get(record.turn_id, -1):
             return True
         return record.epoch < self._fence and not isinstance(record, TurnEnded)
 
     def _told_by(self, record: Event) -> None:
-        """Take a timeline from the last record that a client has seen.
+        """Set the timeline from the last record that a client has seen.
 
-        An unclaimed end and an answered question may be the first of theirs: turns that the client
-        knows, and this reader does not, may begin again behind them.
+        An unclaimed end or an answered question may be the first record of its timeline. Then turns
+        that the client knows, and this reader does not, may begin again behind it.
         """
         timeline = record.epoch >> TIMELINE_BITS
         if isinstance(record, TurnEnded | InputResolved):
@@ -132,10 +132,10 @@ class Reader:
         self.timeline = timeline
 
     def _voids(self, record: AttemptStarted | TurnEnded) -> bool:
-        """Say whether a turn that is not known begins in a later timeline, the first there.
+        """Return whether an unknown turn is the first to begin in a later timeline.
 
-        Turns begin again in the order of their admission, so that after one that the fold knows
-        there are none that it has forgotten. Unclaimed ends do not wait for the turns before them.
+        Turns begin again in the order of their admission, so after a turn that the fold knows there
+        is none that it has evicted. Unclaimed ends do not wait for the turns before them.
         """
         known = record.turn_id in self.fold.turns
         if known and isinstance(record, TurnEnded):
@@ -145,15 +145,15 @@ class Reader:
         return 0 < before < now and not known
 
     def _begin_anew(self) -> None:
-        """Know nothing of what earlier timelines said: it is void, and nothing of it comes back."""
+        """Empty the fold: what earlier timelines said is void, and none of it comes back."""
         self.fold = ThreadFold()
         self._fence = max(self._fence, self.timeline << TIMELINE_BITS)
 
     def _forget(self) -> None:
-        """Leave no more turns in the fold than are kept: those that began first go, in that order.
+        """Evict turns from the fold above its bounds, the oldest first.
 
-        A turn that runs again, for the database was put back, stays where it began, and so do those
-        behind it: they are to run again after it.
+        A turn that runs again after a restore stays in its place, and so do the turns behind it,
+        because they run again after it.
         """
         turns = self.fold.turns
         run = sum(not isinstance(view.terminal, TurnEnded) for view in turns.values())

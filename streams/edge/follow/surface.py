@@ -1,10 +1,9 @@
-"""Surfaces: what kinds of readers are shown of a thread, rendered only for those who ask for it.
+"""Surfaces: what readers of one kind are shown of a thread, rendered only while a client asks.
 
-A surface is a pure projection of the changes that a thread's records are (`feed`, `watch`), which
-themselves render nothing. Two ways to read one:
+A surface is a pure projection of a thread's changes. There are two ways to read one:
 
 - `follow`: one reader at its own pace, with a surface of its own;
-- `Thread.join`: a surface that all its readers at this edge share, rendered once a record.
+- `Thread.join`: a surface that its readers at this edge share, rendered once a record.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ Shown_co = TypeVar("Shown_co", covariant=True)
 
 
 class Projects(Protocol[Shown_co]):
-    """A pure projection of one thread; it is fed every change of one fold, in log order."""
+    """A pure projection of one thread; `apply` is called with every change, in log order."""
 
     def apply(self, change: Change) -> Sequence[Shown_co]:
         """Return what the change shows, in order; at most `RECORD_EVENTS_MAX` have own cursors."""
@@ -35,14 +34,14 @@ class Projects(Protocol[Shown_co]):
 
 
 class Surface(Projects[Shown_co], Protocol[Shown_co]):
-    """A projection that also says where its stream stands."""
+    """A projection that also shows where its stream begins."""
 
     def opened(self) -> Sequence[Shown_co]:
-        """Return what a reader without a cursor is shown first; its cursor is the beginning's."""
+        """Return what a reader without a cursor is shown first, at the cursor of its beginning."""
         ...
 
     def reset(self, *, alive: bool) -> Sequence[Shown_co]:
-        """Return what a reader is shown whose earlier events are void; see `places.Reset`."""
+        """Return what a reader is shown when its earlier events are void; see `places.Reset`."""
         ...
 
 
@@ -53,14 +52,14 @@ async def follow(
     after: Cursor | None = None,
     from_turn: str = "",
 ) -> AsyncGenerator[tuple[int, Shown], None]:
-    """Yield what a surface shows of a thread behind a cursor, each with its own cursor's number.
+    """Yield what a surface shows of a thread after a cursor, each with the `seq` of its cursor.
 
-    Without a cursor it begins with `from_turn`, or with the turn that is alive; see
+    Without a cursor it begins with the turn `from_turn`, or with the turn that is alive; see
     `CatchUp.missed`. `surface` makes a surface that has seen nothing.
     """
     projection = surface()
     last, newcomer = -1, after is None
-    # the projection has to see what was before the cursor: a message that ends after it is whole
+    # the projection also sees what is before the cursor, so that a message that ends later is whole
     async with feed.watch(key, after, from_turn, whole_turn=True) as watch:
         async for step in watch:
             if isinstance(step, Begins):
@@ -83,9 +82,9 @@ async def follow(
 
 
 def shown(projection: Projects[Shown], step: Step) -> Sequence[Shown]:
-    """Return what a step shows; nothing where its record makes the projection raise.
+    """Return what a step shows; nothing if its record makes the projection raise.
 
-    Anybody who may write to the topic can write an event whose fields hold anything.
+    A writer to the topic can write events whose fields hold anything.
     """
     try:
         return projection.apply(step.change)
@@ -95,14 +94,14 @@ def shown(projection: Projects[Shown], step: Step) -> Sequence[Shown]:
 
 
 class Projected(Generic[Shown]):
-    """A projection along one reader; it begins anew where a step voids what was shown."""
+    """A projection along one reader; it begins anew at a step that voids what was shown."""
 
     def __init__(self, make: Callable[[], Projects[Shown]]) -> None:
         self._make = make
         self._projection: Projects[Shown] | None = None
 
     def see(self, step: Step) -> Sequence[Shown]:
-        """Take in a step; returns what it shows."""
+        """Take a step; return what it shows."""
         projection = self._projection
         if projection is None or step.voids:
             projection = self._projection = self._make()
@@ -110,9 +109,9 @@ class Projected(Generic[Shown]):
 
 
 class Shared(Generic[Shown]):
-    """A projection of what is live, for all readers here that ask for it.
+    """A projection of live steps, shared by the readers at this edge that ask for it.
 
-    A tap is called with what a step shows, and with None where it has to catch up anew.
+    A tap is called with what a step shows, and with None when it has to catch up anew.
     """
 
     def __init__(self, projected: Projected[Shown]) -> None:
@@ -120,9 +119,9 @@ class Shared(Generic[Shown]):
         self.taps: list[Callable[[Sequence[Shown] | None], None]] = []
 
     def take(self, step: Step | None) -> None:
-        """Tell every tap. The hot path of fan-out."""
+        """Call every tap. The hot path of fan-out."""
         events = None if step is None else self._projected.see(step)
         if events is None or events:
-            # a tap may leave while it is told
+            # a tap may leave while it is called
             for tap in tuple(self.taps):
                 tap(events)

@@ -1,7 +1,8 @@
-"""Ends of turns that nobody claimed, from before a reader begins: their records may come again.
+"""Ends of unclaimed turns from before a reader begins: their records may come again.
 
-Who decides such an end publishes it and then tells the ledger. If it dies in between, or is slow,
-another publishes it again. A claimed turn's records are fenced by their epochs; these are not.
+The worker that decides such an end publishes it and then tells the ledger. If it dies in between,
+or is slow, another worker publishes the end again. Epochs fence the records of claimed turns; they
+do not fence these.
 """
 
 from __future__ import annotations
@@ -25,16 +26,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class UnclaimedEnds:
-    """Tells readers which of these ends their clients have."""
+    """Tells readers which of these ends their clients have seen."""
 
     log: Log
     decoder: Decoder
 
     async def tell(self, reader: Reader, key: bytes, place: Place, after: int) -> None:
-        """Tell a reader of the ends before it begins, whose client has all before `after` (R2).
+        """Tell a reader the ends before its beginning; its client has all before `after` (R2).
 
-        The ledger knows of the last record of each, which may lie behind `after`, or of none yet;
-        whether there was one before, the log says from the time on when the end was decided.
+        The ledger knows the last record of an end, or none yet. That record may lie behind `after`.
+        Whether an earlier one exists, the log shows from the time on when the end was decided.
         """
         asked: dict[str, int] = {}
         for end in place.ends:

@@ -15,18 +15,19 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
-    from turnstream.streams.edge.follow.feed import Feed, Thread
+    from turnstream.streams.edge.follow.feed import Feed
     from turnstream.streams.edge.follow.places import Begins, Reset
     from turnstream.streams.edge.follow.reader import Step
+    from turnstream.streams.edge.follow.thread import Thread
 
 
 class Watch:
-    """Steps of one thread, in log order, without gap or double: `async with`, then `async for`.
+    """Steps of one thread, in log order, each once: `async with`, then `async for`.
 
-    Yields `Step`, `Reset` where the cursor cannot be honoured, and first a `Begins` to who has no
-    cursor. What it begins with: see `CatchUp.missed`. A consumer that falls `watch_steps_max`
-    behind loses its queue and is refilled from ring or log, unnoticed but for the time. `live`
-    while there is nothing left to catch up with.
+    Yields a `Begins` first if there is no cursor, `Step`s, and a `Reset` if the cursor is void. See
+    `CatchUp.missed` for where it begins. A consumer that falls `watch_steps_max` behind loses its
+    queue and catches up from ring or log; it sees the same steps, later. `live` is true while there
+    is nothing to catch up with.
     """
 
     def __init__(

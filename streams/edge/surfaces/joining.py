@@ -18,7 +18,7 @@ from turnstream.schemas.records.events import Event, InputResolved
 from turnstream.schemas.records.results import Outcome
 from turnstream.streams.edge.deliver.event_stream import sse
 from turnstream.streams.edge.follow.cursor import RECORD_EVENTS_MAX, Cursor
-from turnstream.streams.edge.follow.feed import Begins, Reset
+from turnstream.streams.edge.follow.places import Begins, Reset
 from turnstream.streams.edge.follow.surface import shown
 from turnstream.streams.edge.surfaces.run_events import RunEvent, StateWanted, TaskWanted
 from turnstream.streams.edge.surfaces.run_projection import RunProjection

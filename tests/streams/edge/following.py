@@ -7,7 +7,7 @@ import uuid
 from contextlib import asynccontextmanager, suppress
 
 from turnstream.schemas.records.commands import CancelTurn, StartTurn
-from turnstream.streams.edge.follow.feed import Begins, Reset
+from turnstream.streams.edge.follow.places import Begins, Reset
 
 THREAD = {"tenant": "default", "thread_id": "a"}
 KEY = "default/a"

@@ -9,7 +9,7 @@ import pytest
 
 from turnstream.schemas.records import events as ev
 from turnstream.streams.edge.follow.cursor import Cursor
-from turnstream.streams.edge.follow.feed import Begins, Reset
+from turnstream.streams.edge.follow.places import Begins, Reset
 
 
 async def start(edge, thread="a"):

@@ -14,9 +14,9 @@ from turnstream.schemas import unexpected
 from turnstream.schemas.fold.fold import TIMELINE_BITS, Verdict
 from turnstream.schemas.records import events as ev
 from turnstream.streams.edge.follow.cursor import Cursor
-from turnstream.streams.edge.follow.feed import Thread as Watched
 from turnstream.streams.edge.follow.reader import RUN_TURNS_KEPT, TURNS_KEPT, Reader
 from turnstream.streams.edge.follow.surface import Projected
+from turnstream.streams.edge.follow.thread import Thread as Watched
 from turnstream.streams.edge.surfaces.protocol import Projection
 
 

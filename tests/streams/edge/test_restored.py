@@ -13,7 +13,7 @@ import pytest
 from turnstream.schemas.fold.fold import Verdict
 from turnstream.schemas.records import events as ev
 from turnstream.streams.edge.follow.cursor import Cursor
-from turnstream.streams.edge.follow.feed import Begins, Reset
+from turnstream.streams.edge.follow.places import Begins, Reset
 from turnstream.streams.edge.follow.reader import RUN_TURNS_KEPT
 
 MANY = RUN_TURNS_KEPT + 2

@@ -13,8 +13,8 @@ from following import Following, cancelled_before_it_came, hello, run, until, wh
 from turnstream.schemas.fold.fold import Verdict
 from turnstream.schemas.records import events as ev
 from turnstream.streams.edge.follow.cursor import Cursor
-from turnstream.streams.edge.follow.feed import Reset, Step
-from turnstream.streams.edge.follow.reader import RUN_TURNS_KEPT
+from turnstream.streams.edge.follow.places import Reset
+from turnstream.streams.edge.follow.reader import RUN_TURNS_KEPT, Step
 
 KNOWN, FORGOTTEN = RUN_TURNS_KEPT - 1, RUN_TURNS_KEPT + 2
 
