@@ -7,13 +7,14 @@ not have ends the whole process. English only, no tool calls.
 from __future__ import annotations
 
 import http.client
-import json
 import sys
 from signal import SIGILL
 from typing import TYPE_CHECKING
 
+from turnstream.connectors.models.openai.request import CHAT_PATH, request_body
 from turnstream.deploy.local.machine import package_folder
 from turnstream.deploy.local.part import Part
+from turnstream.schemas.chat import ChatRequest, UserMessage
 from turnstream.schemas.errors import StackError
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 NAME = "smollm2-135m"
 _REMEDY = "set TURNSTREAM_MODEL_URL to a server of yours, or give --no-model"
+_SMOKE = ChatRequest(messages=(UserMessage("Hi"),), params={"max_tokens": 1, "stream": False})
 _SMOKE_TIMEOUT_S = 30
 
 
@@ -67,8 +69,7 @@ def answers(port: int) -> bool:
     """Return whether the server answers a chat request, which runs the CPU's code for it."""
     if _status(port, "GET", "/health", None) != http.client.OK:
         return False
-    request = {"model": NAME, "max_tokens": 1, "messages": [{"role": "user", "content": "Hi"}]}
-    return _status(port, "POST", "/v1/chat/completions", request) == http.client.OK
+    return _status(port, "POST", f"/v1{CHAT_PATH}", request_body(_SMOKE, NAME)) == http.client.OK
 
 
 def explain(returncode: int, _: str) -> str:
@@ -78,11 +79,11 @@ def explain(returncode: int, _: str) -> str:
     return ""
 
 
-def _status(port: int, method: str, path: str, body: object | None) -> int:
+def _status(port: int, method: str, path: str, body: bytes | None) -> int:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=_SMOKE_TIMEOUT_S)
     try:
         headers = {"Content-Type": "application/json"}
-        connection.request(method, path, json.dumps(body) if body else None, headers)
+        connection.request(method, path, body, headers)
         response = connection.getresponse()
         response.read()
     except http.client.HTTPException as error:  # the server went away in mid-answer

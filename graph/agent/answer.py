@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import uuid
 from typing import TYPE_CHECKING, Any, cast
 
@@ -23,10 +22,6 @@ if TYPE_CHECKING:
     from turnstream.graph.ports.emitter import Emitter
     from turnstream.schemas.chat import ChatAnswer, Delta
     from turnstream.schemas.fold.messages import Block
-
-
-_LIMIT = re.compile(r"length|max_", re.IGNORECASE)
-"""In a `finish_reason`: the answer is as long as it may be."""
 
 
 class Answer:
@@ -121,7 +116,7 @@ class Answer:
             params=msgspec.json.encode(params).decode() if params else "",
         )
         reasoning = self._message.reasoning
-        calls, bad = self._tool_calls(answer.finish_reason)
+        calls, bad = self._tool_calls(cut=answer.at_limit)
         return AIMessage(
             content=clean_text(text),
             id=self.message_id,
@@ -136,8 +131,7 @@ class Answer:
             usage_metadata=cast("UsageMetadata | None", usage_metadata(answer.usage)),
         )
 
-    def _tool_calls(self, finish_reason: str) -> tuple[list[ToolCall], list[InvalidToolCall]]:
-        cut = _LIMIT.search(finish_reason) is not None
+    def _tool_calls(self, *, cut: bool) -> tuple[list[ToolCall], list[InvalidToolCall]]:
         last = next(reversed(self._message.blocks.values()), None)
         calls: list[ToolCall] = []
         bad: list[InvalidToolCall] = []

@@ -14,7 +14,7 @@ from uuid import UUID
 import msgspec
 from langgraph.graph import END, START, StateGraph
 
-from turnstream.graph.agent import answer, retries, state, wire
+from turnstream.graph.agent import answer, history, retries, state
 from turnstream.graph.agent.nodes import model as model_node
 from turnstream.graph.agent.nodes import tools as tool_node
 from turnstream.graph.agent.state import AgentSettings, AgentState
@@ -90,7 +90,7 @@ def _context(emitter: Emitter, turn: TurnInput, commits: Commits) -> TurnContext
 
 def _digest(tools: Sequence[Tool], settings: AgentSettings) -> str:
     """Return what tells one build and configuration of the agent from another."""
-    modules = (answer, model_node, retries, state, tool_calls, tool_node, wire)
+    modules = (answer, history, model_node, retries, state, tool_calls, tool_node)
     sources = [inspect.getsource(module) for module in modules]
     told = msgspec.json.encode([settings, [tool.spec for tool in tools]])
     return hashlib.sha256("\n".join(sources).encode() + told).hexdigest()

@@ -1,4 +1,4 @@
-"""Histories as model servers take them, answers as they come."""
+"""Histories for model calls, answers as they come."""
 
 from __future__ import annotations
 
@@ -12,10 +12,23 @@ from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, Tool
 from langchain_core.messages.tool import invalid_tool_call, tool_call
 
 from turnstream.connectors.memory.emitter import MemoryEmitter
+from turnstream.connectors.models.openai.request import request_body
 from turnstream.deploy.local.scripted.answer import fault_in_history
 from turnstream.graph.agent.answer import Answer
-from turnstream.graph.agent.wire import NO_RESULT, wire_messages
-from turnstream.schemas.chat import ChatAnswer, Delta
+from turnstream.graph.agent.history import NO_RESULT, chat_messages
+from turnstream.schemas.chat import (
+    AssistantMessage,
+    CallResult,
+    ChatAnswer,
+    ChatRequest,
+    Delta,
+    ImagePart,
+    Instruction,
+    OtherPart,
+    RequestedCall,
+    TextPart,
+    UserMessage,
+)
 from turnstream.schemas.fold.fold import ThreadFold
 from turnstream.schemas.fold.transcript import transcript
 from turnstream.schemas.records.events import MessageFinished, TokensEmitted, Usage
@@ -28,7 +41,7 @@ def call(call_id: str) -> AIMessage:
     return AIMessage("", tool_calls=[tool_call(name="f", args={"a": 1}, id=call_id)])
 
 
-def test_messages_in_the_apis_form():
+def test_messages_of_every_kind():
     messages = [
         SystemMessage("be nice"),
         HumanMessage([{"type": "text", "text": "look"}, "here"]),
@@ -36,30 +49,49 @@ def test_messages_in_the_apis_form():
         ToolMessage("done", tool_call_id="c1"),
         AIMessage([{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]),
     ]
-    assert wire_messages(messages, "prompt") == [
-        {"role": "system", "content": "prompt"},
-        {"role": "system", "content": "be nice"},
-        {
-            "role": "user",
-            "content": [{"type": "text", "text": "look"}, {"type": "text", "text": "here"}],
-        },
-        {
-            "role": "assistant",
-            "content": "",
-            "tool_calls": [
-                {"id": "c1", "type": "function", "function": {"name": "f", "arguments": '{"a":1}'}}
-            ],
-        },
-        {"role": "tool", "tool_call_id": "c1", "content": "done"},
-        {"role": "assistant", "content": "ab"},
-    ]
+    assert chat_messages(messages, "prompt") == (
+        Instruction("prompt"),
+        Instruction("be nice"),
+        UserMessage((TextPart("look"), TextPart("here"))),
+        AssistantMessage("", (RequestedCall("c1", "f", {"a": 1}),)),
+        CallResult("c1", "done"),
+        AssistantMessage("ab"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("block", "part"),
+    [
+        ({"type": "image_url", "image_url": {"url": "u"}}, ImagePart("u")),
+        ({"type": "image_url", "image_url": {"url": "u", "detail": "low"}}, ImagePart("u", "low")),
+        *(
+            (block, OtherPart(block))
+            for block in (
+                {"type": "image_url", "image_url": {"url": "u", "more": 1}},
+                {"type": "image_url", "image_url": {"url": "u"}, "more": 1},
+                {"type": "image_url", "image_url": "u"},
+                {"type": "text", "text": "a", "cache_control": {"type": "ephemeral"}},
+                {"type": "text", "text": None},
+                {"type": "input_audio", "input_audio": {"data": "aa", "format": "wav"}},
+                {"file": {}},
+                {},
+            )
+        ),
+    ],
+)
+def test_parts_of_a_message_lose_nothing(block, part):
+    request = ChatRequest(messages=chat_messages([HumanMessage([block])], ""))
+    assert request.messages == (UserMessage((part,)),)
+    sent = msgspec.json.decode(request_body(request, "m"))["messages"]
+    assert sent == [{"role": "user", "content": [block]}]
 
 
 def test_arguments_that_were_no_json_are_quoted():
     bad = invalid_tool_call(name="f", args="{bad", id="c", error="no")
-    wire = wire_messages([AIMessage("", invalid_tool_calls=[bad])], "")
-    assert wire[0]["tool_calls"][0]["function"]["arguments"] == '{"not_json":"{bad"}'
-    assert wire[1] == {"role": "tool", "tool_call_id": "c", "content": NO_RESULT}
+    assert chat_messages([AIMessage("", invalid_tool_calls=[bad])], "") == (
+        AssistantMessage("", (RequestedCall("c", "f", {"not_json": "{bad"}),)),
+        CallResult("c", NO_RESULT),
+    )
 
 
 ids = st.sampled_from(["a", "b", "c"])
@@ -73,17 +105,18 @@ steps = st.one_of(
 
 @given(st.lists(steps, max_size=8))
 def test_any_history_becomes_one_that_servers_take(messages):
-    assert not fault_in_history(wire_messages(messages, "prompt"))
+    request = ChatRequest(messages=chat_messages(messages, "prompt"))
+    assert not fault_in_history(msgspec.json.decode(request_body(request, "m"))["messages"])
 
 
 def said(
-    *deltas: Delta, taken: set[str] | None = None, reason: str = "stop"
+    *deltas: Delta, taken: set[str] | None = None, at_limit: bool = False
 ) -> tuple[AIMessage, MemoryEmitter]:
     emitter = MemoryEmitter.started()
     answer = Answer(emitter, "task", MESSAGE, taken or set())
     for delta in deltas:
         answer.push([delta])
-    whole = msgspec.structs.replace(WHOLE, finish_reason=reason)
+    whole = msgspec.structs.replace(WHOLE, at_limit=at_limit)
     return answer.finish(whole, {}), emitter
 
 
@@ -140,10 +173,9 @@ def test_halves_of_characters_in_arguments_are_replaced():
     assert [c["args"] for c in message.tool_calls] == [{"a": "\ufffd", "b": "😀"}]
 
 
-@pytest.mark.parametrize("reason", ["length", "max_tokens", "MAX_TOKENS", "model_length"])
-def test_a_call_that_the_limit_cut_before_its_arguments_is_not_made(reason):
+def test_a_call_that_the_limit_cut_before_its_arguments_is_not_made():
     cut = [Delta("tool_args", "{}", 0, "x", "f"), Delta("tool_args", "", 1, "y", "f")]
-    message, _ = said(*cut, reason=reason)
+    message, _ = said(*cut, at_limit=True)
     assert [c["id"] for c in message.tool_calls] == ["x"]
     assert [c["id"] for c in message.invalid_tool_calls] == ["y"]
     assert len(said(*cut)[0].tool_calls) == 2

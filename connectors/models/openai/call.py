@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 import structlog
 
 from turnstream.connectors.models.openai.deltas import DeltaParser
-from turnstream.connectors.models.openai.endings import Ending
+from turnstream.connectors.models.openai.endings import Ending, is_at_limit
 from turnstream.connectors.models.openai.refusals import error_of_event, error_of_response, shown
-from turnstream.connectors.models.openai.request import request_body
+from turnstream.connectors.models.openai.request import CHAT_PATH, request_body
 from turnstream.schemas.chat import ChatAnswer
 from turnstream.schemas.errors import (
     ModelBadResponseError,
@@ -143,7 +143,7 @@ class Call:
         server = self.server
         headers: dict[str, str] | None = None
         try:
-            async with server.http.post("/chat/completions", self.body, self.headers) as response:
+            async with server.http.post(CHAT_PATH, self.body, self.headers) as response:
                 headers = response.headers
                 if not response.ok:
                     body = await body_of(response, server.limits.error_bytes_max)
@@ -173,6 +173,7 @@ class Call:
             finish_reason=parser.finish_reason,
             model=parser.model or self.model,
             request_sha256=hashlib.sha256(self.body).hexdigest(),
+            at_limit=is_at_limit(parser.finish_reason),
             usage=parser.usage,
         )
 

@@ -24,6 +24,7 @@ _REFUSED = re.compile(
     r"filter|refus|safety|sensitive|guardrail|moderat|recitation|blocklist|prohibited|blocked|spii"
 )
 _BROKEN = re.compile(r"error|fail|malformed|insufficient|unavailable|overload|unexpected")
+_LIMIT = re.compile(r"length|max_")
 _CUT = re.compile(r"abort|cancel|interrupt|timeout|timed_out|disconnect|preempt|incomplete|killed")
 
 
@@ -39,3 +40,8 @@ def ending_of(reason: str) -> Ending:
     if _BROKEN.search(word):
         return Ending.BROKEN
     return Ending.CUT if _CUT.search(word) else Ending.WHOLE
+
+
+def is_at_limit(reason: str) -> bool:
+    """Return whether a reason says that the answer is as long as it may be."""
+    return _LIMIT.search(reason.lower()) is not None

@@ -10,6 +10,7 @@ from langgraph.runtime import Runtime
 from langgraph.types import Command
 
 from turnstream.graph.agent.answer import Answer
+from turnstream.graph.agent.history import chat_messages
 from turnstream.graph.agent.nodes.step import Step, step
 from turnstream.graph.agent.retries import RetrySettings
 from turnstream.graph.agent.state import (
@@ -21,7 +22,6 @@ from turnstream.graph.agent.state import (
     turn_settings,
 )
 from turnstream.graph.agent.turn_context import TurnContext
-from turnstream.graph.agent.wire import wire_messages
 from turnstream.graph.ports.model import ModelClient
 from turnstream.schemas.chat import ChatRequest, ToolSpec
 from turnstream.schemas.errors import ModelError, StepLimitError
@@ -45,7 +45,7 @@ def model_node(model: ModelClient, specs: Sequence[ToolSpec], settings: AgentSet
             params = settings.params | given.params
             prompt = settings.system_prompt if given.system_prompt is None else given.system_prompt
             request = ChatRequest(
-                messages=wire_messages(messages, prompt),
+                messages=chat_messages(messages, prompt),
                 tools=() if last else _offered(specs, given.tools),
                 model=given.model,
                 params=params,

@@ -9,7 +9,7 @@ from recorded_exchanges import Exchange, ReplayServer, exchanges
 
 from turnstream.connectors.models.openai.client import ModelLimits, OpenAIModel
 from turnstream.connectors.models.openai.deltas import DeltaParser
-from turnstream.schemas.chat import ChatRequest, Delta, ToolSpec
+from turnstream.schemas.chat import ChatRequest, Delta, ToolSpec, UserMessage
 from turnstream.schemas.errors import ModelError, ModelOverloadedError
 
 QUICK = ModelLimits(first_token_timeout_s=60, token_gap_timeout_s=60)
@@ -33,7 +33,7 @@ def heard(deltas: list[Delta]) -> dict[str, Any]:
 
 async def outcome(model: OpenAIModel, name: str) -> dict[str, Any]:
     deltas: list[Delta] = []
-    request = ChatRequest(messages=[{"role": "user", "content": name}], tools=TOOLS)
+    request = ChatRequest(messages=(UserMessage(name),), tools=TOOLS)
     found: dict[str, Any]
     try:
         answer = await model.stream(request, deltas.extend)

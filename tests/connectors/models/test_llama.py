@@ -17,7 +17,7 @@ from turnstream.deploy.local import LocalStack
 from turnstream.graph.agent.builder import build_agent
 from turnstream.graph.agent.state import AgentSettings
 from turnstream.graph.agent.turn_context import TurnContext
-from turnstream.schemas.chat import ChatRequest, Delta
+from turnstream.schemas.chat import ChatRequest, Delta, UserMessage
 from turnstream.schemas.errors import ModelContextError, ModelError
 from turnstream.schemas.records.events import MessageFinished, TokensEmitted
 from turnstream.schemas.text import text_sha256
@@ -42,7 +42,7 @@ async def test_a_real_answer_streams_with_usage(url):
     async with OpenAIModel(url) as model:
         answer = await model.stream(
             ChatRequest(
-                messages=[{"role": "user", "content": "Say hello."}],
+                messages=(UserMessage("Say hello."),),
                 params={"max_tokens": 16, "temperature": 0},
             ),
             heard.extend,
@@ -61,7 +61,7 @@ async def test_a_completion_that_is_not_streamed_says_the_same(url):
             heard: list[Delta] = []
             answer = await model.stream(
                 ChatRequest(
-                    messages=[{"role": "user", "content": "Say hello."}],
+                    messages=(UserMessage("Say hello."),),
                     params={"max_tokens": 16, "temperature": 0, "seed": 1, "stream": stream},
                 ),
                 heard.extend,
@@ -78,7 +78,7 @@ async def test_a_request_that_the_server_refuses_tells_why(url):
     async with OpenAIModel(url) as model:
         with pytest.raises(ModelError, match=r"the model server answered \d+: .*tools"):
             await model.stream(
-                ChatRequest(messages=[{"role": "user", "content": "x"}], params={"tools": 5}),
+                ChatRequest(messages=(UserMessage("x"),), params={"tools": 5}),
                 lambda _: None,
             )
 
@@ -87,7 +87,7 @@ async def test_a_conversation_beyond_the_context_has_its_own_code(url):
     async with OpenAIModel(url) as model:
         with pytest.raises(ModelContextError):
             await model.stream(
-                ChatRequest(messages=[{"role": "user", "content": "word " * 60_000}]),
+                ChatRequest(messages=(UserMessage("word " * 60_000),)),
                 lambda _: None,
             )
 
@@ -98,7 +98,7 @@ async def test_cancel_frees_the_slot(url):
         call = asyncio.create_task(
             model.stream(
                 ChatRequest(
-                    messages=[{"role": "user", "content": "Count to one thousand."}],
+                    messages=(UserMessage("Count to one thousand."),),
                     params={"max_tokens": 2000},
                 ),
                 lambda _: first.set(),

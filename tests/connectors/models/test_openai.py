@@ -13,9 +13,22 @@ import msgspec
 import pytest
 
 from turnstream.connectors.models.openai.client import ModelLimits, OpenAIModel
+from turnstream.connectors.models.openai.endings import is_at_limit
 from turnstream.connectors.models.openai.request import request_body
 from turnstream.deploy.local.scripted.server import ScriptedServer
-from turnstream.schemas.chat import ChatAnswer, ChatRequest, Delta, ToolSpec
+from turnstream.schemas.chat import (
+    AssistantMessage,
+    CallResult,
+    ChatAnswer,
+    ChatRequest,
+    Delta,
+    ImagePart,
+    Instruction,
+    RequestedCall,
+    TextPart,
+    ToolSpec,
+    UserMessage,
+)
 from turnstream.schemas.errors import (
     ModelBadResponseError,
     ModelContextError,
@@ -36,7 +49,7 @@ TOOL = ToolSpec(name="add", description="Add.", parameters={"type": "object"})
 
 
 def ask(text: str, **fields: Any) -> ChatRequest:
-    return ChatRequest(messages=[{"role": "user", "content": text}], **fields)
+    return ChatRequest(messages=(UserMessage(text),), **fields)
 
 
 class Heard:
@@ -123,6 +136,81 @@ async def test_the_request_is_hashed_as_it_was_sent():
         assert server.requests[-1].model == "named"
         assert server.requests[-1].tools[0]["function"]["name"] == "add"
         assert msgspec.json.decode(body)["temperature"] == 0.1
+
+
+def test_messages_in_the_apis_form():
+    call = RequestedCall("c1", "f", {"a": 1})
+    request = ChatRequest(
+        messages=(
+            Instruction("be nice"),
+            UserMessage((TextPart("look"), ImagePart("u"), ImagePart("v", "low"))),
+            AssistantMessage("", (call,)),
+            CallResult("c1", "done"),
+            AssistantMessage("ab"),
+        ),
+        tools=(TOOL,),
+    )
+    assert msgspec.json.decode(request_body(request, "m")) == {
+        "model": "m",
+        "messages": [
+            {"role": "system", "content": "be nice"},
+            {
+                "role": "user",
+                "content": [
+                    {"type": "text", "text": "look"},
+                    {"type": "image_url", "image_url": {"url": "u"}},
+                    {"type": "image_url", "image_url": {"url": "v", "detail": "low"}},
+                ],
+            },
+            {
+                "role": "assistant",
+                "content": "",
+                "tool_calls": [
+                    {
+                        "id": "c1",
+                        "type": "function",
+                        "function": {"name": "f", "arguments": '{"a":1}'},
+                    }
+                ],
+            },
+            {"role": "tool", "tool_call_id": "c1", "content": "done"},
+            {"role": "assistant", "content": "ab"},
+        ],
+        "stream": True,
+        "stream_options": {"include_usage": True},
+        "tools": [
+            {
+                "type": "function",
+                "function": {
+                    "name": "add",
+                    "description": "Add.",
+                    "parameters": {"type": "object"},
+                },
+            }
+        ],
+    }
+
+
+@pytest.mark.parametrize(
+    ("reason", "at_limit"),
+    [
+        ("length", True),
+        ("max_tokens", True),
+        ("MAX_TOKENS", True),
+        ("model_length", True),
+        ("stop", False),
+        ("tool_calls", False),
+    ],
+)
+def test_reasons_that_tell_of_the_limit(reason, at_limit):
+    assert is_at_limit(reason) is at_limit
+
+
+async def test_an_answer_that_the_limit_cut_says_so():
+    async with scripted() as (_, model):
+        cut = await model.stream(ask("tokens=9", params={"max_tokens": 2}), Heard())
+        whole = await model.stream(ask("tokens=2"), Heard())
+        assert (cut.at_limit, whole.at_limit) == (True, False)
 
 
 async def test_lone_surrogates_are_sent_as_replacement_characters():

@@ -14,11 +14,15 @@ from turnstream.connectors.models.openai.client import OpenAIModel
 from turnstream.deploy.local.scripted.answer import fault_in_history
 from turnstream.deploy.local.scripted.script import Script, read_script
 from turnstream.deploy.local.scripted.server import ScriptedServer
-from turnstream.schemas.chat import ChatRequest
+from turnstream.schemas.chat import ChatRequest, UserMessage
 
 
 def ask(text: str) -> list[dict[str, str]]:
     return [{"role": "user", "content": text}]
+
+
+def request(text: str) -> ChatRequest:
+    return ChatRequest(messages=(UserMessage(text),))
 
 
 @pytest.mark.parametrize(
@@ -59,7 +63,7 @@ async def test_tokens_come_on_time():
             at: list[float] = []
             start = time.monotonic()
             await model.stream(
-                ChatRequest(messages=ask("tokens=100 rate=200 ttft=0.1")),
+                request("tokens=100 rate=200 ttft=0.1"),
                 lambda deltas, at=at, start=start: at.extend(
                     [time.monotonic() - start] * len(deltas)
                 ),
@@ -72,7 +76,7 @@ async def test_stamps_tell_when_a_token_was_written():
     async with ScriptedServer() as server, OpenAIModel(server.url, model="m") as model:
         heard: list[tuple[int, str]] = []
         await model.stream(
-            ChatRequest(messages=ask("tokens=30 rate=500 stamp=1 reasoning=1")),
+            request("tokens=30 rate=500 stamp=1 reasoning=1"),
             lambda deltas: heard.extend(
                 (time.monotonic_ns(), d.text) for d in deltas if d.kind == "text"
             ),
@@ -146,9 +150,7 @@ async def test_metrics_have_vllms_names():
         OpenAIModel(server.url, model="m") as model,
     ):
         calls = [
-            asyncio.create_task(
-                model.stream(ChatRequest(messages=ask("tokens=5000 rate=100")), lambda _: None)
-            )
+            asyncio.create_task(model.stream(request("tokens=5000 rate=100"), lambda _: None))
             for _ in range(2)
         ]
         async with asyncio.timeout(60):
