@@ -6,21 +6,17 @@ it with `stream_mode=[]`. `Runtime.context` must be a `TurnContext`.
 
 from __future__ import annotations
 
-import hashlib
-import inspect
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-import msgspec
 from langgraph.graph import END, START, StateGraph
 
-from turnstream.graph.agent import answer, history, retries, state
-from turnstream.graph.agent.nodes import model as model_node
-from turnstream.graph.agent.nodes import tools as tool_node
+from turnstream.graph.agent.nodes.model import model_node
+from turnstream.graph.agent.nodes.tools import tool_node
 from turnstream.graph.agent.state import AgentSettings, AgentState
 from turnstream.graph.agent.turn_context import TurnContext
+from turnstream.graph.agent.version import sources, version_of
 from turnstream.graph.langgraph.catalog import AGENT, GraphEntry
-from turnstream.graph.tools import recorded_calls as tool_calls
 from turnstream.schemas.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -28,7 +24,7 @@ if TYPE_CHECKING:
 
     from turnstream.graph.ports.commits import Commits
     from turnstream.graph.ports.emitter import Emitter
-    from turnstream.graph.ports.model import ModelClient
+    from turnstream.graph.ports.lookup import Services
     from turnstream.graph.ports.tools import Tool
     from turnstream.graph.run.input import TurnInput
 
@@ -38,9 +34,9 @@ which LangGraph stops a run (`graph.run.input.RECURSION_LIMIT`)."""
 
 
 def build_agent(
-    model: ModelClient, tools: Sequence[Tool] = (), settings: AgentSettings | None = None
+    tools: Sequence[Tool] = (), settings: AgentSettings | None = None
 ) -> StateGraph[AgentState, TurnContext, Any, Any]:
-    """Return the graph, not yet compiled.
+    """Return the graph, not yet compiled; its nodes find their services in the `TurnContext`.
 
     Raises `ConfigurationError` for two tools of one name, and for `steps_max` above 50.
     """
@@ -53,44 +49,40 @@ def build_agent(
     graph: StateGraph[AgentState, TurnContext, Any, Any] = StateGraph(
         AgentState, context_schema=TurnContext
     )
-    call_model = model_node.model_node(model, [tool.spec for tool in tools], settings)
+    call_model = model_node([tool.spec for tool in tools], settings)
     graph.add_node("model", call_model, destinations=("tools", END))
-    graph.add_node("tools", tool_node.tool_node(named, settings))
+    graph.add_node("tools", tool_node(named, settings))
     graph.add_edge(START, "model")
     graph.add_edge("tools", "model")
     return graph
 
 
 def agent_entry(
-    model: ModelClient, tools: Sequence[Tool] = (), settings: AgentSettings | None = None
+    services: Services, tools: Sequence[Tool] = (), settings: AgentSettings | None = None
 ) -> GraphEntry:
-    """Return the built-in agent as the catalog holds it."""
+    """Return the built-in agent as the catalog holds it.
+
+    A process that only reads states needs no services.
+    """
     settings = settings or AgentSettings()
+
+    def context(emitter: Emitter, turn: TurnInput, commits: Commits) -> TurnContext:
+        given = turn.config.get("configurable")
+        return TurnContext(
+            emitter,
+            UUID(turn.turn_id),
+            turn.thread_key,
+            commits.tool_calls,
+            given if isinstance(given, dict) else {},
+            services,
+            settled=commits.settled,
+        )
+
     return GraphEntry(
         name=AGENT,
-        graph=build_agent(model, tools, settings).compile(name=AGENT),
+        graph=build_agent(tools, settings).compile(name=AGENT),
         native=True,
-        hash=_digest(tools, settings),
+        hash=version_of(sources(), tools, settings),
         description="A chat model that may call tools.",
-        make_context=_context,
+        make_context=context,
     )
-
-
-def _context(emitter: Emitter, turn: TurnInput, commits: Commits) -> TurnContext:
-    given = turn.config.get("configurable")
-    return TurnContext(
-        emitter,
-        UUID(turn.turn_id),
-        turn.thread_key,
-        commits.tool_calls,
-        given if isinstance(given, dict) else {},
-        settled=commits.settled,
-    )
-
-
-def _digest(tools: Sequence[Tool], settings: AgentSettings) -> str:
-    """Return what tells one build and configuration of the agent from another."""
-    modules = (answer, history, model_node, retries, state, tool_calls, tool_node)
-    sources = [inspect.getsource(module) for module in modules]
-    told = msgspec.json.encode([settings, [tool.spec for tool in tools]])
-    return hashlib.sha256("\n".join(sources).encode() + told).hexdigest()

@@ -1,6 +1,6 @@
 """State and settings of the built-in agent."""
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Mapping
 from typing import Annotated, Any, Protocol
 
 import msgspec
@@ -70,7 +70,7 @@ class TurnSettings(msgspec.Struct, frozen=True, kw_only=True):
         return {name: value for name, value in named.items() if value is not None}
 
 
-def turn_settings(configurable: Any) -> TurnSettings:
+def turn_settings(configurable: Mapping[str, object]) -> TurnSettings:
     """Return the settings of a turn; raises `InvalidRequestError` (`invalid_configurable`)."""
     known = {
         name: configurable[name] for name in TurnSettings.__struct_fields__ if name in configurable

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from turnstream.graph.agent.retries import Retries
+from turnstream.graph.ports.lookup import Services
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -24,7 +25,8 @@ async def _nothing(path: str) -> Sequence[Keep]:  # noqa: ARG001  where nothing 
 class TurnContext:
     """What the nodes of a native graph find in `Runtime.context`.
 
-    `configurable` holds the assistant's settings for this turn as they came: nobody checked them.
+    `services` are the process's, by port: `context.services[MODEL]`. The rest belongs to the
+    attempt. `configurable` holds the assistant's settings for this turn as they came, unchecked.
     `settled` is `Commits.settled`, `retries` the budget of retries.
     """
 
@@ -32,6 +34,7 @@ class TurnContext:
     turn_id: UUID
     thread_key: str
     tool_calls: ToolCalls
-    configurable: Mapping[str, Any] = field(default_factory=dict)
+    configurable: Mapping[str, object] = field(default_factory=dict)
+    services: Services = field(default_factory=Services)
     settled: Callable[[str], Awaitable[Sequence[Keep]]] = field(default=_nothing, compare=False)
     retries: Retries = field(default_factory=Retries, compare=False)

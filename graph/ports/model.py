@@ -1,8 +1,10 @@
-"""What streams answers of a chat model."""
+"""The chat model that a turn calls."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
+
+from turnstream.graph.ports.lookup import Port
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,3 +22,6 @@ class ModelClient(Protocol):
         A call that failed is not repeated here.
         """
         ...
+
+
+MODEL: Final = Port[ModelClient]("model")

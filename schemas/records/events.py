@@ -71,6 +71,8 @@ class AttemptStarted(Event, frozen=True, gc=False, kw_only=True):
 
     `decided`: the turn has its outcome, of the attempt `base`; only its terminal follows. So it
     does where the ledger decided, which is no attempt: such a start says `first` or `again`.
+    `config_hash` is the version of the graph: a hash of its code, and for the built-in agent of its
+    settings and tools too.
     """
 
     reason: Literal["first", "again", "decided"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from turnstream.connectors.models.openai.client import ModelLimits, OpenAIModel
 from turnstream.connectors.models.routes import RoutedModel
@@ -10,8 +10,9 @@ from turnstream.graph.agent.builder import agent_entry
 from turnstream.graph.agent.retries import RetrySettings
 from turnstream.graph.agent.state import AgentSettings
 from turnstream.graph.langgraph.catalog import Catalog
+from turnstream.graph.ports.lookup import Services
+from turnstream.graph.ports.model import MODEL
 from turnstream.graph.tools import built_in_tools
-from turnstream.schemas.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from turnstream.graph.langgraph.catalog import GraphEntry
@@ -19,16 +20,9 @@ if TYPE_CHECKING:
     from turnstream.streams.app.settings import Settings
 
 
-class _NoModel:
-    """Stands where the agent has its model in a process that runs no turns."""
-
-    def __getattr__(self, name: str) -> object:
-        raise ConfigurationError(f"the edge runs no turns: {name}")
-
-
 def edge_catalog(settings: Settings) -> Catalog:
     """Return the graphs, to read states with."""
-    return _catalog(settings, agent_entry(cast("ModelClient", _NoModel())))
+    return _catalog(settings, agent_entry(Services()))
 
 
 def _catalog(settings: Settings, built_in: GraphEntry) -> Catalog:
@@ -70,4 +64,4 @@ def worker_catalog(settings: Settings, model: ModelClient) -> Catalog:
             retry_after_max_s=settings.model_retry_after_max_s,
         ),
     )
-    return _catalog(settings, agent_entry(model, built_in_tools(), agent))
+    return _catalog(settings, agent_entry(Services().adding(MODEL, model), built_in_tools(), agent))

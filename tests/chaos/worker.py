@@ -26,6 +26,8 @@ from turnstream.connectors.kafka.read import inbox
 from turnstream.connectors.postgres import pools
 from turnstream.graph.agent.builder import agent_entry
 from turnstream.graph.langgraph.catalog import Catalog
+from turnstream.graph.ports.lookup import Services
+from turnstream.graph.ports.model import MODEL
 from turnstream.graph.tools import built_in_tools
 from turnstream.streams.app.edge import open_edge
 from turnstream.streams.app.graphs import model_of
@@ -48,7 +50,11 @@ async def work(name: str) -> None:
     counting.strikes.append(_strike)
     async with model_of(settings) as model:
         catalog = Catalog()
-        catalog.add(agent_entry(model, [*built_in_tools(), *counting.agent_tools()]))
+        catalog.add(
+            agent_entry(
+                Services().adding(MODEL, model), [*built_in_tools(), *counting.agent_tools()]
+            )
+        )
         catalog.load(settings.langgraph_json)
         await run_until_signal(
             settings,

@@ -23,6 +23,9 @@ from turnstream.graph.agent.builder import agent_entry, build_agent
 from turnstream.graph.agent.retries import RetrySettings
 from turnstream.graph.agent.state import AgentSettings
 from turnstream.graph.agent.turn_context import TurnContext
+from turnstream.graph.agent.version import sources, version_of
+from turnstream.graph.ports.lookup import Services
+from turnstream.graph.ports.model import MODEL
 from turnstream.graph.ports.tools import Effects
 from turnstream.graph.run.input import TurnInput
 from turnstream.graph.tools import built_in_tools
@@ -59,8 +62,9 @@ TURN = uuid.UUID("01890000-0000-7000-8000-000000000001")
 class Agent:
     """A compiled agent with its server; `say` runs one turn."""
 
-    def __init__(self, server: ScriptedServer, graph: Any) -> None:
+    def __init__(self, server: ScriptedServer, model: OpenAIModel, graph: Any) -> None:
         self.server = server
+        self.services = Services().adding(MODEL, model)
         self.graph = graph
         self.emitter = MemoryEmitter.started(turn_id=str(TURN))
 
@@ -74,7 +78,12 @@ class Agent:
             "recursion_limit": 100,
         }
         context = TurnContext(
-            self.emitter, turn, f"default/{thread}", MemoryToolCalls(), configurable
+            self.emitter,
+            turn,
+            f"default/{thread}",
+            MemoryToolCalls(),
+            configurable,
+            self.services,
         )
         async for _ in self.graph.astream(
             {"messages": [HumanMessage(text)]},
@@ -103,9 +112,9 @@ class Agent:
 async def agent(tools: Any = None, **settings: Any) -> AsyncIterator[Agent]:
     async with ScriptedServer() as server, OpenAIModel(server.url) as model:
         graph = build_agent(
-            model, built_in_tools() if tools is None else tools, AgentSettings(**settings)
+            built_in_tools() if tools is None else tools, AgentSettings(**settings)
         ).compile(checkpointer=InMemorySaver())
-        yield Agent(server, graph)
+        yield Agent(server, model, graph)
 
 
 class Seconds(BaseModel):
@@ -175,7 +184,7 @@ async def test_a_failed_turn_goes_on_under_the_same_message_id():
         assert it.of(StepFinished)[0].error == "model_stream_cut"
         emitter = MemoryEmitter.started(turn_id=str(TURN))
         config = {"configurable": {"thread_id": "t"}}
-        context = TurnContext(emitter, TURN, "default/t", MemoryToolCalls())
+        context = TurnContext(emitter, TURN, "default/t", MemoryToolCalls(), services=it.services)
         with pytest.raises(ModelStreamCutError):
             await it.graph.ainvoke(None, config, context=context)
         (again,) = [event for event in emitter.events if isinstance(event, MessageStarted)]
@@ -458,7 +467,7 @@ async def test_a_closed_emitter_hears_nothing():
     async with agent() as it:
         emitter = MemoryEmitter.started()
         emitter.close()
-        context = TurnContext(emitter, TURN, "default/t", MemoryToolCalls())
+        context = TurnContext(emitter, TURN, "default/t", MemoryToolCalls(), services=it.services)
         await it.graph.ainvoke(
             {"messages": [HumanMessage("hello")]},
             {"configurable": {"thread_id": "t"}},
@@ -469,13 +478,13 @@ async def test_a_closed_emitter_hears_nothing():
 
 def test_two_tools_of_one_name_are_refused():
     with pytest.raises(ConfigurationError):
-        build_agent(OpenAIModel("http://127.0.0.1:1"), built_in_tools() * 2)
+        build_agent(built_in_tools() * 2)
 
 
 @pytest.mark.parametrize("steps", [0, 51])
 def test_a_bound_that_langgraph_would_not_reach_is_refused(steps):
     with pytest.raises(ConfigurationError):
-        build_agent(OpenAIModel("http://127.0.0.1:1"), (), AgentSettings(steps_max=steps))
+        build_agent((), AgentSettings(steps_max=steps))
 
 
 async def test_the_largest_bound_can_be_reached():
@@ -486,12 +495,10 @@ async def test_the_largest_bound_can_be_reached():
 
 
 def test_the_catalogs_entry():
-    model = OpenAIModel("http://127.0.0.1:1")
-    entry = agent_entry(model, built_in_tools())
+    services = Services().adding(MODEL, OpenAIModel("http://127.0.0.1:1"))
+    entry = agent_entry(services, built_in_tools())
     assert entry.native
-    assert entry.hash == agent_entry(model, built_in_tools()).hash
-    assert entry.hash != agent_entry(model, ()).hash
-    assert entry.hash != agent_entry(model, built_in_tools(), AgentSettings(steps_max=2)).hash
+    assert entry.hash == version_of(sources(), built_in_tools(), AgentSettings())
     given = TurnInput(
         turn_id=str(TURN), thread_key="default/t", config={"configurable": {"model": "m"}}
     )
@@ -499,8 +506,8 @@ def test_the_catalogs_entry():
     commits: Any = SimpleNamespace(tool_calls=ledger, settled=None)
     assert entry.make_context is not None
     assert entry.make_context(emitter, given, commits) == TurnContext(
-        emitter, TURN, "default/t", ledger, {"model": "m"}
+        emitter, TURN, "default/t", ledger, {"model": "m"}, services
     )
     assert entry.make_context(
         emitter, TurnInput(turn_id=str(TURN), thread_key="t", config={"configurable": 5}), commits
-    ) == TurnContext(emitter, TURN, "t", ledger, {})
+    ) == TurnContext(emitter, TURN, "t", ledger, {}, services)

@@ -20,6 +20,8 @@ from turnstream.graph.agent.builder import build_agent
 from turnstream.graph.agent.retries import Retries, RetrySettings
 from turnstream.graph.agent.state import AgentSettings
 from turnstream.graph.agent.turn_context import TurnContext
+from turnstream.graph.ports.lookup import Services
+from turnstream.graph.ports.model import MODEL
 from turnstream.graph.run.said import Said
 from turnstream.graph.tools import built_in_tools
 from turnstream.schemas.errors import (
@@ -50,8 +52,9 @@ PATIENT = ModelLimits(first_token_timeout_s=60, token_gap_timeout_s=60)
 class Agent:
     """The built-in agent on a scripted server; `say` runs one turn."""
 
-    def __init__(self, server: ScriptedServer, graph: Any) -> None:
+    def __init__(self, server: ScriptedServer, model: OpenAIModel, graph: Any) -> None:
         self.server = server
+        self.services = Services().adding(MODEL, model)
         self.graph = graph
         self.emitter = MemoryEmitter.started()
         self.said = Said(self.emitter)
@@ -63,7 +66,7 @@ class Agent:
             return []
 
         context = TurnContext(
-            self.said, uuid.uuid4(), "default/t", MemoryToolCalls(), settled=settled
+            self.said, uuid.uuid4(), "default/t", MemoryToolCalls(), {}, self.services, settled
         )
         await self.graph.ainvoke(
             {"messages": [HumanMessage(text)]},
@@ -92,8 +95,8 @@ async def agent(
         ScriptedServer() as server,
         OpenAIModel(server.url, model="scripted", limits=limits) as model,
     ):
-        graph = build_agent(model, built_in_tools(), settings)
-        yield Agent(server, graph.compile(checkpointer=InMemorySaver()))
+        graph = build_agent(built_in_tools(), settings)
+        yield Agent(server, model, graph.compile(checkpointer=InMemorySaver()))
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,8 @@ import counting
 from turnstream.connectors.postgres.ledger.tool_calls import LedgerToolCalls
 from turnstream.graph.agent.builder import agent_entry
 from turnstream.graph.langgraph.catalog import Catalog
+from turnstream.graph.ports.lookup import Services
+from turnstream.graph.ports.model import MODEL
 from turnstream.streams.app.graphs import model_of
 from turnstream.streams.app.settings import load_settings
 from turnstream.streams.app.worker import open_worker
@@ -63,7 +65,7 @@ async def run(name: str) -> None:
     watch_the_ledger()
     async with model_of(settings) as model:
         catalog = Catalog()
-        catalog.add(agent_entry(model, counting.agent_tools()))
+        catalog.add(agent_entry(Services().adding(MODEL, model), counting.agent_tools()))
         catalog.load(settings.langgraph_json)
         async with open_worker(settings, name=name, catalog=catalog) as worker:
             on_stop_signal(worker.stop)

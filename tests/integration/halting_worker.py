@@ -19,6 +19,8 @@ from pydantic import BaseModel
 from turnstream.graph.agent.builder import agent_entry
 from turnstream.graph.agent.state import AgentSettings
 from turnstream.graph.langgraph.catalog import Catalog
+from turnstream.graph.ports.lookup import Services
+from turnstream.graph.ports.model import MODEL
 from turnstream.graph.ports.tools import ToolCallContext
 from turnstream.graph.tools import built_in_tools
 from turnstream.graph.tools.function import FunctionTool
@@ -55,7 +57,7 @@ async def run(name: str) -> None:
         catalog = Catalog()
         slow = FunctionTool(look_up, Arguments, timeout_s=100.0, effects=None)
         agent = AgentSettings(tool_timeout_s=slow.timeout_s)
-        catalog.add(agent_entry(model, [*built_in_tools(), slow], agent))
+        catalog.add(agent_entry(Services().adding(MODEL, model), [*built_in_tools(), slow], agent))
         catalog.load(settings.langgraph_json)
         async with open_worker(settings, name=name, catalog=catalog) as worker:
             on_stop_signal(worker.stop)

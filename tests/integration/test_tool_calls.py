@@ -27,6 +27,8 @@ from pydantic import BaseModel, SecretStr
 from turnstream.connectors.postgres.migrate import migrate
 from turnstream.graph.agent.builder import agent_entry
 from turnstream.graph.langgraph.catalog import Catalog
+from turnstream.graph.ports.lookup import Services
+from turnstream.graph.ports.model import MODEL
 from turnstream.graph.ports.tools import ToolCallContext
 from turnstream.graph.tools import built_in_tools
 from turnstream.graph.tools.function import FunctionTool
@@ -224,7 +226,7 @@ async def agent(scene: Scene, *tools: FunctionTool[Any], url: str = "") -> Async
         settings = settings.model_copy(update={"database_url": SecretStr(url)})
     async with model_of(settings) as model:
         catalog = Catalog()
-        catalog.add(agent_entry(model, [*built_in_tools(), *tools]))
+        catalog.add(agent_entry(Services().adding(MODEL, model), [*built_in_tools(), *tools]))
         async with open_worker(settings, catalog=catalog) as opened:
             running = asyncio.create_task(opened.run())
             try:

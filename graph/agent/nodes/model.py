@@ -22,14 +22,14 @@ from turnstream.graph.agent.state import (
     turn_settings,
 )
 from turnstream.graph.agent.turn_context import TurnContext
-from turnstream.graph.ports.model import ModelClient
+from turnstream.graph.ports.model import MODEL
 from turnstream.schemas.chat import ChatRequest, ToolSpec
 from turnstream.schemas.errors import ModelError, StepLimitError
 
 _log = structlog.get_logger(__name__)
 
 
-def model_node(model: ModelClient, specs: Sequence[ToolSpec], settings: AgentSettings) -> Node:
+def model_node(specs: Sequence[ToolSpec], settings: AgentSettings) -> Node:
     """Return the node; it says itself where it goes on, which costs less than an edge that reads.
 
     The last call that `steps_max` allows is made without tools, so that the turn ends with an
@@ -54,7 +54,7 @@ def model_node(model: ModelClient, specs: Sequence[ToolSpec], settings: AgentSet
             for tries in itertools.count(1):
                 answer = Answer(here.emitter, here.path, request.request_id, _call_ids(messages))
                 try:
-                    whole = await model.stream(request, answer.push)
+                    whole = await runtime.context.services[MODEL].stream(request, answer.push)
                     break
                 except ModelError as error:
                     context, retries = runtime.context, settings.retries

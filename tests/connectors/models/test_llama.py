@@ -17,6 +17,8 @@ from turnstream.deploy.local import LocalStack
 from turnstream.graph.agent.builder import build_agent
 from turnstream.graph.agent.state import AgentSettings
 from turnstream.graph.agent.turn_context import TurnContext
+from turnstream.graph.ports.lookup import Services
+from turnstream.graph.ports.model import MODEL
 from turnstream.schemas.chat import ChatRequest, Delta, UserMessage
 from turnstream.schemas.errors import ModelContextError, ModelError
 from turnstream.schemas.records.events import MessageFinished, TokensEmitted
@@ -122,10 +124,16 @@ async def test_the_agent_answers(url):
     turn = uuid.uuid4()
     emitter = MemoryEmitter.started(turn_id=str(turn))
     async with OpenAIModel(url) as model:
-        graph = build_agent(model, (), AgentSettings(params={"max_tokens": 24})).compile()
+        graph = build_agent((), AgentSettings(params={"max_tokens": 24})).compile()
         state = await graph.ainvoke(
             {"messages": [HumanMessage("What is the capital of France?")]},
-            context=TurnContext(emitter, turn, "default/t", MemoryToolCalls()),
+            context=TurnContext(
+                emitter,
+                turn,
+                "default/t",
+                MemoryToolCalls(),
+                services=Services().adding(MODEL, model),
+            ),
         )
     text = state["messages"][-1].content
     said = "".join(e.text for e in emitter.events if isinstance(e, TokensEmitted))
