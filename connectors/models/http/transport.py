@@ -1,195 +1,26 @@
-"""HTTP/1.1 to one model server, over kept connections; bytes go to their reader as they come.
+"""HTTP/1.1 to one model server: its connections, kept between exchanges, and its requests.
 
-For the hot path: a client of general use wakes a task for every network read. Here the reader is
-called from the transport. Parsing is httptools'. No redirects, no proxies, no compression asked
-for: a model server needs none.
+No redirects, no proxies, and no compression is asked for: a model server needs none. Why a
+connection is our own: `connection.py`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import ssl
-from http import HTTPStatus
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-import httptools
-
-from turnstream.connectors.models.http.bodies import decompressing
-from turnstream.schemas.errors import ConfigurationError, ModelBadResponseError
+from turnstream.connectors.models.http.connection import Connection
+from turnstream.schemas.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
     from types import TracebackType
 
 IDLE_S_MAX = 4.0
-"""A connection unused for longer is not used again: uvicorn, and so vLLM, closes it after 5 s."""
-
-HEAD_BYTES_MAX = 64 << 10
-_INFORMATIONAL_MAX = 199
-
-
-class Connection(asyncio.Protocol):
-    """One connection; carries one exchange at a time.
-
-    `heard`: whether anything came since the request. `feed` is called with the body's bytes of each
-    network read, once it is set; what it raises ends the exchange.
-    """
-
-    def __init__(self) -> None:
-        self.transport: asyncio.Transport
-        self.lost = False
-        self.idle_since = 0.0
-        self._loop = asyncio.get_running_loop()
-        self._parser: httptools.HttpResponseParser | None = None
-        self._headed: asyncio.Future[None] | None = None
-        self._ended: asyncio.Future[None] | None = None
-
-    def begin(self, request: bytes) -> None:
-        """Send a request; the exchange before it is over."""
-        self.heard = False
-        self.status = 0
-        self.headers: dict[str, str] = {}
-        self.feed: Callable[[bytes], None] | None = None
-        self._chunks: list[bytes] = []
-        self._head_bytes = 0
-        self._complete = self._keeps = self._until_close = False
-        self._parser = httptools.HttpResponseParser(self)
-        self._headed = self._loop.create_future()
-        self._ended = self._loop.create_future()
-        self.transport.write(request)
-
-    async def head(self) -> None:
-        """Wait for status and headers. Raises `OSError` or `ModelBadResponseError`."""
-        if self._headed is None:
-            raise RuntimeError("no exchange has begun")
-        await self._headed
-
-    async def read_into(self, feed: Callable[[bytes], None]) -> None:
-        """Hand the body to `feed` until its end; raises as `head`, or what `feed` raises."""
-        if self._ended is None:
-            raise RuntimeError("no exchange has begun")
-        try:
-            self.feed = feed = decompressing(self.headers.get("content-encoding", ""), feed)
-        except BaseException:
-            self.transport.abort()
-            raise
-        chunks, self._chunks = self._chunks, []
-        try:
-            if chunks:
-                feed(b"".join(chunks))
-        except BaseException:
-            self.transport.abort()
-            raise
-        await self._ended
-
-    def forget(self) -> None:
-        """Let go of the exchange, whose errors hold frames that hold this connection."""
-        self.feed = self._parser = self._headed = self._ended = None
-
-    @property
-    def ok(self) -> bool:
-        """Whether the answer's status is 2xx."""
-        return HTTPStatus.OK <= self.status < HTTPStatus.MULTIPLE_CHOICES
-
-    @property
-    def reusable(self) -> bool:
-        """Whether the exchange is over and the server keeps the connection."""
-        return self._complete and self._keeps and not self.lost
-
-    # -- what the loop calls -------------------------------------------------------------------
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Take the transport."""
-        self.transport = cast("asyncio.Transport", transport)
-
-    def data_received(self, data: bytes) -> None:
-        """Parse, and hand the body over."""
-        # no name for the future here: an error of the reader holds this frame, and it the error
-        if self._parser is None or self._ended is None or self._ended.done():
-            self.transport.abort()  # nobody asked
-            return
-        self.heard = True
-        try:
-            self._parser.feed_data(data)
-        except Exception as error:  # noqa: BLE001  httptools' errors have no root of their own
-            self._keeps = False
-            if not self._complete:  # what follows a whole answer does not matter
-                self._fail(ModelBadResponseError(f"no HTTP answer: {type(error).__name__}"))
-                return
-        if not self._chunks:  # a head, or what stands behind a body's last chunk
-            self._head_bytes += len(data)
-            if self._head_bytes > HEAD_BYTES_MAX:
-                self._fail(ModelBadResponseError(f"an answer's head above {HEAD_BYTES_MAX} bytes"))
-                return
-        elif self.feed is not None:
-            self._hand_over(self.feed)
-        if self._complete:
-            _settle(self._ended)
-
-    def connection_lost(self, error: Exception | None) -> None:
-        """End the exchange: well, where the connection's end is the body's."""
-        self.lost = True
-        ended = self._ended
-        if ended is None or ended.done():
-            return
-        if error is None and self._until_close:  # set with the head
-            _settle(ended)
-        else:
-            self._fail(error or ConnectionResetError("the server closed the connection"))
-
-    # -- what the parser calls -----------------------------------------------------------------
-
-    def on_message_begin(self) -> None:
-        """Begin an answer, maybe after an informational one."""
-        if self._complete:
-            raise ConnectionError("a second answer to one request")
-        self.headers = {}
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """Take a header."""
-        self.headers[name.decode("latin-1").lower()] = value.decode("latin-1")
-
-    def on_headers_complete(self) -> None:
-        """Let who waits for the head go on."""
-        if self._parser is None or self._headed is None:
-            return
-        self.status = self._parser.get_status_code()
-        if self.status > _INFORMATIONAL_MAX:
-            self._until_close = (
-                "content-length" not in self.headers
-                and "chunked" not in self.headers.get("transfer-encoding", "").lower()
-            )
-            _settle(self._headed)
-
-    def on_body(self, body: bytes) -> None:
-        """Take some of the body."""
-        self._chunks.append(body)
-
-    def on_message_complete(self) -> None:
-        """Note the end, unless another answer follows."""
-        self._complete = self.status > _INFORMATIONAL_MAX
-        self._keeps = self._parser is not None and self._parser.should_keep_alive()
-
-    def _hand_over(self, feed: Callable[[bytes], None]) -> None:
-        chunks, self._chunks = self._chunks, []
-        try:
-            feed(chunks[0] if len(chunks) == 1 else b"".join(chunks))
-        except Exception as error:  # noqa: BLE001  it is raised where the exchange is awaited
-            self._fail(error)
-
-    def _fail(self, error: Exception) -> None:
-        self._keeps = False
-        for future in (self._headed, self._ended):
-            if future is not None and not future.done():
-                future.set_exception(error)
-                future.exception()  # who has gone away does not ask
-        self.transport.abort()
-
-
-def _settle(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)
+"""Seconds after which an idle connection is not used again: uvicorn, and so vLLM, closes it after
+5 s."""
 
 
 class Exchange:

@@ -31,7 +31,8 @@ from turnstream.schemas.unexpected import note
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from turnstream.connectors.models.http.transport import Connection, HttpTransport
+    from turnstream.connectors.models.http.connection import Connection
+    from turnstream.connectors.models.http.transport import HttpTransport
     from turnstream.schemas.chat import ChatRequest, Delta
 
 _log = structlog.get_logger(__name__)
