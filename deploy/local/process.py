@@ -1,4 +1,9 @@
-"""Start, recognise and stop processes. Reads `/proc`; writes nothing but the children's logs."""
+"""Start, recognise and stop processes; writes nothing but the children's logs.
+
+Reads a process's start from `/proc`, in clock ticks since the boot: a data folder keeps it, and
+whoever opens the folder later finds the process by it. `psutil.Process.create_time` is based on the
+system clock, so the same process would have another start after the clock was set.
+"""
 
 from __future__ import annotations
 

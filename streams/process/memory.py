@@ -6,8 +6,9 @@ with everything that runs in it.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
+
+import psutil
 
 MIB = 1 << 20
 CONTAINER_SHARE = 0.9
@@ -16,7 +17,6 @@ CONTAINER_SHARE = 0.9
 UNLIMITED_BYTES = 1 << 50
 """Cgroups of version 1 write "no limit" as a number above this."""
 
-_STATM = Path("/proc/self/statm")
 _CGROUP_LIMITS = (
     Path("/sys/fs/cgroup/memory.max"),
     Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
@@ -26,8 +26,8 @@ _CGROUP_LIMITS = (
 def resident_bytes() -> int:
     """Return the resident memory of this process; 0 where the system does not tell."""
     try:
-        return int(_STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except OSError:
+        return int(psutil.Process().memory_info().rss)
+    except psutil.Error:
         return 0
 
 

@@ -2,7 +2,7 @@
 
 `python -m tests.bench [--seconds S] [--turns N] [--only TABLE] [--profile]`, TABLE one of idle,
 token-path, brought, turns, capacity, and, with processes of their own, memory, overload, starved,
-halves.
+halves, parts.
 `--only overload --seconds 60` takes as long again as it takes to serve what was sent: with half of
 it through Kafka some five minutes. `TMPDIR=/dev/shm` keeps the servers' data in memory.
 Ratios against the template hold on any machine; absolute figures are this machine's, and the share
@@ -34,6 +34,7 @@ from tests.bench.load import Bare, Brought, Measured, Ours, Published, Theirs, r
 from tests.bench.machine import Meter, percentiles
 from tests.bench.memory import memory
 from tests.bench.overload import OPEN_TURNS_MAX, overload
+from tests.bench.parts import parts
 from tests.bench.rows import judge, line, ms
 from tests.bench.stacks import Bench, running
 from tests.bench.starved import starved
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
 PACED = "tokens=100 rate=50 ttft=0.2 stamp=1"
-ALONE = ("memory", "overload", "starved", "halves")
+ALONE = ("memory", "overload", "starved", "halves", "parts")
 TABLES = ("idle", "token-path", "brought", "turns", "capacity", *ALONE)
 FLAT = "tokens=400 rate=0 ttft=0 stamp=1"
 
@@ -259,6 +260,8 @@ async def alone(options: argparse.Namespace, wanted: set[str]) -> int:
     if "halves" in wanted:
         async with running({}, compared=False) as bench:
             failed += await halves(bench, options.halves, options.seconds)
+    if "parts" in wanted:
+        await parts()
     return failed
 
 

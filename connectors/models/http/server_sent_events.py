@@ -2,6 +2,8 @@
 
 Reads more than the standard asks for, because model servers and proxies send it: events without a
 blank line between them, an `error:` field, JSON without `data:`, a JSON body instead of a stream.
+httpx-sse reads none of these, and takes 5.9 times the CPU per event in one run with this reader
+(`python -m tests.bench --only parts`).
 """
 
 from __future__ import annotations

@@ -1,4 +1,8 @@
-"""Limits of a caller: requests a second, bytes a body. Pure except for a clock."""
+"""Limits of a caller: requests a second, bytes a body. Pure except for a clock.
+
+aiolimiter takes 1.8 times the CPU per request in one run with `RequestRate`
+(`python -m tests.bench --only parts`), and waits where an edge has to refuse.
+"""
 
 from __future__ import annotations
 
