@@ -9,36 +9,26 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
 from turnstream.connectors.models.http.server_sent_events import (
     EVENT_BYTES_MAX,
     EventLines,
     is_whole,
 )
-from turnstream.connectors.models.openai.chunks import (
-    MODEL_CHARS_MAX,
-    decode_chunk,
-    read_patiently,
-    read_usage,
-)
+from turnstream.connectors.models.openai.additions import Additions
+from turnstream.connectors.models.openai.chunks import MODEL_CHARS_MAX, decode_chunk, read_usage
 from turnstream.connectors.models.openai.endings import REASON_CHARS_MAX, Ending, ending_of
-from turnstream.connectors.models.openai.surrogates import split_half
-from turnstream.connectors.models.openai.thinking import Thinking
-from turnstream.connectors.models.openai.tool_pieces import Piece, ToolPieces
+from turnstream.connectors.models.openai.patient import read_patiently
 from turnstream.schemas.chat import Delta
 from turnstream.schemas.text import storable_text
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
-    from turnstream.connectors.models.openai.chunks import Choice, Chunk, ChunkDelta, Function
-    from turnstream.schemas.chat import DeltaKind
+    from turnstream.connectors.models.openai.chunks import Choice, Chunk
     from turnstream.schemas.records.events import Usage
 
 __all__ = ["EVENT_BYTES_MAX", "DeltaParser"]
 
-_REFUSAL_CHARS_MAX = 2000
 _NONE = object()
 
 
@@ -49,14 +39,11 @@ class DeltaParser:
     the reading and stands in `error`. `tool_names` are the tools that were offered.
     """
 
-    __slots__ = ("_choice", "_counted", "_half", "_half_kind", "_late", "_lines", "_model",
-                 "_plain", "_quick", "_said", "_thinking", "_tools", "_usual", "_watched",
-                 "began", "cut", "done", "error", "finish_reason", "over", "refusal",
-                 "seen")  # fmt: skip
+    __slots__ = ("_added", "_choice", "_counted", "_late", "_lines", "_model", "_said", "_usual",
+                 "began", "cut", "done", "error", "finish_reason", "over", "seen")  # fmt: skip
 
     def __init__(self, tool_names: Collection[str] = ()) -> None:
         self.finish_reason = ""
-        self.refusal = ""  # the model's words, where it sends them as a refusal
         self.error: Any = None
         self.done = False  # [DONE] was read
         self.over = False  # done, or an error: what follows is not read
@@ -64,22 +51,23 @@ class DeltaParser:
         self.began = False  # there was a chunk of an answer
         self.cut = False  # the last event was not whole
         self._lines = EventLines()
-        self._thinking = Thinking()
-        self._tools = ToolPieces(tool_names)
+        self._added = Additions(tool_names)
         self._model = ""
         self._counted: Any = None  # the last usage
         self._choice: int | None = None  # the index of the answer that is read
         self._usual: object = _NONE  # the index of chunks that take the short way
         self._said = False
         self._late = False  # something was said after a finish_reason
-        self._half, self._half_kind = "", ""  # half a character, and what it is of
-        # what the text of a chunk needs, see `_settle`
-        self._plain, self._quick, self._watched = True, False, ""
 
     @property
     def model(self) -> str:
         """Return the model's name as the server gives it."""
         return storable_text(self._model[:MODEL_CHARS_MAX])
+
+    @property
+    def refusal(self) -> str:
+        """Return the model's words where it sends them as a refusal."""
+        return self._added.refusal
 
     @property
     def usage(self) -> Usage | None:
@@ -96,13 +84,14 @@ class DeltaParser:
         """Whether the answer is whole: what may follow is a usage, or nothing."""
         if self.error is not None or self.refusal or self.ending is not Ending.WHOLE:
             return False
-        if self.finish_reason in ("tool_calls", "function_call") and not len(self._tools):
+        if self.finish_reason in ("tool_calls", "function_call") and not self._added.calls:
             return False
         return self.done or not self._late
 
     def feed(self, data: bytes) -> list[Delta]:
         """Return the deltas of the events that these bytes complete, in order."""
         deltas: list[Delta] = []
+        added = self._added
         usual = 0
         for event in self._lines.feed(data):
             chunk = None
@@ -118,12 +107,12 @@ class DeltaParser:
                 continue
             usual += 1
             text = delta.content
-            if not text or not self._quick or delta.reasoning_content or delta.reasoning:
-                self._collect(delta, deltas)
+            if not text or not added.quick or delta.reasoning_content or delta.reasoning:
+                added.add(delta, deltas)
             else:
                 deltas.append(Delta("text", text))
                 if delta.tool_calls:
-                    self._call(delta, deltas)
+                    added.add_calls(delta, deltas)
             if chunk.usage:
                 self._counted = chunk.usage
         self.seen += usual
@@ -143,7 +132,7 @@ class DeltaParser:
                 self._event(None, event, deltas)
             elif event.strip():
                 self.cut = True
-        self._flush(deltas)
+        self._added.flush(deltas)
         return deltas
 
     # -- events that do more than add to the answer, or are of another form ---------------------
@@ -161,7 +150,7 @@ class DeltaParser:
             self.done = True
             self._stop(deltas)
             return
-        self._settle(plain=False)  # strings may hold halves of characters
+        self._added.doubt()
         for odd in read_patiently(data):
             if odd.error is not None:
                 self.seen += 1
@@ -191,7 +180,7 @@ class DeltaParser:
         for choice in picked:
             repeats = choice.completes and (self._said or deltas)
             if choice.delta is not None and not repeats:
-                self._collect(choice.delta, deltas)
+                self._added.add(choice.delta, deltas)
         if self.finish_reason and len(deltas) > before:
             self._late = True
         for choice in picked:
@@ -212,87 +201,5 @@ class DeltaParser:
             self._counted = choice.usage
 
     def _stop(self, deltas: list[Delta]) -> None:
-        self._flush(deltas)
+        self._added.flush(deltas)
         self.over, self._usual = True, _NONE
-
-    # -- what a chunk adds ----------------------------------------------------------------------
-
-    def _collect(self, delta: ChunkDelta, deltas: list[Delta]) -> None:
-        if text := delta.reasoning_content or delta.reasoning:
-            if self._plain:
-                deltas.append(Delta("reasoning", text))
-            else:
-                self._say("reasoning", text, deltas)
-        if text := delta.content:
-            if self._quick:
-                deltas.append(Delta("text", text))
-            elif self._watched and self._watched not in text:
-                deltas.append(Delta("reasoning", text))
-            else:
-                self._say("text", text, deltas)
-        if delta.refusal and len(self.refusal) < _REFUSAL_CHARS_MAX:
-            self.refusal += delta.refusal
-        if delta.tool_calls or delta.function_call:
-            self._call(delta, deltas)
-
-    def _settle(self, *, plain: bool) -> None:
-        """Choose what text needs from now on.
-
-        `_plain`: nothing is held back. `_quick`: nor is text looked at for reasoning. `_watched`:
-        it is reasoning, as long as this character is not in it.
-        """
-        self._plain = plain
-        self._quick = plain and self._thinking.idle
-        self._watched = self._thinking.watched if plain else ""
-
-    def _say(self, kind: DeltaKind, text: str, deltas: list[Delta]) -> None:
-        """Say text or reasoning, behind what was held back."""
-        self._tools.flush(deltas)
-        if self._half_kind != kind:
-            self._say_half(deltas)
-        text, self._half = split_half(self._half + text)
-        self._half_kind = kind
-        self._split(kind, text, deltas)
-        self._settle(plain=not self._half)
-
-    def _split(self, kind: str, text: str, deltas: list[Delta]) -> None:
-        if kind == "text" and not self._thinking.idle:
-            deltas.extend(Delta(part, piece) for part, piece in self._thinking.feed(text))
-        elif text:
-            deltas.append(Delta("reasoning" if kind == "reasoning" else "text", text))
-
-    def _say_half(self, deltas: list[Delta]) -> None:
-        if self._half:
-            self._half = ""
-            self._split(self._half_kind, "\ufffd", deltas)
-
-    def _call(self, delta: ChunkDelta, deltas: list[Delta]) -> None:
-        calls = delta.tool_calls or ()
-        if self._plain and len(calls) == 1 and not delta.function_call:
-            piece, function = calls[0], calls[0].function
-            if function is not None and not (piece.id or function.name):
-                arguments = function.arguments
-                if isinstance(arguments, str) and arguments:
-                    more = self._tools.more(piece.index, arguments)
-                    if more is not None:
-                        deltas.append(more)
-                        return
-        self._say_half(deltas)
-        deltas.extend(Delta(part, piece) for part, piece in self._thinking.flush())
-        pieces = [_piece(call.function or call, call.index, call.id) for call in calls]
-        if delta.function_call:
-            pieces.append(_piece(delta.function_call))
-        self._tools.take(pieces, deltas)
-        self._settle(plain=not self._tools.waits)
-
-    def _flush(self, deltas: list[Delta]) -> None:
-        self._say_half(deltas)
-        deltas.extend(Delta(part, piece) for part, piece in self._thinking.flush())
-        self._tools.end(deltas)
-
-
-def _piece(function: Function, index: int | None = None, call_id: str | None = None) -> Piece:
-    arguments = function.arguments
-    if isinstance(arguments, dict):  # Ollama and old TGI send the object itself
-        arguments = msgspec.json.encode(arguments).decode()
-    return Piece(index, call_id or function.id or "", function.name or "", arguments or "")
