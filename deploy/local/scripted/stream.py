@@ -1,6 +1,6 @@
-"""The bytes of a scripted answer, and the wheel that writes them on time.
+"""A scripted answer on its way: the wheel writes each token on time.
 
-A stream's frames are made once; token k is due at start + ttft + k / rate, whenever the one before
+Token k is due at start + ttft + k / rate, whenever the one before
 it was written, so that lateness never adds up.
 """
 
@@ -10,18 +10,18 @@ import asyncio
 import heapq
 import time
 from collections import deque
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
+from turnstream.deploy.local.scripted.bodies import STAMP
+
 if TYPE_CHECKING:
-    from turnstream.deploy.local.scripted.answer import Answer, Piece
     from turnstream.deploy.local.scripted.script import Script
 
 FLAT_BURST = 16  # tokens a write where no rate is set
 EARLY_S = 0.0005  # loops round timers to 1 ms: this much early is on time
 _encode = msgspec.json.encode
-_STAMP = b"@stamp@"
 
 
 class Sink(Protocol):
@@ -43,59 +43,6 @@ class Sink(Protocol):
 def http_chunk(data: bytes) -> bytes:
     """Return one chunk of a chunked HTTP body."""
     return b"%x\r\n%b\r\n" % (len(data), data)
-
-
-def usage_of(answer: Answer) -> dict[str, Any]:
-    """Return the usage object of an answer."""
-    return {
-        "prompt_tokens": answer.prompt_tokens,
-        "completion_tokens": len(answer.pieces),
-        "total_tokens": answer.prompt_tokens + len(answer.pieces),
-        "prompt_tokens_details": {"cached_tokens": 0},
-        "completion_tokens_details": {"reasoning_tokens": answer.reasoning_tokens},
-    }
-
-
-def delta_of(piece: Piece, script: Script) -> dict[str, Any]:
-    """Return the delta object of a token."""
-    if piece.kind == "text":
-        return {"content": piece.text}
-    if piece.kind == "reasoning":
-        return {script.reasoning_field: piece.text}
-    call: dict[str, Any] = {"index": piece.index, "function": {"arguments": piece.text}}
-    if piece.tool_call_id:
-        call |= {"id": piece.tool_call_id, "type": "function"}
-        call["function"]["name"] = piece.tool_name
-    return {"tool_calls": [call]}
-
-
-def frames_of(
-    answer: Answer, script: Script, head: dict[str, Any], *, usage: bool
-) -> tuple[bytes, list[bytes], bytes]:
-    """Return what comes with the first token, one frame a token, and what comes after the last.
-
-    Frames are server-sent events, not yet in HTTP chunks. `head` holds id, created and model.
-    """
-    event = b"data: %b\n\n"
-    base = _encode({"object": "chat.completion.chunk", **head})[:-1]
-
-    def chunk(delta: dict[str, Any], finish: str | None = None) -> bytes:
-        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}
-        return event % (base + b',"choices":[' + _encode(choice) + b"]}")
-
-    before, after = chunk({"content": _STAMP.decode()}).split(_STAMP)
-    frames = []
-    for piece in answer.pieces:
-        if piece.kind == "text":
-            text = _STAMP if script.stamp else _encode(piece.text)[1:-1]
-            frames.append(before + text + after)
-        else:
-            frames.append(chunk(delta_of(piece, script)))
-    last = chunk({}, answer.finish_reason)
-    if usage and script.usage:
-        tail = b',"choices":[],"usage":' + _encode(usage_of(answer)) + b"}"
-        last += event % (base + tail)
-    return chunk({"role": "assistant", "content": ""}), frames, last + b"data: [DONE]\n\n"
 
 
 class Stream:
@@ -142,7 +89,7 @@ class Stream:
             self.next += len(part)
             self.due += len(part) * self.interval
             data = b"".join(part) if len(part) > 1 else part[0]
-            if self.script.stamp and _STAMP in data:
+            if self.script.stamp and STAMP in data:
                 data = _stamped(part)
             self.sink.write(data)
         if self.next < len(self.writes):
@@ -169,7 +116,7 @@ def _stamped(part: list[bytes]) -> bytes:
             size = int(pieces[0], 16)
             body, rest = pieces[1][:size], pieces[1][size + 2 :]
             out.append(
-                http_chunk(body.replace(_STAMP, b"%d " % time.monotonic_ns()))
+                http_chunk(body.replace(STAMP, b"%d " % time.monotonic_ns()))
                 if size
                 else b"0\r\n\r\n"
             )

@@ -130,6 +130,47 @@ async def test_the_openai_package_reads_tool_calls():
         assert answer.choices[0].finish_reason == "stop"  # none were offered
 
 
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (b"GET /health HTTP/1.1\r\ncontent-length: many\r\n\r\n", b"400 "),
+        (b"POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n", b"400 "),
+        (b"nonsense\r\n\r\n", b"400 "),
+        (b"GET /health HTTP/1.1\r\nx: " + b"a" * (65 << 10), b"413 "),
+    ],
+)
+async def test_bytes_that_are_no_request_are_refused_once(sent, status):
+    async with ScriptedServer() as server:
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(sent)
+        answer = await reader.read()
+        assert answer.startswith(b"HTTP/1.1 " + status)
+        assert answer.count(b"HTTP/1.1") == 1
+        writer.close()
+
+
+async def test_a_body_that_waits_for_leave_gets_it():
+    async with ScriptedServer(api_key="k") as server:
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        head = (
+            b"POST /v1/chat/completions HTTP/1.1\r\ncontent-length: 2\r\nexpect: 100-continue\r\n"
+        )
+        writer.write(head + b"authorization: Bearer k\r\n\r\n")
+        assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+        writer.write(b"{}")
+        assert b" 400 " in await reader.readline()
+        writer.close()
+
+
+@pytest.mark.parametrize("given", ["", "authorization: k\r\n", "authorization: Bearer x\r\n"])
+async def test_a_request_without_the_key_is_refused(given):
+    async with ScriptedServer(api_key="k") as server:
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(f"GET /v1/models HTTP/1.1\r\n{given}\r\n".encode())
+        assert b" 401 " in await reader.readline()
+        writer.close()
+
+
 def test_a_history_that_real_servers_refuse_is_refused():
     call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
     said = {"role": "assistant", "content": "", "tool_calls": [call]}
