@@ -7,13 +7,19 @@ import functools
 import re
 import subprocess
 from pathlib import Path
+from typing import get_args, get_type_hints
+from xml.etree import ElementTree as ET
 
 import pytest
 
 from turnstream.schemas import errors
+from turnstream.schemas.records.commands import OnBusy
 from turnstream.schemas.records.events import EVENTS
 from turnstream.schemas.topics import Topics
 from turnstream.streams.app.settings import Settings
+from turnstream.streams.edge.routes.socket import Frame
+from turnstream.streams.edge.server.auth import TOKEN_SUBPROTOCOL
+from turnstream.streams.edge.surfaces.run_events import MODES
 
 ROOT = Path(__file__).parents[1]
 PAGES = {page.name: page.read_text() for page in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"))}
@@ -68,6 +74,26 @@ def test_links_lead_somewhere(page):
         assert (folder / target).exists(), target
 
 
+def test_the_readme_links_every_page_with_a_line_of_its_own():
+    rows = re.findall(r"^\| \[([^]]+)\]\(([^)]+)\) \| (.+) \|$", PAGES["README.md"], re.MULTILINE)
+    linked = [target for _, target, _ in rows]
+    assert linked == list(dict.fromkeys(linked))
+    pages = {f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md")}
+    assert pages | {"ARCHITECTURE.md", "CONTRIBUTING.md"} == set(linked)
+    assert all(name == target and says.strip() for name, target, says in rows)
+
+
+@pytest.mark.parametrize("page", ["README.md"])
+def test_the_picture_is_drawn_without_anything_from_outside(page):
+    (name,) = set(re.findall(r"!\[[^]]+\]\((\S+\.svg)\)", PAGES[page]))
+    text = (ROOT / name).read_text()
+    root = ET.fromstring(text)
+    assert root.tag == "{http://www.w3.org/2000/svg}svg"
+    assert not re.search(r"@import|@font-face|href=|<image|<script", text)
+    for topic in ("turns", "turns.<tenant>", "turn-events", "turn-results.<tenant>"):
+        assert topic in [node.text for node in root.iter("{http://www.w3.org/2000/svg}text")]
+
+
 def test_reference_is_what_the_code_says():
     from turnstream.streams.app.reference import reference
 
@@ -80,12 +106,23 @@ def test_the_made_parts_for_consumers_are_what_the_code_says():
     assert consumers(PAGES["consumers.md"]) == PAGES["consumers.md"], "make docs"
 
 
-def test_every_plain_event_is_documented_for_consumers():
+def test_every_plain_event_is_documented_for_clients():
     source = (ROOT / "streams/edge/surfaces/plain.py").read_text()
     names = set(re.findall(r'(?:return|append\(\(|else|\[\() ?"([a-z]+)"', source))
     assert len(names) >= 8
     for name in names:
-        assert f"`{name}`" in PAGES["consumers.md"], name
+        assert f"`{name}`" in PAGES["clients.md"], name
+
+
+def test_what_clients_may_ask_for_is_documented_for_clients():
+    page = PAGES["clients.md"]
+    for mode in MODES:
+        assert f"`{mode}`" in page, mode
+    for policy in get_args(OnBusy):
+        assert f"`{policy}`" in page, policy
+    for frame in get_args(get_type_hints(Frame)["type"]):
+        assert f'"type": "{frame}"' in page, frame
+    assert f"`{TOKEN_SUBPROTOCOL}`" in page
 
 
 def test_every_setting_is_documented():

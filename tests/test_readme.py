@@ -1,4 +1,8 @@
-"""Every block of the README runs, in order, in a folder of its own, against the stack it starts."""
+"""Every block of the README and of docs/clients.md runs, in a folder of its own, in order.
+
+The README's blocks start a stack. Those of docs/clients.md run on it before it is stopped; its
+block in JavaScript runs in `tests/integration/sdk/test_sdk_js.py`.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +17,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 BLOCK = re.compile(r"^```(sh|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 BLOCKS = BLOCK.findall((ROOT / "README.md").read_text())
+CLIENTS = BLOCK.findall((ROOT / "docs/clients.md").read_text())
 TURNSTREAM = ROOT / ".venv/bin/turnstream"
 
 
@@ -53,10 +58,13 @@ def test_demo(tmp_path):
 
 @pytest.mark.timeout(600)
 def test_the_other_blocks(folder):
-    for kind, block in BLOCKS[1:]:
+    assert "turnstream down" in BLOCKS[-1][1]
+    assert len(CLIENTS) >= 5
+    for kind, block in (*BLOCKS[1:-1], *CLIENTS, BLOCKS[-1]):
         text = block
         if "up --detach" not in block:
-            text = block.replace("http://127.0.0.1:8123", _edge_url(folder))
+            address = _edge_url(folder).removeprefix("http://")
+            text = block.replace("127.0.0.1:8123", address)
         command = ["bash", "-euo", "pipefail", "-c", text]
         if kind == "python":
             command = [sys.executable, "-c", text]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import re
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +42,18 @@ async def test_a_conversation(service: Any, folder: Path, sdk: str) -> None:
     }
     assert seen["cancel"] == {"status": "interrupted", "kept": True, "joined": True}
     assert seen["refused"] == 404
+
+
+async def test_the_example_of_the_page_for_clients(service: Any, folder: Path) -> None:
+    page = (FOLDER.parents[1] / "docs/clients.md").read_text()
+    (example,) = re.findall(r"^```js\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    (folder / "example.mjs").write_text(example.replace("http://127.0.0.1:8123", service.url))
+    process = await asyncio.create_subprocess_exec(
+        NODE, "example.mjs", cwd=folder, stdout=asyncio.subprocess.PIPE
+    )
+    shown, _ = await asyncio.wait_for(process.communicate(), 60)
+    assert process.returncode == 0
+    assert shown.strip()
 
 
 @pytest.mark.parametrize("transport", ["sse", "websocket"])
