@@ -25,6 +25,8 @@ ROOT = Path(__file__).parents[1]
 PAGES = {page.name: page.read_text() for page in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"))}
 REFERENCE = PAGES["reference.md"]
 SYMBOL = re.compile(r"`([\w/.-]+\.py)::([\w.]+)`")
+MODULE = re.compile(r"`([a-z_]+/[\w/-]+\.(?:py|sql))(?:::[\w.]+)?`")
+NUMBERS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 LINK = re.compile(r"\]\((?!https?:|#)([^)#]+)")
 COMMAND = re.compile(r"`(make [a-z]+|turnstream [a-z-]+)")
 
@@ -60,11 +62,22 @@ def test_paths_that_contributing_names_exist():
         assert (ROOT / path).exists(), path
 
 
-def test_architecture_follows_a_turn_in_eight_hops():
-    text = PAGES["ARCHITECTURE.md"].split("## One turn in eight hops")[1].split("\n## ")[0]
-    rows = [row for row in text.splitlines() if re.match(r"\| \d", row)]
-    assert len(rows) == 8
-    assert all(SYMBOL.search(row) for row in rows)
+def test_architecture_follows_a_turn_hop_by_hop():
+    page = PAGES["ARCHITECTURE.md"]
+    (count,) = re.findall(r"^## One turn in (\w+) hops$", page, re.MULTILINE)
+    rows = re.findall(r"^\| (\d+) \w+ \|.*", page.split(f" in {count} hops")[1], re.MULTILINE)
+    assert [int(row) for row in rows] == [*range(1, NUMBERS.index(count) + 2)]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_modules_that_a_page_names_exist(page):
+    for path in MODULE.findall(PAGES[page]):
+        found = [(ROOT / folder / path).exists() for folder in ("", "tests", "connectors/postgres")]
+        assert any(found), path
+
+
+def test_architecture_walks_through_the_modules():
+    assert len(set(MODULE.findall(PAGES["ARCHITECTURE.md"]))) > 25
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -83,7 +96,7 @@ def test_the_readme_links_every_page_with_a_line_of_its_own():
     assert all(name == target and says.strip() for name, target, says in rows)
 
 
-@pytest.mark.parametrize("page", ["README.md"])
+@pytest.mark.parametrize("page", ["README.md", "ARCHITECTURE.md"])
 def test_the_picture_is_drawn_without_anything_from_outside(page):
     (name,) = set(re.findall(r"!\[[^]]+\]\((\S+\.svg)\)", PAGES[page]))
     text = (ROOT / name).read_text()

@@ -1,7 +1,7 @@
 """When a model call that failed is made again. Pure, but for the randomness of the waits.
 
-The task runs again as a whole: `TaskRetried` takes back what it said (ARCHITECTURE.md, F4), so it
-does not matter whether the answer failed before its first token or in the middle.
+The task runs again as a whole: `TaskRetried` takes back what it said (F4), so it does not matter
+whether the answer failed before its first token or in the middle.
 """
 
 from __future__ import annotations

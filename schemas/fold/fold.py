@@ -1,8 +1,8 @@
 """The fold: the pure function from a thread's records, in log order, to what a reader shows.
 
 The edge, replay and every other reader share it, so that live view, reconnect and audit agree.
-Rules F1-F6: ARCHITECTURE.md, "The fold". A reader of the whole log is never `partial`; one that
-begins in mid-log shows a turn as whole only when it is `done` and not `partial`.
+Rules F1-F6: docs/consumers.md, "Fold the events". A reader of the whole log is never `partial`; one
+that begins in mid-log shows a turn as whole only when it is `done` and not `partial`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """From a record on an input topic to an admission, or to the reason why there is none. Pure.
 
 A record is refused with one of the codes of `UndecodableError` and `InvalidRequestError`, which
-become the dead letter's `code`; ARCHITECTURE.md lists them.
+become the dead letter's `code`; docs/reference.md lists them.
 """
 
 from __future__ import annotations
