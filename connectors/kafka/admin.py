@@ -20,6 +20,7 @@ from aiokafka.errors import (
     for_code,
 )
 
+from turnstream.connectors.kafka.wire.clients import client_options, open_client
 from turnstream.connectors.kafka.wire.consumers import ask_any
 from turnstream.connectors.kafka.wire.metadata_request import DescribeTopics
 from turnstream.schemas.errors import ConfigurationError, KafkaUnavailableError
@@ -77,21 +78,12 @@ class TopicAdmin:
     """
 
     def __init__(self, bootstrap: str, *, replication: int = 0, **client: Any) -> None:
-        self._admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap, **client)
+        self._admin = AIOKafkaAdminClient(**client_options(bootstrap, client))
         self._bootstrap = bootstrap
         self._replication = replication
 
     async def __aenter__(self) -> Self:
-        try:
-            await self._admin.start()
-        except KafkaError as error:
-            await self._admin.close()
-            raise KafkaUnavailableError(
-                f"Kafka at {self._bootstrap} does not answer ({type(error).__name__})"
-            ) from error
-        except BaseException:
-            await self._admin.close()
-            raise
+        await open_client(self._admin.start, self._admin.close, self._bootstrap)
         return self
 
     async def __aexit__(

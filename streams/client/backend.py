@@ -24,7 +24,8 @@ from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError
 
 from turnstream.connectors.avro import Codec
-from turnstream.connectors.kafka.wire.consumers import open_consumer, partitions_of
+from turnstream.connectors.kafka.wire.clients import client_options, open_client
+from turnstream.connectors.kafka.wire.consumers import new_consumer, partitions_of
 from turnstream.schemas.errors import (
     InvalidRequestError,
     KafkaUnavailableError,
@@ -88,6 +89,7 @@ class TurnClient:
         pending_max: int = PENDING_MAX,
         **kafka: Any,
     ) -> None:
+        self._bootstrap = bootstrap
         self._tenant = check_tenant(tenant)
         self._actor = actor
         names = topics or Topics()
@@ -99,10 +101,10 @@ class TurnClient:
         self._stack = AsyncExitStack()
         self._reading: asyncio.Task[None] | None = None
         self._producer = AIOKafkaProducer(
-            bootstrap_servers=bootstrap, acks="all", enable_idempotence=True, **kafka
+            acks="all", enable_idempotence=True, **client_options(bootstrap, kafka)
         )
-        self._consumer = open_consumer(
-            bootstrap_servers=bootstrap,
+        self._consumer = new_consumer(
+            bootstrap,
             enable_auto_commit=False,
             auto_offset_reset="latest",
             max_partition_fetch_bytes=8 << 20,
@@ -111,14 +113,13 @@ class TurnClient:
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
+            for one in (self._producer, self._consumer):
+                await open_client(one.start, one.stop, self._bootstrap)
+                stack.push_async_callback(one.stop)
             try:
-                stack.push_async_callback(self._producer.stop)
-                await self._producer.start()
-                stack.push_async_callback(self._consumer.stop)
-                await self._consumer.start()
                 await self._seek_to_end()
             except KafkaError as error:
-                raise KafkaUnavailableError(f"cannot open the client: {error!r}") from error
+                raise KafkaUnavailableError(f"results of {self._results}: {error!r}") from error
             self._reading = asyncio.create_task(self._read(), name="turn-results")
             stack.push_async_callback(self._stop_reading)
             self._stack = stack.pop_all()

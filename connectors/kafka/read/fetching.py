@@ -23,6 +23,7 @@ from aiokafka.errors import (
 from aiokafka.structs import TopicPartition
 
 from turnstream.connectors.kafka.read.batches import Budget, made_readable
+from turnstream.connectors.kafka.wire.clients import AWAY_PAUSE_S, REQUEST_TIMEOUT_MS
 from turnstream.connectors.kafka.wire.connection import Wire
 from turnstream.connectors.kafka.wire.fetch_request import (
     FETCH,
@@ -30,6 +31,7 @@ from turnstream.connectors.kafka.wire.fetch_request import (
     Fetched,
     FetchSession,
 )
+from turnstream.connectors.kafka.wire.pauses import Pauses
 
 if TYPE_CHECKING:
     from aiokafka.client import AIOKafkaClient
@@ -41,8 +43,6 @@ if TYPE_CHECKING:
 
 _log = structlog.get_logger(__name__)
 
-REQUEST_TIMEOUT_MS = 10_000
-"""A broker that answers nothing is left after it; an answer's bytes come at more than 1.6 MB/s."""
 LEADERS_S = 1.0
 _PAUSE_S = 0.1
 # the broker restarted, or gave the session's room to others: no reason to pause
@@ -111,6 +111,7 @@ class Fetching:
         """
         session = self._session()
         positions = self._followed.positions
+        pauses = Pauses(_PAUSE_S, AWAY_PAUSE_S)
         wire: Wire | None = None
         led: list[int] = []
         looked_at = -math.inf
@@ -128,12 +129,13 @@ class Fetching:
             except KafkaError as error:
                 _log.warning("fetch_failed", node=node, error=repr(error))
                 session.restart()
-                await asyncio.sleep(_PAUSE_S)
+                await asyncio.sleep(pauses.after_failure_s())
                 self._client.force_metadata_update()
                 looked_at = -math.inf
                 continue
             response = Fetched.parse(answer, at)
             session.answered(response)
+            pauses.reset()
             self.fetches += 1
             self.answered_at = time.monotonic()
             if response.error and response.error not in _SESSION_OVER:

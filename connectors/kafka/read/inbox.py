@@ -18,7 +18,8 @@ from aiokafka.errors import IllegalStateError, KafkaError, OffsetOutOfRangeError
 
 from turnstream.connectors.kafka.read.batches import BATCH_BYTES_MAX
 from turnstream.connectors.kafka.read.unreadable import unreadable_of
-from turnstream.connectors.kafka.wire.consumers import open_consumer
+from turnstream.connectors.kafka.wire.clients import REQUEST_TIMEOUT_MS, open_client
+from turnstream.connectors.kafka.wire.consumers import new_consumer
 from turnstream.schemas.errors import InputLostError, KafkaUnavailableError
 
 if TYPE_CHECKING:
@@ -35,8 +36,6 @@ PARTITION_BYTES = 64 << 10
 COMMIT_EVERY_S = 5.0
 LEAVE_TIMEOUT_S = 3.0
 SESSION_TIMEOUT_MS = 6_000  # a broker's default minimum: so long wait a killed worker's partitions
-REQUEST_TIMEOUT_MS = 10_000
-"""A broker that answers nothing is left after it; a group's members are waited for less long."""
 
 
 @dataclass(slots=True)
@@ -86,10 +85,11 @@ class Inbox:
         batch_bytes_max: int = BATCH_BYTES_MAX,
         **client: Any,
     ) -> None:
+        self._bootstrap = bootstrap
         self._topics = tuple(topics)
-        self._consumer = open_consumer(
+        self._consumer = new_consumer(
+            bootstrap,
             batch_bytes_max,
-            bootstrap_servers=bootstrap,
             group_id=group,
             client_id=client_id,
             enable_auto_commit=False,
@@ -111,11 +111,7 @@ class Inbox:
         self._committed: dict[TopicPartition, int] = {}
 
     async def __aenter__(self) -> Self:
-        try:
-            await self._consumer.start()
-        except KafkaError as error:
-            await self._consumer.stop()
-            raise KafkaUnavailableError(f"input topics: {error!r}") from error
+        await open_client(self._consumer.start, self._consumer.stop, self._bootstrap)
         self._consumer.subscribe(self._topics, listener=_Placing(self))
         return self
 

@@ -16,7 +16,8 @@ from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 from aiokafka.partitioner import murmur2
 
 from turnstream.connectors.kafka.read.batches import BATCH_BYTES_MAX
-from turnstream.connectors.kafka.wire.consumers import open_consumer, partitions_of
+from turnstream.connectors.kafka.wire.clients import open_client
+from turnstream.connectors.kafka.wire.consumers import new_consumer, partitions_of
 from turnstream.schemas.errors import KafkaUnavailableError, NotFoundError
 
 if TYPE_CHECKING:
@@ -64,9 +65,9 @@ class LogScan:
         self, bootstrap: str, *, batch_bytes_max: int = BATCH_BYTES_MAX, **client: Any
     ) -> None:
         self._bootstrap = bootstrap
-        self._consumer = open_consumer(
+        self._consumer = new_consumer(
+            bootstrap,
             batch_bytes_max,
-            bootstrap_servers=bootstrap,
             enable_auto_commit=False,
             auto_offset_reset="none",
             max_partition_fetch_bytes=8 << 20,
@@ -75,13 +76,7 @@ class LogScan:
         )
 
     async def __aenter__(self) -> Self:
-        try:
-            await self._consumer.start()
-        except KafkaError as error:
-            await self._consumer.stop()
-            raise KafkaUnavailableError(
-                f"Kafka at {self._bootstrap} does not answer ({type(error).__name__})"
-            ) from error
+        await open_client(self._consumer.start, self._consumer.stop, self._bootstrap)
         return self
 
     async def __aexit__(

@@ -20,11 +20,16 @@ from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import KafkaError
 
 from turnstream.connectors.kafka.read.batches import BATCH_BYTES_MAX
-from turnstream.connectors.kafka.read.fetching import LEADERS_S, REQUEST_TIMEOUT_MS, Fetching
+from turnstream.connectors.kafka.read.fetching import LEADERS_S, Fetching
 from turnstream.connectors.kafka.read.followed import Followed
 from turnstream.connectors.kafka.read.log_reads import LATEST, LogReads
 from turnstream.connectors.kafka.read.scan import partition_of
 from turnstream.connectors.kafka.read.topic_identity import TopicIdentity
+from turnstream.connectors.kafka.wire.clients import (
+    AWAY_PAUSE_S,
+    REQUEST_TIMEOUT_MS,
+    client_options,
+)
 from turnstream.schemas.errors import KafkaUnavailableError, UnavailableError
 
 if TYPE_CHECKING:
@@ -34,8 +39,6 @@ if TYPE_CHECKING:
     from turnstream.connectors.kafka.read.topic_identity import Numbering
 
 _log = structlog.get_logger(__name__)
-
-_REOPEN_S = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,10 +75,10 @@ class Tail:
         self.topic = topic
         self.options = options or TailOptions()
         self.incarnation = 0
-        client = {"request_timeout_ms": REQUEST_TIMEOUT_MS, **client}
-        self._client = AIOKafkaClient(bootstrap_servers=bootstrap, **client)
+        client = client_options(bootstrap, {"request_timeout_ms": REQUEST_TIMEOUT_MS, **client})
+        self._client = AIOKafkaClient(**client)
         self._log = LogReads(
-            AIOKafkaClient(bootstrap_servers=bootstrap, **client),
+            AIOKafkaClient(**client),
             topic,
             bytes_max=self.options.fetch_bytes_max,
             max_wait_ms=self.options.fetch_max_wait_ms,
@@ -182,7 +185,7 @@ class Tail:
                     break
                 except UnavailableError as error:  # it answered a moment ago, and will again
                     _log.warning("tail_waits", topic=self.topic, error=str(error))
-                    await asyncio.sleep(_REOPEN_S)
+                    await asyncio.sleep(AWAY_PAUSE_S)
             await self._follow()
         except ExceptionGroup as group:
             # one error is enough to end it; the others are of the same cause

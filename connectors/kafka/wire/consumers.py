@@ -14,6 +14,7 @@ from aiokafka import AIOKafkaConsumer
 
 from turnstream.connectors.kafka.read.batch_layout import is_compressed
 from turnstream.connectors.kafka.read.batches import BATCH_BYTES_MAX, Budget, readable
+from turnstream.connectors.kafka.wire.clients import client_options
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -24,12 +25,14 @@ if TYPE_CHECKING:
 FETCH = 1
 
 
-def open_consumer(batch_bytes_max: int = BATCH_BYTES_MAX, **options: Any) -> AIOKafkaConsumer:
-    """Return a consumer that reads every fetch; `options` are aiokafka's.
+def new_consumer(
+    bootstrap: str, batch_bytes_max: int = BATCH_BYTES_MAX, **options: Any
+) -> AIOKafkaConsumer:
+    """Return a consumer, not started, that reads every fetch; `options` are aiokafka's.
 
     `batch_bytes_max`: bytes that one fetch may have when it is decompressed.
     """
-    consumer = AIOKafkaConsumer(**options, check_crcs=False)
+    consumer = AIOKafkaConsumer(**client_options(bootstrap, options), check_crcs=False)
     read_readable(consumer, batch_bytes_max)
     return consumer
 

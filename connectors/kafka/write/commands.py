@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 
+from turnstream.connectors.kafka.wire.clients import REQUEST_TIMEOUT_MS, client_options, open_client
 from turnstream.schemas.errors import KafkaUnavailableError, RecordTooLargeError
 
 if TYPE_CHECKING:
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
 
     from turnstream.schemas.records.commands import Command
 
-REQUEST_TIMEOUT_MS = 10_000
 BATCH_BYTES_MAX = 1 << 20
 
 
@@ -33,25 +33,21 @@ class KafkaCommands:
     """Append commands to one topic; an async context manager over one producer."""
 
     def __init__(self, bootstrap: str, topic: str, encoder: Encoder, **client: Any) -> None:
+        self._bootstrap = bootstrap
         self._topic = topic
         self._encoder = encoder
         self._producer = AIOKafkaProducer(
-            bootstrap_servers=bootstrap,
             enable_idempotence=True,
             acks="all",
             linger_ms=0,
             request_timeout_ms=REQUEST_TIMEOUT_MS,
             max_batch_size=BATCH_BYTES_MAX,
             max_request_size=2 * BATCH_BYTES_MAX,
-            **client,
+            **client_options(bootstrap, client),
         )
 
     async def __aenter__(self) -> Self:
-        try:
-            await self._producer.start()
-        except KafkaError as error:
-            await self._producer.stop()
-            raise KafkaUnavailableError(f"cannot reach Kafka: {error!r}") from error
+        await open_client(self._producer.start, self._producer.stop, self._bootstrap)
         return self
 
     async def __aexit__(

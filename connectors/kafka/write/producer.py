@@ -13,12 +13,13 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 from aiokafka.client import AIOKafkaClient
-from aiokafka.errors import KafkaError, NoError, for_code
+from aiokafka.errors import NoError, for_code
 from aiokafka.protocol.transaction import InitProducerIdRequest
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 
+from turnstream.connectors.kafka.wire.clients import REQUEST_TIMEOUT_MS, client_options, open_client
 from turnstream.connectors.kafka.wire.connection import Wire
-from turnstream.connectors.kafka.write.sending import REQUEST_TIMEOUT_MS, RETRY_S, Sending
+from turnstream.connectors.kafka.write.sending import RETRY_S, Sending
 from turnstream.schemas.errors import ConfigurationError, KafkaUnavailableError
 
 if TYPE_CHECKING:
@@ -189,22 +190,18 @@ def pump_producer(
 
     async def open_producer() -> Producer:
         connections = AIOKafkaClient(
-            bootstrap_servers=bootstrap,
             client_id=client_id,
             request_timeout_ms=REQUEST_TIMEOUT_MS,
-            **client,
+            **client_options(bootstrap, client),
         )
-        try:
+        producer = Producer(connections)
+
+        async def start() -> None:
             await connections.bootstrap()
             await _know(connections, topics)
-            producer = Producer(connections)
             await producer.start()
-        except KafkaError as error:
-            await connections.close()
-            raise KafkaUnavailableError(f"Kafka at {bootstrap}: {error!r}") from error
-        except BaseException:
-            await connections.close()
-            raise
+
+        await open_client(start, connections.close, bootstrap)
         return producer
 
     return open_producer

@@ -17,6 +17,8 @@ from aiokafka.errors import (
     for_code,
 )
 
+from turnstream.connectors.kafka.wire.clients import AWAY_PAUSE_S, REQUEST_TIMEOUT_MS
+from turnstream.connectors.kafka.wire.pauses import Pauses
 from turnstream.connectors.kafka.wire.produce_request import (
     API_KEY,
     API_VERSION,
@@ -34,10 +36,8 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-REQUEST_TIMEOUT_MS = 10_000
-"""A broker that is silent for longer is left; what is sent again is idempotent."""
-
 RETRY_S = 0.1
+"""Before a batch is sent again for the first time; later pauses grow, up to `AWAY_PAUSE_S`."""
 
 
 class Told(Protocol):
@@ -67,7 +67,7 @@ class Sending:
     def begin(self, wire: Wire | None) -> None:
         """Send, through the leader's connection where there is one."""
         if wire is None or wire.lost:
-            self._producer.spawn(self._go_on(), self._broken)
+            self._producer.spawn(self._go_on(at_once=True), self._broken)
         else:
             wire.send(API_KEY, API_VERSION, _request(self._left), self._answered)
 
@@ -75,14 +75,15 @@ class Sending:
         try:
             self._settle(tuple(self._left), body, at, error)
             if self._left:
-                self._producer.spawn(self._go_on(RETRY_S), self._broken)
+                self._producer.spawn(self._go_on(at_once=False), self._broken)
         except Exception as failure:  # noqa: BLE001  in a callback it would be lost
             self._broken(failure)
 
-    async def _go_on(self, pause_s: float = 0.0) -> None:
+    async def _go_on(self, *, at_once: bool) -> None:
+        pauses = Pauses(RETRY_S, AWAY_PAUSE_S)
         while self._left:
-            if pause_s:
-                await asyncio.sleep(pause_s)
+            if not at_once:
+                await asyncio.sleep(pauses.after_failure_s())
                 fresh = await self._producer.probe()
                 for to in [to for to in self._left if fresh and self._producer.lacks(to)]:
                     missing = UnknownTopicOrPartitionError(f"{to.topic}[{to.partition}]")
@@ -93,7 +94,7 @@ class Sending:
             by_leader.pop(-1, None)
             for node, batches in by_leader.items():
                 await self._ask(node, batches)
-            pause_s = RETRY_S
+            at_once = False
 
     async def _ask(self, node: int, batches: dict[TopicPartition, bytes]) -> None:
         try:
