@@ -1,8 +1,9 @@
-"""Rows of the ledger to values, and the statements that only read. No I/O."""
+"""Rows of the ledger to values and back, and the statements that only read. No I/O."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import json
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -19,7 +20,11 @@ from turnstream.schemas.records.events import Keep
 from turnstream.schemas.records.results import Carried, Outcome
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable
+
+    from asyncpg import Record as Row
+
+    from turnstream.connectors.postgres.ledger.rows import Admission
 
 _outcome = msgspec.json.Decoder(Outcome)
 _carried = msgspec.json.Decoder(Carried)
@@ -52,7 +57,27 @@ SELECT t.thread_key, t.partition, t.epoch, t.owner, t.cancel, t.interrupt, t.gra
 """
 
 
-def claim(row: Mapping[str, Any]) -> Claim:
+def command_row(c: Admission) -> tuple[object, ...]:
+    """Return the values of a command in the order of `admit`'s arrays."""
+    return (
+        c.kind,
+        c.tenant,
+        c.turn_id,
+        c.thread_key,
+        c.partition,
+        c.src_off,
+        c.body,
+        c.body_sha,
+        c.graph,
+        c.known,
+        c.on_busy,
+        c.expires_at,
+        json.dumps(c.answers),
+        c.actor,
+    )
+
+
+def claim(row: Row) -> Claim:
     """Return the claim that a row of admit, reclaim or finish tells of."""
     return Claim(
         thread_key=row["thread_key"],
@@ -86,7 +111,7 @@ def claim(row: Mapping[str, Any]) -> Claim:
     )
 
 
-def ended(row: Mapping[str, Any]) -> Ended:
+def ended(row: Row) -> Ended:
     """Return the unclaimed end that a row of admit or sweep tells of."""
     return Ended(
         thread_key=row["thread_key"],
@@ -105,7 +130,22 @@ def ended(row: Mapping[str, Any]) -> Ended:
     )
 
 
-def turn(row: Mapping[str, Any]) -> TurnRow:
+def claims(rows: Iterable[Row]) -> tuple[Claim, ...]:
+    """Return the claims among rows of several kinds."""
+    return tuple(claim(row) for row in rows if row["what"] == "claim")
+
+
+def ends(rows: Iterable[Row]) -> tuple[Ended, ...]:
+    """Return the unclaimed ends among rows of several kinds."""
+    return tuple(ended(row) for row in rows if row["what"] == "ended")
+
+
+def thread_keys(rows: Iterable[Row], what: str) -> tuple[str, ...]:
+    """Return the thread keys of rows of one kind, each once."""
+    return tuple(dict.fromkeys(row["thread_key"] for row in rows if row["what"] == what))
+
+
+def turn(row: Row) -> TurnRow:
     """Return the turn of a row of `TURN` or `TURNS_OF`."""
     values = dict(row)
     result = outcome(values.pop("outcome"))
@@ -114,7 +154,7 @@ def turn(row: Mapping[str, Any]) -> TurnRow:
     return TurnRow(**values, outcome=result, status=status)
 
 
-def thread(row: Mapping[str, Any]) -> ThreadRow:
+def thread(row: Row) -> ThreadRow:
     """Return the thread of a row of `THREAD`."""
     values = dict(row)
     text = values.pop("interrupt")

@@ -6,16 +6,11 @@ committed: an intake then seeks to `position`, an owner ends the attempt.
 
 from __future__ import annotations
 
-import asyncio
-import json
-import random
-from contextlib import contextmanager
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
-
-import asyncpg
+from typing import TYPE_CHECKING
 
 from turnstream.connectors.postgres.ledger import decode
+from turnstream.connectors.postgres.ledger.calls import Calls, ReusedTurnIdError
 from turnstream.connectors.postgres.ledger.rows import (
     Admission,
     Admitted,
@@ -30,11 +25,12 @@ from turnstream.connectors.postgres.ledger.rows import (
     ThreadRow,
     TurnRow,
 )
-from turnstream.schemas.errors import DatabaseUnavailableError, TurnstreamError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
     from uuid import UUID
+
+    import asyncpg
 
 __all__ = [
     "Admission",
@@ -53,9 +49,6 @@ __all__ = [
 ]
 
 SWEEP_GRACE_S = 2.0
-# a deadlock needs two commands that each reuse the other's turn id; the whole call is repeated
-_DEADLOCK_TRIES = 4
-_REUSED = "TS001"
 _TROUBLE_CHARS_MAX = 500
 
 _ADMIT = "SELECT * FROM admit({})".format(", ".join(f"${i}" for i in range(1, 21)))
@@ -88,16 +81,16 @@ class Ledger:
     """The ledger over a pool of connections; every method may be called concurrently."""
 
     def __init__(self, pool: asyncpg.Pool) -> None:
-        self._pool = pool
+        self._calls = Calls(pool)
 
     async def position(self, topic: str, partition: int) -> int | None:
         """Return the next offset to read of an input partition, None if none was ever opened."""
-        return await self._value(_POSITION, topic, partition)  # type: ignore[no-any-return]
+        return await self._calls.number_or_none(_POSITION, topic, partition)
 
     async def open_position(self, topic: str, partition: int, start: int) -> int:
         """Return the partition's position, set to `start` if it has none."""
-        await self._value(_OPEN_POSITION, topic, partition, start)
-        return await self._value(_POSITION, topic, partition)  # type: ignore[no-any-return]
+        await self._calls.rows(_OPEN_POSITION, topic, partition, start)
+        return await self._calls.number(_POSITION, topic, partition)
 
     async def admit(
         self,
@@ -116,24 +109,28 @@ class Ledger:
         partition that was never opened has none), or if a turn id comes with another body
         (`Reused`: leave those out and call again, with the same `at` and `next_off`).
         """
-        columns = zip(*map(_command_row, commands), strict=True) if commands else ((),) * 14
+        columns = zip(*map(decode.command_row, commands), strict=True) if commands else ((),) * 14
         arrays = [list(column) for column in columns]
         try:
-            rows = await self._rows(_ADMIT, topic, partition, at, next_off, worker, room, *arrays)
-        except _ReusedError as error:
+            rows = await self._calls.rows(
+                _ADMIT, topic, partition, at, next_off, worker, room, *arrays
+            )
+        except ReusedTurnIdError as error:
             return Reused(offsets=error.offsets)
         if rows and rows[0]["what"] == "moved":
             return Moved(position=rows[0]["position"])
         return Admitted(
-            claims=_claims(rows),
-            ended=_ended(rows),
-            woke=_keys(rows, "woken"),
-            cancelled=_keys(rows, "cancel"),
+            claims=decode.claims(rows),
+            ended=decode.ends(rows),
+            woke=decode.thread_keys(rows, "woken"),
+            cancelled=decode.thread_keys(rows, "cancel"),
         )
 
     async def reclaim(self, worker: UUID, room: int) -> list[Claim]:
         """Claim up to `room` threads that wait in `ready`, those that wait longest first."""
-        return list(_claims(await self._rows(_RECLAIM, worker, room))) if room > 0 else []
+        return (
+            list(decode.claims(await self._calls.rows(_RECLAIM, worker, room))) if room > 0 else []
+        )
 
     async def finish(
         self, worker: UUID, room: int, items: Sequence[Finish | tuple[str, int, int | None]]
@@ -145,8 +142,8 @@ class Ledger:
         if not items:
             return []
         full = [Finish(*item) for item in items]
-        rows = await self._rows(_FINISH, worker, room, *map(list, zip(*full, strict=True)))
-        return list(_claims(rows))
+        rows = await self._calls.rows(_FINISH, worker, room, *map(list, zip(*full, strict=True)))
+        return list(decode.claims(rows))
 
     async def release(self, items: Sequence[tuple[str, int]], trouble: str = "") -> list[str]:
         """Give threads (key, epoch) back in mid-turn; returns those that now wait for an owner.
@@ -158,7 +155,7 @@ class Ledger:
             return []
         keys, epochs = map(list, zip(*items, strict=True))
         why = trouble.replace("\x00", "\ufffd")[:_TROUBLE_CHARS_MAX] or None
-        return [row[0] for row in await self._rows(_RELEASE, keys, epochs, why)]
+        return [row[0] for row in await self._calls.rows(_RELEASE, keys, epochs, why)]
 
     async def excuse(self, items: Sequence[tuple[str, int, int]]) -> None:
         """Count attempts (key, seq, epoch) no more that ended with a lease lost through no fault.
@@ -166,16 +163,16 @@ class Ledger:
         Of their own, that is: the worker ran, and the database could not be reached.
         """
         if items:
-            await self._rows(_EXCUSE, *map(list, zip(*items, strict=True)))
+            await self._calls.rows(_EXCUSE, *map(list, zip(*items, strict=True)))
 
     async def owned(self, worker: UUID) -> list[tuple[str, int]]:
         """Return the threads (key, epoch) that are this worker's; reads all threads."""
-        rows = await self._rows(_OWNED, worker)
+        rows = await self._calls.rows(_OWNED, worker)
         return [(row[0], row[1]) for row in rows]
 
     async def cancels(self, thread_keys: Sequence[str]) -> list[tuple[str, int, str]]:
         """Return those of the threads whose running turn is to stop: key, epoch, cause."""
-        rows = await self._rows(_CANCELS, list(thread_keys))
+        rows = await self._calls.rows(_CANCELS, list(thread_keys))
         return [(row[0], row[1], row[2]) for row in rows]
 
     async def close_ended(self, items: Sequence[Closed], timeline: int) -> int:
@@ -186,58 +183,60 @@ class Ledger:
         if not items:
             return 0
         keys, turns, offsets = map(list, zip(*items, strict=True))
-        return int(await self._value(_CLOSE, keys, turns, offsets, timeline))
+        return await self._calls.number(_CLOSE, keys, turns, offsets, timeline)
 
     async def sweep(self, limit: int, *, grace_s: float = SWEEP_GRACE_S) -> list[Ended]:
         """Return unclaimed ends that nobody closed in time; others get them after `grace_s`."""
-        return list(_ended(await self._rows(_SWEEP, limit, timedelta(seconds=grace_s))))
+        return list(decode.ends(await self._calls.rows(_SWEEP, limit, timedelta(seconds=grace_s))))
 
     async def expire(self, limit: int) -> Expired:
         """End at most `limit` turns that waited too long, and close interrupts. To be polled.
 
         A turn that runs is told to stop. Readers are to be told of what `expired_interrupts` gives.
         """
-        rows = await self._rows(_EXPIRE, limit)
-        return Expired(ended=_ended(rows), cancelled=_keys(rows, "cancel"))
+        rows = await self._calls.rows(_EXPIRE, limit)
+        return Expired(ended=decode.ends(rows), cancelled=decode.thread_keys(rows, "cancel"))
 
     async def expired_interrupts(
         self, limit: int, *, grace_s: float = SWEEP_GRACE_S
     ) -> list[ExpiredInterrupt]:
         """Return expired interrupts that readers were not told of; others get them later."""
-        rows = await self._rows(_EXPIRED_DUE, limit, timedelta(seconds=grace_s))
+        rows = await self._calls.rows(_EXPIRED_DUE, limit, timedelta(seconds=grace_s))
         return [ExpiredInterrupt(**row) for row in rows]
 
     async def interrupts_told(self, told: Sequence[ExpiredInterrupt]) -> None:
         """Note that readers were told of these."""
         columns = zip(*((one.thread_key, one.interrupt_id, one.rev) for one in told), strict=True)
-        await self._rows(_EXPIRED_TOLD, *map(list, columns))
+        await self._calls.rows(_EXPIRED_TOLD, *map(list, columns))
 
     async def reap(self) -> int:
         """Free the threads of workers that are dead; returns how many threads. To be polled."""
         total = 0
-        while (freed := await self._value("SELECT reap()")) is not None:
+        while (freed := await self._calls.number_or_none("SELECT reap()")) is not None:
             total += freed
         return total
 
     async def stop_taking(self, worker: UUID) -> None:
         """Note that a worker claims nothing more, so that nobody wakes it for what waits."""
-        await self._value(_STOP_TAKING, worker)
+        await self._calls.rows(_STOP_TAKING, worker)
 
     async def peer_hears(self, worker: UUID, within_s: float) -> bool:
         """Tell whether another live worker had an answer from Kafka in the last seconds."""
-        return bool(await self._value(_PEER_HEARS, worker, timedelta(seconds=within_s)))
+        return bool(
+            await self._calls.number_or_none(_PEER_HEARS, worker, timedelta(seconds=within_s))
+        )
 
     async def open_total(self) -> int:
         """Return how many admitted turns are not closed, over all threads."""
-        return int(await self._value(_UNCLOSED))
+        return await self._calls.number(_UNCLOSED)
 
     async def workers(self) -> int:
         """Return how many workers hold a lease."""
-        return int(await self._value(_WORKERS))
+        return await self._calls.number(_WORKERS)
 
     async def timeline(self) -> int:
         """Return the timeline; it rises when the database is restored or fails over."""
-        return int(await self._value("SELECT timeline()"))
+        return await self._calls.number("SELECT timeline()")
 
     async def purge(self, age: timedelta, limit: int) -> dict[str, int]:
         """Forget what is older than `age`, at most `limit` rows a table; returns rows by table.
@@ -245,111 +244,21 @@ class Ledger:
         Turns count from their close; their ids may then come again. Nothing is done, and the answer
         is empty, while another caller is at it.
         """
-        return {row[0]: row[1] for row in await self._rows(_PURGE, age, limit)}
+        return {row[0]: row[1] for row in await self._calls.rows(_PURGE, age, limit)}
 
     async def turn(self, tenant: str, turn_id: UUID) -> TurnRow | None:
         """Return a turn, None if it is not (or no longer) in the ledger."""
-        rows = await self._rows(decode.TURN, tenant, turn_id)
+        rows = await self._calls.rows(decode.TURN, tenant, turn_id)
         return decode.turn(rows[0]) if rows else None
 
     async def turns_of(
         self, thread_key: str, limit: int, *, before: int | None = None
     ) -> list[TurnRow]:
         """Return a thread's turns, the newest first, with a `seq` below `before` if given."""
-        rows = await self._rows(decode.TURNS_OF, thread_key, limit, before)
+        rows = await self._calls.rows(decode.TURNS_OF, thread_key, limit, before)
         return [decode.turn(row) for row in rows]
 
     async def thread(self, thread_key: str) -> ThreadRow | None:
         """Return a thread, None if nothing was ever admitted for it."""
-        rows = await self._rows(decode.THREAD, thread_key)
+        rows = await self._calls.rows(decode.THREAD, thread_key)
         return decode.thread(rows[0]) if rows else None
-
-    async def _value(self, sql: str, *values: Any) -> Any:
-        rows = await self._rows(sql, *values)
-        return rows[0][0] if rows else None
-
-    async def _rows(self, sql: str, *values: Any) -> list[Any]:
-        for attempt in range(_DEADLOCK_TRIES):
-            try:
-                with _wrapped():
-                    return list(await self._pool.fetch(sql, *values))
-            except _DeadlockError:
-                await asyncio.sleep(random.uniform(0, 0.01 * 2**attempt))  # noqa: S311
-        raise DatabaseUnavailableError(f"deadlocked {_DEADLOCK_TRIES} times")
-
-
-class _ReusedError(TurnstreamError):
-    """A turn id was reused."""
-
-    def __init__(self, offsets: tuple[int, ...]) -> None:
-        super().__init__()
-        self.offsets = offsets
-
-
-class _DeadlockError(DatabaseUnavailableError):
-    """Two transactions waited for each other, and this one was undone."""
-
-
-@contextmanager
-def _wrapped() -> Iterator[None]:
-    try:
-        yield
-    except (asyncpg.DeadlockDetectedError, asyncpg.SerializationError) as error:
-        raise _DeadlockError(str(error)) from error
-    except asyncpg.PostgresError as error:
-        if error.sqlstate == _REUSED:
-            raise _ReusedError(tuple(map(int, error.detail.split(",")))) from error
-        if isinstance(error, _UNAVAILABLE):
-            raise DatabaseUnavailableError(f"the ledger does not answer: {error}") from error
-        raise TurnstreamError(f"the ledger refuses: {error}") from error
-    # the internal one: the server ended the connection in the middle of asyncpg's own exchange
-    except (
-        OSError,
-        TimeoutError,
-        asyncpg.InterfaceError,
-        asyncpg.InternalClientError,
-    ) as error:
-        if isinstance(error, asyncpg.DataError):
-            raise TurnstreamError(f"the ledger cannot hold this: {error}") from error
-        raise DatabaseUnavailableError(f"the ledger does not answer: {error!r}") from error
-
-
-_UNAVAILABLE = (
-    asyncpg.PostgresConnectionError,
-    asyncpg.InsufficientResourcesError,
-    asyncpg.OperatorInterventionError,
-    asyncpg.ObjectNotInPrerequisiteStateError,
-    asyncpg.ReadOnlySQLTransactionError,
-    asyncpg.PostgresSystemError,
-)
-
-
-def _command_row(c: Admission) -> tuple[Any, ...]:
-    return (
-        c.kind,
-        c.tenant,
-        c.turn_id,
-        c.thread_key,
-        c.partition,
-        c.src_off,
-        c.body,
-        c.body_sha,
-        c.graph,
-        c.known,
-        c.on_busy,
-        c.expires_at,
-        json.dumps(c.answers),
-        c.actor,
-    )
-
-
-def _claims(rows: list[Any]) -> tuple[Claim, ...]:
-    return tuple(decode.claim(row) for row in rows if row["what"] == "claim")
-
-
-def _ended(rows: list[Any]) -> tuple[Ended, ...]:
-    return tuple(decode.ended(row) for row in rows if row["what"] == "ended")
-
-
-def _keys(rows: list[Any], what: str) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(row["thread_key"] for row in rows if row["what"] == what))
