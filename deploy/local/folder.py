@@ -17,7 +17,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from turnstream.deploy.local.machine import unprivileged_account
-from turnstream.deploy.local.postgres import data_place
+from turnstream.deploy.local.postgres_data import data_place
 from turnstream.deploy.local.process import kill_group, wait_gone
 from turnstream.deploy.local.state import PartState, StackState, Status, read_state
 from turnstream.schemas.errors import StackError, StackRunningError

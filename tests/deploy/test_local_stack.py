@@ -17,11 +17,11 @@ import psycopg
 import pytest
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
-from turnstream.deploy.local import LocalStack, Plan, postgres, read_state
+from turnstream.deploy.local import LocalStack, Plan, postgres_programs, read_state
 from turnstream.deploy.local.folder import stop_parts
 from turnstream.deploy.local.machine import java_version, package_folder
 from turnstream.deploy.local.mending import FIRST_S, HEALTHY_S, LONGEST_S, Backoff
-from turnstream.deploy.local.postgres import data_place
+from turnstream.deploy.local.postgres_data import data_place
 from turnstream.deploy.local.process import identify
 from turnstream.deploy.local.state import PartState, Status, write_state
 from turnstream.schemas.errors import PartError, StackError, StackRunningError
@@ -516,10 +516,10 @@ def test_programs_that_the_servers_account_cannot_reach_are_copied(place, monkey
     for source in (installed, installed.with_name(f"{installed.name}.libs")):
         shutil.copytree(source, closed / source.name, symlinks=True)
     closed.chmod(0o700)
-    monkeypatch.setattr(postgres, "package_folder", lambda _: closed / installed.name)
+    monkeypatch.setattr(postgres_programs, "package_folder", lambda _: closed / installed.name)
     cache = place / "cache"
     for _ in range(2):  # the second time the copy is there
-        binaries = postgres.find_binaries(cache, os.environ)
+        binaries = postgres_programs.find_binaries(cache, os.environ)
         assert binaries.folder.is_relative_to(cache)
         code, said = binaries.run("postgres", "--version", env=os.environ)
         assert (code, said.startswith("postgres (PostgreSQL) 18")) == (0, True)

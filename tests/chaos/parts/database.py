@@ -21,13 +21,9 @@ import psycopg
 
 from tests.chaos.parts.server import Launcher, Server
 from turnstream.deploy.local import machine
-from turnstream.deploy.local.postgres import (
-    Binaries,
-    data_place,
-    find_binaries,
-    postgres_part,
-    server_answers,
-)
+from turnstream.deploy.local.postgres import postgres_part, server_answers
+from turnstream.deploy.local.postgres_data import data_place
+from turnstream.deploy.local.postgres_programs import Binaries, find_binaries
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
