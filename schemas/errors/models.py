@@ -20,7 +20,7 @@ class ModelUnreachableError(ModelError):
 
 
 class ModelOverloadedError(ModelError):
-    """The model server has no room or broke; the code is `model_http_<status>`."""
+    """The model server is overloaded or failed; the code is `model_http_<status>`."""
 
     code = "model_http_503"
     retryable = True
@@ -53,7 +53,7 @@ class ModelContextError(ModelRefusedError):
 
 
 class ModelStalledError(ModelError):
-    """The model server accepted the request and then said nothing for too long."""
+    """The model server accepted the request and then sent nothing for too long."""
 
     code = "model_stalled"
     retryable = True
@@ -61,7 +61,7 @@ class ModelStalledError(ModelError):
 
 
 class ModelFirstTokenTimeoutError(ModelStalledError):
-    """The model server took too long to say its first token."""
+    """The model server took too long to send its first token."""
 
     code = "model_first_token_timeout"
 

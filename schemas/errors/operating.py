@@ -48,6 +48,6 @@ class ChatError(TurnstreamError):
 
 
 class DemoError(TurnstreamError):
-    """The demo saw something other than it promises."""
+    """The demo did not see what it shows."""
 
     code = "demo"

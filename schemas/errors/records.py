@@ -6,7 +6,7 @@ from turnstream.schemas.errors.root import TurnstreamError
 
 
 class UndecodableError(TurnstreamError):
-    """The bytes are not a record that we know how to read."""
+    """The bytes are no record that turnstream can read."""
 
     code = "undecodable"
     status = 400

@@ -48,7 +48,7 @@ class ForbiddenError(TurnstreamError):
 
 
 class NotFoundError(TurnstreamError):
-    """There is no such thing, or it belongs to somebody else."""
+    """The object does not exist, or belongs to another tenant."""
 
     code = "not_found"
     status = 404

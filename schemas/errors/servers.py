@@ -6,7 +6,7 @@ from turnstream.schemas.errors.root import TurnstreamError
 
 
 class UnavailableError(TurnstreamError):
-    """A part that this needs does not answer."""
+    """A server that is needed does not answer."""
 
     code = "unavailable"
     retryable = True
@@ -14,7 +14,7 @@ class UnavailableError(TurnstreamError):
 
 
 class OverloadedError(UnavailableError):
-    """As many turns are open as are taken on; try again later."""
+    """The ledger has as many open turns as it accepts; try again later."""
 
     code = "overloaded"
 
@@ -32,7 +32,7 @@ class ProduceRefusedError(KafkaUnavailableError):
 
 
 class InputLostError(TurnstreamError):
-    """Commands are gone from an input topic before they were read; somebody has to decide."""
+    """Kafka deleted commands before a worker read them; an operator has to decide."""
 
     code = "input_lost"
 
@@ -44,13 +44,13 @@ class DatabaseUnavailableError(UnavailableError):
 
 
 class FencedError(TurnstreamError):
-    """The thread's epoch, or the store's timeline, has moved on: stop without a word."""
+    """The thread's epoch or the database's timeline has risen: the attempt ends silently."""
 
     code = "fenced"
 
 
 class TopicChangedError(UnavailableError):
-    """The topic was made anew while it was read."""
+    """The topic was deleted and created again while it was read."""
 
     code = "topic_changed"
 

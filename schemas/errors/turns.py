@@ -6,7 +6,7 @@ from turnstream.schemas.errors.root import ConfigurationError, TurnstreamError
 
 
 class CancelAheadError(TurnstreamError):
-    """The turn was told to stop before this outcome could be stored; `cause` says why."""
+    """The turn was cancelled before this outcome was stored; `cause` has the reason."""
 
     code = "cancel_ahead"
 
@@ -16,13 +16,13 @@ class CancelAheadError(TurnstreamError):
 
 
 class TurnError(TurnstreamError):
-    """A turn cannot go on; becomes `TurnFailed` with this code."""
+    """The turn cannot continue; it ends as `TurnFailed` with this code."""
 
     code = "turn_failed"
 
 
 class OutputOverrunError(TurnError):
-    """The turn says more than the log takes."""
+    """The turn emits more than Kafka or its limits allow."""
 
     code = "output_overrun"
 
@@ -62,7 +62,7 @@ class GraphBlockedError(TurnError):
 
 
 class PoisonedError(TurnError):
-    """The turn was parked: attempts at it kept ending with their worker, or broke."""
+    """The turn was parked: its attempts ended with a crash of their worker, or raised errors."""
 
     code = "poisoned"
 

@@ -62,7 +62,7 @@ class ResumeTurn(Command, frozen=True, kw_only=True):
 
 
 class CancelTurn(Command, frozen=True, kw_only=True):
-    """Stop the turn `turn_id`; what it had said is kept, unless it is a `rollback`."""
+    """Stop the turn `turn_id`; its text is kept, unless `rollback` is set."""
 
     reason: str = ""
     rollback: bool = False

@@ -169,7 +169,7 @@ class MessageFinished(Event, frozen=True, gc=False, kw_only=True):
 
 
 class TaskRetried(Event, frozen=True, gc=False, kw_only=True):
-    """The task at `path` runs again in this attempt: what it said goes, but for `keep`."""
+    """The task at `path` runs again in this attempt: readers remove its items, except `keep`."""
 
     keep: list[Keep] = msgspec.field(default_factory=list)
     attempt: int = 2
@@ -185,7 +185,7 @@ class ToolStarted(Event, frozen=True, gc=False, kw_only=True):
 
 
 class ToolProgressed(Event, frozen=True, gc=False, kw_only=True):
-    """A tool tells how far it is; `data` is JSON text."""
+    """A tool reports progress; `data` is JSON text."""
 
     tool_call_id: str
     data: str
@@ -247,14 +247,14 @@ class CheckpointSaved(Event, frozen=True, gc=False, kw_only=True):
 
 
 class CustomEmitted(Event, frozen=True, gc=False, kw_only=True):
-    """What a graph wrote to its stream writer; `payload` is JSON text."""
+    """A graph wrote to its stream writer; `payload` is JSON text."""
 
     name: str
     payload: str
 
 
 class TurnCompleted(Event, frozen=True, gc=False, kw_only=True):
-    """Terminal: the graph came to its end; `text` is the last assistant message's."""
+    """Terminal: the graph ended; `text` is the last assistant message's."""
 
     terminal: ClassVar[bool] = True
 
@@ -274,7 +274,7 @@ class TurnInterrupted(Event, frozen=True, gc=False, kw_only=True):
 
 
 class TurnCancelled(Event, frozen=True, gc=False, kw_only=True):
-    """Terminal: somebody stopped the turn; `text` is what had been said.
+    """Terminal: the turn was stopped; `text` is its text so far.
 
     `cause`: `cancel`; `interrupt` or `rollback`, the policy of the turn that came. A turn that was
     rolled back has no text, and readers show nothing of it.
@@ -289,7 +289,7 @@ class TurnCancelled(Event, frozen=True, gc=False, kw_only=True):
 
 
 class TurnRejected(Event, frozen=True, gc=False, kw_only=True):
-    """Terminal: the turn was claimed and could not be run (a stale answer, say)."""
+    """Terminal: the turn was claimed and could not run, for example a late answer."""
 
     terminal: ClassVar[bool] = True
 
@@ -298,7 +298,7 @@ class TurnRejected(Event, frozen=True, gc=False, kw_only=True):
 
 
 class TurnFailed(Event, frozen=True, gc=False, kw_only=True):
-    """Terminal: the turn broke; `code` is stable, `message` is for people."""
+    """Terminal: the turn failed; `code` is stable, `message` is for people."""
 
     terminal: ClassVar[bool] = True
 

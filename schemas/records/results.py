@@ -86,7 +86,7 @@ class TurnResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
-    """A record that could not be taken: its raw bytes, why, when (µs since 1970) and from where.
+    """A refused record: its raw bytes, the reason, the time (µs since 1970) and the origin.
 
     `letter_id` names the record that was refused first, also after it was requeued (with an edit or
     without) and refused again; `requeues` says how often that has happened.

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 PREFIX = "TURNSTREAM_"
 OTHER_NAMES = {
     "TURNSTREAM_TOKEN": "bearer token of `turnstream chat`",
-    "TURNSTREAM_TEST_*": "what the test suite is given; see CONTRIBUTING.md",
+    "TURNSTREAM_TEST_*": "settings of the test suite; see CONTRIBUTING.md",
 }
 """Variables with our prefix that are no settings, and what they are."""
 
