@@ -17,7 +17,7 @@ from turnstream.schemas.records.commands import OnBusy
 from turnstream.schemas.records.events import EVENTS
 from turnstream.schemas.topics import Topics
 from turnstream.streams.app.settings import Settings
-from turnstream.streams.edge.routes.socket import Frame
+from turnstream.streams.edge.routes.plain_dialect import Frame
 from turnstream.streams.edge.server.auth import TOKEN_SUBPROTOCOL
 from turnstream.streams.edge.surfaces.run_events import MODES
 
