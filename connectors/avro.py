@@ -8,7 +8,6 @@ apart, and both from JSON (`{`), by the first byte. About 4 µs a record (fastav
 from __future__ import annotations
 
 from io import BytesIO
-from typing import Any
 
 import msgspec
 from fastavro import schemaless_reader, schemaless_writer
@@ -34,8 +33,8 @@ class Codec:
     def __init__(
         self,
         ids: dict[str, int] | None = None,
-        writers: dict[int, tuple[str, dict[str, Any]]] | None = None,
-        earlier: dict[bytes, tuple[str, dict[str, Any]]] | None = None,
+        writers: dict[int, tuple[str, dict[str, object]]] | None = None,
+        earlier: dict[bytes, tuple[str, dict[str, object]]] | None = None,
     ) -> None:
         known = schemas()
         self._by_name = {schema.name: schema for schema in known.values()}
@@ -109,7 +108,7 @@ class Codec:
         raise UndecodableError(f"first byte {data[0]:#04x} is no known framing", code="not_avro")
 
     def _read(
-        self, data: bytes, start: int, writer: dict[str, Any], schema: Schema
+        self, data: bytes, start: int, writer: dict[str, object], schema: Schema
     ) -> msgspec.Struct:
         source = BytesIO(data)
         source.seek(start)
@@ -124,7 +123,9 @@ class Codec:
         return record
 
 
-def _build(schema: Schema, fields: Any) -> msgspec.Struct:
+def _build(schema: Schema, fields: object) -> msgspec.Struct:
     if schema.nested:
         return msgspec.convert(fields, schema.struct, strict=False)
+    if not isinstance(fields, dict):  # the writer's schema is foreign too
+        raise TypeError(f"a record was expected, {type(fields).__name__} came")
     return schema.struct(**fields)

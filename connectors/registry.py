@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeVar
 
 import aiohttp
 import msgspec
@@ -21,14 +21,29 @@ from turnstream.schemas.errors import (
 from turnstream.schemas.records.known import parse, schemas
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Mapping
 
 COMPATIBILITY = "BACKWARD_TRANSITIVE"
 _CONFLICT = 409
 _NOT_FOUND = 404
 _TIMEOUT_S = 15.0
 _CALLS_MAX = 8
+Answer = TypeVar("Answer")
+
 _TYPE = "application/vnd.schemaregistry.v1+json"
+
+
+class _Registered(msgspec.Struct):
+    """The answer to a schema that was registered."""
+
+    id: int
+
+
+class _Version(msgspec.Struct):
+    """One version of a subject."""
+
+    id: int
+    schema: str
 
 
 class Registry:
@@ -38,7 +53,7 @@ class Registry:
         self._url = url.rstrip("/")
         self._session = session
         self._calls = asyncio.Semaphore(_CALLS_MAX)
-        self.writers: dict[int, tuple[str, dict[str, Any]]] = {}
+        self.writers: dict[int, tuple[str, dict[str, object]]] = {}
 
     async def register(self) -> dict[str, int]:
         """Register every schema of ours and return its id by record name; safe to repeat.
@@ -60,24 +75,36 @@ class Registry:
 
     async def _register(self, subject: str, text: str) -> int:
         body = {"schema": text, "schemaType": "AVRO"}
-        answer = await self._call("POST", f"/subjects/{subject}/versions", body, subject)
-        return int(answer["id"])
+        path = f"/subjects/{subject}/versions"
+        answer = await self._call("POST", path, body, subject, _Registered)
+        if answer is None:
+            raise RegistryUnavailableError(f"{self._url}{path} does not exist")
+        return answer.id
 
     async def _demand_compatibility(self, subject: str) -> None:
-        await self._call("PUT", f"/config/{subject}", {"compatibility": COMPATIBILITY}, subject)
+        body = {"compatibility": COMPATIBILITY}
+        await self._call("PUT", f"/config/{subject}", body, subject, dict[str, object])
 
     async def _versions(self, name: str, subject: str) -> tuple[str, list[tuple[int, str]]]:
-        numbers = await self._call("GET", f"/subjects/{subject}/versions", None, subject)
+        path = f"/subjects/{subject}/versions"
+        numbers = await self._call("GET", path, None, subject, list[int])
         found = await asyncio.gather(
             *(
-                self._call("GET", f"/subjects/{subject}/versions/{number}", None, subject)
+                self._call("GET", f"{path}/{number}", None, subject, _Version)
                 for number in numbers or ()
             )
         )
-        return name, [(int(one["id"]), one["schema"]) for one in found]
+        return name, [(one.id, one.schema) for one in found if one is not None]
 
-    async def _call(self, method: str, path: str, body: Any, subject: str) -> Any:
-        """Return the answer's JSON, or None for 404."""
+    async def _call(
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, str] | None,
+        subject: str,
+        answer_type: type[Answer],
+    ) -> Answer | None:
+        """Return the answer, or None where a GET finds nothing (404)."""
         data = msgspec.json.encode(body) if body is not None else None
         try:
             async with (
@@ -94,7 +121,7 @@ class Registry:
                 if response.status == _NOT_FOUND and method == "GET":
                     return None
                 response.raise_for_status()
-                return msgspec.json.decode(answer)
+                return msgspec.json.decode(answer, type=answer_type)
         except (aiohttp.ClientError, TimeoutError, msgspec.DecodeError) as error:
             raise RegistryUnavailableError(f"{method} {self._url}{path}: {error!r}") from error
 

@@ -7,7 +7,7 @@ list of them per network read.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 
@@ -36,7 +36,7 @@ class ToolSpec(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     description: str
-    parameters: dict[str, Any]
+    parameters: dict[str, object]
 
 
 class TextPart(msgspec.Struct, frozen=True):
@@ -55,7 +55,7 @@ class ImagePart(msgspec.Struct, frozen=True):
 class OtherPart(msgspec.Struct, frozen=True):
     """A part of another kind; `fields` are as the user gave them, `type` among them."""
 
-    fields: dict[str, Any]
+    fields: dict[str, object]
 
 
 Content = str | tuple[TextPart | ImagePart | OtherPart, ...]
@@ -78,7 +78,7 @@ class RequestedCall(msgspec.Struct, frozen=True):
 
     id: str
     name: str
-    arguments: dict[str, Any]
+    arguments: dict[str, object]
 
 
 class AssistantMessage(msgspec.Struct, frozen=True):
@@ -110,7 +110,7 @@ class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
     messages: tuple[ChatMessage, ...]
     tools: tuple[ToolSpec, ...] = ()
     model: str = ""
-    params: dict[str, Any] = msgspec.field(default_factory=dict)
+    params: dict[str, object] = msgspec.field(default_factory=dict)
     request_id: str = ""
 
 

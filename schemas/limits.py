@@ -93,7 +93,7 @@ def read_json(data: bytes | str, field: str = "", *, envelope: bool = False) -> 
     return clean_json(value) if odd or (not envelope and "\\u" in text) else value
 
 
-def compact(value: Any) -> str:
+def compact(value: object) -> str:
     """Return a JSON value as text without white space and without escapes that it can do without.
 
     Its length is what limits in characters or bytes are compared with.
@@ -133,7 +133,7 @@ def check_label(field: str, text: str) -> None:
         )
 
 
-def check_value(value: Any, *, strict: bool = False) -> None:
+def check_value(value: object, *, strict: bool = False) -> None:
     """Raise ValueError for a JSON value that no store or other client could hold.
 
     At most `DEPTH_MAX` levels, integers of 64 bits, no NaN or infinity. `strict`: strings without
@@ -172,7 +172,7 @@ def check_text(text: str) -> str:
     return text
 
 
-def _check_numbers(value: Any, field: str) -> None:
+def _check_numbers(value: object, field: str) -> None:
     try:
         check_value(value)
     except ValueError as error:

@@ -77,7 +77,7 @@ class TopicAdmin:
     min(3, brokers). Every call raises `KafkaUnavailableError` where Kafka does not answer.
     """
 
-    def __init__(self, bootstrap: str, *, replication: int = 0, **client: Any) -> None:
+    def __init__(self, bootstrap: str, *, replication: int = 0, **client: object) -> None:
         self._admin = AIOKafkaAdminClient(**client_options(bootstrap, client))
         self._bootstrap = bootstrap
         self._replication = replication

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
 from uuid import UUID
 
 from turnstream.schemas.tool_calls import Known, ToolCall
@@ -18,7 +17,7 @@ class MemoryToolCalls:
 
     def __init__(
         self,
-        rows: dict[tuple[UUID, str, int], tuple[bytes, str, Any]] | None = None,
+        rows: dict[tuple[UUID, str, int], tuple[bytes, str, object]] | None = None,
         *,
         thread_key: str = "default/t",
         origin: UUID = ORIGIN,
@@ -37,7 +36,7 @@ class MemoryToolCalls:
         self.rows[self._key(call)] = (digest, "started", (call.name, call.tool_call_id))
         return Known("new" if state == "asked" else "started")
 
-    async def finish(self, call: ToolCall, result: Any) -> None:
+    async def finish(self, call: ToolCall, result: object) -> None:
         """Record the result."""
         self._end(call, "done", result)
 
@@ -46,14 +45,14 @@ class MemoryToolCalls:
         return [
             ToolCall(path, ordinal, begun[0], digest, "", begun[1])
             for (origin, path, ordinal), (digest, state, begun) in self.rows.items()
-            if origin == self.origin and state == "started"
+            if origin == self.origin and state == "started" and isinstance(begun, tuple)
         ]
 
     async def ask(self, call: ToolCall) -> None:
         """Record that the call stopped with a question."""
         self._end(call, "asked", None)
 
-    def _end(self, call: ToolCall, state: str, result: Any) -> None:
+    def _end(self, call: ToolCall, state: str, result: object) -> None:
         digest, before, _ = self.rows[self._key(call)]
         if before == "started":
             self.rows[self._key(call)] = (digest, state, result)

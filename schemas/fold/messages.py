@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 from turnstream.schemas.text import text_sha256
 
@@ -154,7 +154,7 @@ class Message:
         return "".join([block.text for block in said])
 
 
-def usage_metadata(usage: Usage | None) -> dict[str, Any] | None:
+def usage_metadata(usage: Usage | None) -> dict[str, object] | None:
     """Return a usage as LangChain's `UsageMetadata`."""
     if usage is None:
         return None

@@ -8,8 +8,6 @@ and an integer may be written as 5.0, as serialisers of some languages do.
 
 from __future__ import annotations
 
-from typing import Any
-
 import msgspec
 
 from turnstream.schemas.errors import UndecodableError
@@ -47,7 +45,7 @@ def command_of_json(data: bytes) -> Command:
     return _command_of(fields)
 
 
-def _command_of(given: dict[str, Any]) -> Command:
+def _command_of(given: dict[str, object]) -> Command:
     name = given.pop("type", None)
     name = "StartTurn" if name is None else name
     command = _BY_NAME.get(name) if isinstance(name, str) else None
@@ -78,5 +76,5 @@ def _command_of(given: dict[str, Any]) -> Command:
         raise UndecodableError(f"{command.__name__}: {error}", code=code) from error
 
 
-def _whole(value: Any) -> Any:
+def _whole(value: object) -> object:
     return int(value) if isinstance(value, float) and value.is_integer() else value

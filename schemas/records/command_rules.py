@@ -7,7 +7,7 @@ They judge a command alone. What depends on its record (topic, key, headers) is 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, TypeVar, get_args
+from typing import TypeVar, get_args
 
 import msgspec
 
@@ -24,7 +24,7 @@ from turnstream.schemas.limits import (
     read_json,
 )
 from turnstream.schemas.records.commands import Command, OnBusy, ResumeTurn, StartTurn
-from turnstream.schemas.text import clean_json, clean_text
+from turnstream.schemas.text import clean_text, storable_text
 
 JSON_FIELDS = ("input", "config", "metadata", "answers")
 """Fields that are JSON text in a record; all but `input` hold an object."""
@@ -89,7 +89,7 @@ def check_idempotency_key(key: str) -> None:
         )
 
 
-def check_configurable(config: dict[str, Any], locked: frozenset[str]) -> None:
+def check_configurable(config: dict[str, object], locked: frozenset[str]) -> None:
     """Raise `InvalidRequestError` for what is no object, or sets a locked name.
 
     A graph's context is filled from `context`, then from `configurable`: both are checked.
@@ -110,7 +110,7 @@ def check_configurable(config: dict[str, Any], locked: frozenset[str]) -> None:
             )
 
 
-def check_metadata(metadata: Any, bytes_max: int) -> None:
+def check_metadata(metadata: object, bytes_max: int) -> None:
     """Raise `TooLargeError` (`metadata_too_large`) for metadata that is more than allowed."""
     check_bytes("metadata", compact(metadata), bytes_max)
 
@@ -135,7 +135,7 @@ def _clean_fields(command: StartTurn | ResumeTurn, limits: CommandLimits) -> dic
             raise InvalidRequestError(
                 "exactly one of text and input is needed", code="invalid_input", field="text"
             )
-        changes["text"] = clean_json(command.text)
+        changes["text"] = storable_text(command.text)
         if command.on_busy not in _POLICIES:
             raise InvalidRequestError(
                 f"on_busy {command.on_busy[:60]!r} is none of {', '.join(_POLICIES)}",
@@ -161,7 +161,7 @@ def _checked_json(field: str, text: str, limits: CommandLimits) -> str:
         )
     if not value and field == "answers":
         return "{}"
-    if field == "config":
+    if field == "config" and isinstance(value, dict):
         check_configurable(value, limits.locked)
     limit = limits.metadata_bytes_max if field == "metadata" else limits.text_chars_max
     # a text that is short enough as it is need not be written anew to be measured

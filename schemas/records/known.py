@@ -11,7 +11,7 @@ import json
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 from fastavro.schema import fingerprint, parse_schema, to_parsing_canonical_form
 
@@ -36,7 +36,7 @@ class Schema:
     name: str
     struct: type[msgspec.Struct]
     text: str
-    parsed: dict[str, Any]
+    parsed: dict[str, object]
     fingerprint: bytes
     canonical: str
     nested: bool
@@ -47,7 +47,7 @@ class Schema:
         return f"{NAMESPACE}.{self.name}"
 
 
-def _plain(schema: Any) -> Any:
+def _plain(schema: object) -> object:
     """Return the schema without logical types: times stay integers.
 
     A registry may hold versions of our schemas that were registered with logical types.
@@ -61,9 +61,10 @@ def _plain(schema: Any) -> Any:
     return schema
 
 
-def parse(text: str) -> dict[str, Any]:
+def parse(text: str) -> dict[str, object]:
     """Return a schema's text as fastavro wants it: parsed, and without logical types."""
-    return cast("dict[str, Any]", parse_schema(_plain(json.loads(text))))
+    plain = cast("dict[str, object]", _plain(json.loads(text)))
+    return cast("dict[str, object]", parse_schema(plain))
 
 
 def _load(struct: type[msgspec.Struct]) -> Schema:
@@ -91,7 +92,7 @@ def schemas() -> dict[type[msgspec.Struct], Schema]:
 
 
 @cache
-def earlier_schemas() -> dict[bytes, tuple[str, dict[str, Any]]]:
+def earlier_schemas() -> dict[bytes, tuple[str, dict[str, object]]]:
     """Return the schemas of earlier versions: fingerprint to record name and parsed schema.
 
     Kafka and the ledger hold records that were written before a field was added. When a file in

@@ -7,7 +7,7 @@ in gzip, and more in zstd, so that each codec stops as soon as the output passes
 from __future__ import annotations
 
 import zlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Protocol
 
 import cramjam
 
@@ -90,7 +90,15 @@ def _snappy_block(data: bytes, left: int, bytes_max: int | None = None) -> bytes
     return bytes(cramjam.snappy.decompress_raw(data))
 
 
-def _framed(module: Any) -> Callable[[bytes, int], bytearray]:
+class _Codec(Protocol):
+    """A module of cramjam."""
+
+    def decompress_into(self, data: bytes, output: bytearray) -> int:
+        """Return how many bytes were written."""
+        ...
+
+
+def _framed(module: _Codec) -> Callable[[bytes, int], bytearray]:
     """Return the reader of a codec that writes into a buffer of ours, which grows up to a bound."""
 
     def read(data: bytes, bytes_max: int) -> bytearray:

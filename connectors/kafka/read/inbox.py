@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self, TypeAlias
+from typing import TYPE_CHECKING, Self, TypeAlias
 
 import structlog
 from aiokafka import ConsumerRebalanceListener, TopicPartition
@@ -83,7 +83,7 @@ class Inbox:
         *,
         client_id: str,
         batch_bytes_max: int = BATCH_BYTES_MAX,
-        **client: Any,
+        **client: object,
     ) -> None:
         self._bootstrap = bootstrap
         self._topics = tuple(topics)

@@ -9,7 +9,7 @@ import asyncio
 import sys
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError, OffsetOutOfRangeError
@@ -23,6 +23,8 @@ from turnstream.schemas.errors import KafkaUnavailableError, NotFoundError
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterable
     from types import TracebackType
+
+    from aiokafka.structs import ConsumerRecord
 
 CLOSE_TIMEOUT_S = 2.0
 _POLL_MS = 500
@@ -62,7 +64,7 @@ class LogScan:
     """
 
     def __init__(
-        self, bootstrap: str, *, batch_bytes_max: int = BATCH_BYTES_MAX, **client: Any
+        self, bootstrap: str, *, batch_bytes_max: int = BATCH_BYTES_MAX, **client: object
     ) -> None:
         self._bootstrap = bootstrap
         self._consumer = new_consumer(
@@ -195,9 +197,9 @@ class LogScan:
 
     async def _fetch(
         self, targets: list[TopicPartition], spans: dict[TopicPartition, Span]
-    ) -> dict[TopicPartition, list[Any]]:
+    ) -> dict[TopicPartition, list[ConsumerRecord]]:
         try:
-            found: dict[TopicPartition, list[Any]] = await self._consumer.getmany(
+            found: dict[TopicPartition, list[ConsumerRecord]] = await self._consumer.getmany(
                 *targets, timeout_ms=_POLL_MS, max_records=_BATCH_RECORDS_MAX
             )
         except OffsetOutOfRangeError:

@@ -13,7 +13,7 @@ import asyncio
 import contextlib
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import structlog
 from aiokafka.client import AIOKafkaClient
@@ -70,7 +70,7 @@ class Tail:
         topic: str,
         numbering: Numbering,
         options: TailOptions | None = None,
-        **client: Any,
+        **client: object,
     ) -> None:
         self.topic = topic
         self.options = options or TailOptions()

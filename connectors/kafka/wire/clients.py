@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from aiokafka.errors import KafkaError
 
@@ -22,7 +22,7 @@ REQUEST_TIMEOUT_MS = 10_000
 """A broker that answers nothing is left after it; an answer's bytes come at more than 1.6 MB/s."""
 
 
-def client_options(bootstrap: str, given: Mapping[str, Any]) -> dict[str, Any]:
+def client_options(bootstrap: str, given: Mapping[str, object]) -> dict[str, object]:
     """Return the options of an aiokafka client: `given`, over those that all clients share."""
     return {
         "bootstrap_servers": bootstrap,

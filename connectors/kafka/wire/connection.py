@@ -11,7 +11,7 @@ import asyncio
 import time
 from collections import deque
 from struct import Struct
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 from aiokafka.client import ConnectionGroup
 from aiokafka.conn import CloseReason
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from aiokafka.client import AIOKafkaClient
+    from aiokafka.conn import AIOKafkaConnection
     from aiokafka.errors import KafkaError
 
     Told = Callable[[bytes, int, KafkaError | None], None]
@@ -41,7 +42,7 @@ _CORRELATION_MASK = 0x7FFFFFFF
 class Wire(asyncio.Protocol):
     """One connection to one broker; answers come in the order of the requests."""
 
-    def __init__(self, connection: Any, client_id: str, timeout_s: float) -> None:
+    def __init__(self, connection: AIOKafkaConnection, client_id: str, timeout_s: float) -> None:
         self._connection = connection
         self._writer = connection._writer  # noqa: SLF001  aiokafka offers no other way
         self._streams = connection._protocol  # noqa: SLF001

@@ -8,7 +8,7 @@ take a tenth of a second.
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from aiokafka import AIOKafkaConsumer
 
@@ -17,16 +17,19 @@ from turnstream.connectors.kafka.read.batches import BATCH_BYTES_MAX, Budget, re
 from turnstream.connectors.kafka.wire.clients import client_options
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Sequence
 
     from aiokafka.admin import AIOKafkaAdminClient
-    from aiokafka.protocol.api import Request
+    from aiokafka.protocol.api import Request, Response
+
+    _Topic: TypeAlias = tuple[str, Sequence[tuple[Any, ...]]]
+    """A topic of aiokafka's fetch answer; the bytes stand last in each partition's row."""
 
 FETCH = 1
 
 
 def new_consumer(
-    bootstrap: str, batch_bytes_max: int = BATCH_BYTES_MAX, **options: Any
+    bootstrap: str, batch_bytes_max: int = BATCH_BYTES_MAX, **options: object
 ) -> AIOKafkaConsumer:
     """Return a consumer, not started, that reads every fetch; `options` are aiokafka's.
 
@@ -40,9 +43,9 @@ def new_consumer(
 def read_readable(consumer: AIOKafkaConsumer, batch_bytes_max: int = BATCH_BYTES_MAX) -> None:
     """Let a consumer that checks no sums itself read every fetch."""
     client = consumer._client  # noqa: SLF001  aiokafka offers no other way
-    send: Callable[..., Awaitable[Any]] = client.send
+    send: Callable[..., Awaitable[Response]] = client.send
 
-    async def send_and_read(node: int, request: Any, **options: Any) -> Any:
+    async def send_and_read(node: int, request: Request, **options: object) -> Response:
         response = await send(node, request, **options)
         if getattr(response, "API_KEY", None) == FETCH:
             positions = {
@@ -65,19 +68,19 @@ async def partitions_of(consumer: AIOKafkaConsumer, topic: str) -> list[int]:
     return sorted(numbers)
 
 
-async def ask_any(admin: AIOKafkaAdminClient, request: Request) -> Any:
+async def ask_any(admin: AIOKafkaAdminClient, request: Request) -> Response:
     """Return a broker's answer to a request that aiokafka's admin client has no call for."""
     client = admin._client  # noqa: SLF001
     return await client.send(client.get_random_node(), request)
 
 
 async def _topics(
-    topics: list[Any], positions: dict[tuple[str, int], int], budget: Budget
-) -> list[Any]:
+    topics: Sequence[_Topic], positions: dict[tuple[str, int], int], budget: Budget
+) -> list[_Topic]:
     """Return a fetch answer's topics with bytes that can be read; they stand last in each row."""
-    read = []
+    read: list[_Topic] = []
     for topic, partitions in topics:
-        rows = []
+        rows: list[tuple[Any, ...]] = []
         for number, *fields, raw in partitions:
             found = raw
             if raw:

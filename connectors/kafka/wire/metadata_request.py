@@ -6,7 +6,7 @@ deletion nor recreation of a topic, which is why an incarnation can be told by t
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 from uuid import UUID
 
 from aiokafka.protocol.abstract import AbstractType
@@ -37,14 +37,14 @@ class _Uuid(AbstractType[UUID]):  # type: ignore[misc]  # aiokafka has no types
         return UUID(bytes=data.read(16))
 
 
-_BROKER: tuple[tuple[str, Any], ...] = (
+_BROKER: tuple[tuple[str, object], ...] = (
     ("node_id", Int32),
     ("host", CompactString()),
     ("port", Int32),
     ("rack", CompactString()),
     ("tags", TaggedFields),
 )
-_PARTITION: tuple[tuple[str, Any], ...] = (
+_PARTITION: tuple[tuple[str, object], ...] = (
     ("error_code", Int16),
     ("partition", Int32),
     ("leader", Int32),

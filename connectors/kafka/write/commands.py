@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError
@@ -32,7 +32,7 @@ class Encoder(Protocol):
 class KafkaCommands:
     """Append commands to one topic; an async context manager over one producer."""
 
-    def __init__(self, bootstrap: str, topic: str, encoder: Encoder, **client: Any) -> None:
+    def __init__(self, bootstrap: str, topic: str, encoder: Encoder, **client: object) -> None:
         self._bootstrap = bootstrap
         self._topic = topic
         self._encoder = encoder

@@ -10,7 +10,7 @@ reads metadata.
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import NoError, for_code
@@ -165,7 +165,7 @@ class Producer:
         if not self._away:
             self._none_away.set()
 
-    def spawn(self, work: Coroutine[Any, Any, None], broken: Broken) -> None:
+    def spawn(self, work: Coroutine[object, object, None], broken: Broken) -> None:
         """Run what cannot be done at once; an error in it goes to `broken`."""
 
         def ended(task: asyncio.Task[None]) -> None:
@@ -179,7 +179,7 @@ class Producer:
 
 
 def pump_producer(
-    bootstrap: str, topics: Sequence[str], *, client_id: str = "turnstream-pump", **client: Any
+    bootstrap: str, topics: Sequence[str], *, client_id: str = "turnstream-pump", **client: object
 ) -> Callable[[], Awaitable[Producer]]:
     """Return what opens a producer for the pump.
 

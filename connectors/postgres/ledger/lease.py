@@ -14,7 +14,7 @@ import os
 import select
 import threading
 import time
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 import psycopg
 
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
     from uuid import UUID
+
+    from psycopg.rows import TupleRow
 
 LEASE_TTL_S = 3.0
 RENEW_EVERY_S = 1.0
@@ -67,7 +69,7 @@ class Lease:
         self._excuse_s = excuse_s
         self._silent_s = silent_s
         self._on_change = on_change
-        self._connection: psycopg.Connection[Any] | None = None
+        self._connection: psycopg.Connection[TupleRow] | None = None
         self._deadline = 0.0
         self._beat = time.monotonic()
         self._beat_renewed = self._beat
@@ -209,7 +211,7 @@ class Lease:
             self._loop.call_soon_threadsafe(self._on_change, state)
         self._told = state
 
-    def _connect(self) -> psycopg.Connection[Any]:
+    def _connect(self) -> psycopg.Connection[TupleRow]:
         limit_ms = round(self._ttl_s * 1000)
         return psycopg.connect(
             self._dsn,

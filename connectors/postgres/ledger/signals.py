@@ -9,7 +9,7 @@ import asyncio
 import random
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import asyncpg
 
@@ -53,7 +53,7 @@ class Signals:
         self._ready_from = now + READY_EVERY_S
         await self._send(_PEER, READY_CHANNEL, worker)
 
-    async def _send(self, sql: str, *values: Any) -> None:
+    async def _send(self, sql: str, *values: object) -> None:
         try:
             await self._pool.execute(sql, *values)
         except FAILURES:
@@ -95,5 +95,5 @@ async def _listen_once(
         connection.terminate()
 
 
-def _callback(heard: Callable[[str], None]) -> Callable[[Any, int, str, str], None]:
+def _callback(heard: Callable[[str], None]) -> Callable[[object, int, str, str], None]:
     return lambda _connection, _pid, _channel, payload: heard(payload)

@@ -7,7 +7,7 @@ that compares the thread's epoch, like every one of the attempt's.
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from turnstream.schemas.errors import UnstorableStateError
 from turnstream.schemas.tool_calls import Known, ToolCall
@@ -71,7 +71,7 @@ class LedgerToolCalls:
             return Known("done", self._serde.loads_typed((kind, result)))
         return Known(found)
 
-    async def finish(self, call: ToolCall, result: Any) -> None:
+    async def finish(self, call: ToolCall, result: object) -> None:
         """Record the result. It goes on if the caller is cancelled meanwhile."""
         try:
             kind, data = self._serde.dumps_typed(result)
@@ -100,7 +100,7 @@ class LedgerToolCalls:
         if cancel is not None:
             self._hold.cancelled(cancel)
 
-    async def _row(self, sql: str, call: ToolCall, *rest: Any) -> Record:
+    async def _row(self, sql: str, call: ToolCall, *rest: object) -> Record:
         hold = self._hold
         hold.check()
         values = (self.thread_key, hold.epoch, self.origin, call.path, call.ordinal, *rest)
@@ -108,7 +108,7 @@ class LedgerToolCalls:
         return rows[0]
 
 
-def _look_at(task: asyncio.Task[Any]) -> None:
+def _look_at(task: asyncio.Task[object]) -> None:
     """Take note of the task's error, for a caller that was cancelled meanwhile."""
     if not task.cancelled():
         task.exception()

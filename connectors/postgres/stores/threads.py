@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import asyncpg
 import msgspec
@@ -100,7 +100,7 @@ class ThreadInfo:
     """A thread as clients know it. `graph`: what its newest turn ran; `interrupts`: open ids."""
 
     thread_key: str
-    metadata: dict[str, Any]
+    metadata: dict[str, object]
     created_at: datetime
     updated_at: datetime
     status: Status
@@ -129,14 +129,14 @@ class Threads:
         """Say whether there is such a thread."""
         return await self.get(key) is not None
 
-    async def create(self, key: str, metadata: Mapping[str, Any]) -> bool:
+    async def create(self, key: str, metadata: Mapping[str, object]) -> bool:
         """Make a thread; False if there is one already. A deleted one begins anew."""
         if await self.get(key) is not None:
             return False
         return bool(await self._rows(_CREATE, key, _json(metadata)))
 
     async def ensure(
-        self, key: str, metadata: Mapping[str, Any], *, bytes_max: int | None = None
+        self, key: str, metadata: Mapping[str, object], *, bytes_max: int | None = None
     ) -> None:
         """Make a thread if there is none, and merge metadata into it.
 
@@ -162,7 +162,7 @@ class Threads:
         self,
         tenant: str,
         *,
-        metadata: Mapping[str, Any] | None = None,
+        metadata: Mapping[str, object] | None = None,
         status: Status | None = None,
         ids: Sequence[str] | None = None,
         limit: int = 10,
@@ -190,7 +190,7 @@ class Threads:
         self,
         tenant: str,
         *,
-        metadata: Mapping[str, Any] | None = None,
+        metadata: Mapping[str, object] | None = None,
         status: Status | None = None,
     ) -> int:
         """Return how many of a tenant's threads there are for which all conditions hold."""
@@ -198,22 +198,22 @@ class Threads:
         rows = await self._rows(f"SELECT count(*) AS found FROM ({_FOUND}) y", *where)
         return int(rows[0]["found"])
 
-    async def _rows(self, sql: str, *values: Any) -> list[Any]:
+    async def _rows(self, sql: str, *values: object) -> list[asyncpg.Record]:
         with _wrapped():
             return list(await self._pool.fetch(sql, *values))
 
 
 def _conditions(
     tenant: str,
-    metadata: Mapping[str, Any] | None,
+    metadata: Mapping[str, object] | None,
     status: Status | None,
     ids: Sequence[str] | None,
-) -> tuple[Any, ...]:
+) -> tuple[object, ...]:
     keys = None if ids is None else [f"{tenant}/{one}" for one in ids]
     return f"{tenant}/", f"{tenant}0", _json(metadata) if metadata else None, status, keys
 
 
-def _thread(row: Mapping[str, Any]) -> ThreadInfo:
+def _thread(row: asyncpg.Record) -> ThreadInfo:
     interrupt = row["interrupt"]
     return ThreadInfo(
         thread_key=row["thread_key"],
@@ -226,7 +226,7 @@ def _thread(row: Mapping[str, Any]) -> ThreadInfo:
     )
 
 
-def _json(value: Mapping[str, Any]) -> str:
+def _json(value: Mapping[str, object]) -> str:
     return msgspec.json.encode(value).decode()
 
 
