@@ -16,7 +16,7 @@ from langgraph.pregel import Pregel
 from turnstream.graph.langgraph import langgraph_json
 from turnstream.graph.langgraph.factories import WANTED, Factory, Use, as_graph, factory_of
 from turnstream.graph.langgraph.graph_modules import load_module
-from turnstream.graph.run.ending import ends_after
+from turnstream.graph.langgraph.last_checkpoint import ends_after
 from turnstream.schemas.errors import CatalogError, GraphUnsupportedError, NotFoundError
 from turnstream.schemas.ids import assistant_id_of
 

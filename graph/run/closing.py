@@ -1,217 +1,138 @@
-"""The checkpoints that end a turn which was cancelled or failed.
+"""Closes a turn that did not come to its end by itself: it failed, took too long or was cancelled.
 
-They hold what had been said, as messages, and leave nothing to run, so that nobody ever reads the
-turn's pending writes. They are collected here and written together with the outcome.
+What had been said stays, in the outcome and in the state, except where the turn is rolled back.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import asyncio
+from contextlib import suppress
+from typing import TYPE_CHECKING, TypeVar
 
-from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
-from langgraph.checkpoint.base import BaseCheckpointSaver, CheckpointTuple
-from langgraph.constants import END
-from langgraph.types import StateUpdate
+import msgspec
 
-from turnstream.graph.langgraph.open_head import accepts, add_to_open_head
-from turnstream.graph.run.stopped_calls import closing_id
-from turnstream.graph.tools.recorded_calls import STOPPED
-from turnstream.schemas.errors import TurnstreamError
-from turnstream.schemas.text import clean_text
+from turnstream.graph.run.closing_checkpoints import closing_calls
+from turnstream.graph.run.ending import RunOutcome
+from turnstream.graph.run.errors import outcome_of
+from turnstream.graph.run.last_words import text_in, with_words
+from turnstream.graph.run.stopped_calls import say_stopped
+from turnstream.schemas.errors import GraphError, TurnError, TurnstreamError
+from turnstream.schemas.records.results import Outcome
+from turnstream.schemas.text import text_sha256
+from turnstream.schemas.unexpected import note
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Sequence
+    from collections.abc import Coroutine
+    from contextvars import Context
 
-    from langchain_core.runnables import RunnableConfig
-    from langgraph.checkpoint.base import ChannelVersions, Checkpoint, CheckpointMetadata
-    from langgraph.pregel import Pregel
+    from turnstream.graph.ports.commits import Commits, SaverCall
+    from turnstream.graph.run.input import TurnInput
+    from turnstream.graph.run.said import Said
+    from turnstream.graph.run.turn_graph import TurnGraph
 
-    from turnstream.graph.ports.commits import SaverCall
-    from turnstream.schemas.fold.messages import Message
+T = TypeVar("T")
 
-NOT_FINISHED = "The call was not finished: {why}."
-REWIND_STEPS_MAX = 1000
-"""Checkpoints that are looked at for the last one whose state the graph's schema accepts."""
-
-_END = [StateUpdate(None, END)]
-_NULL_TASK = "00000000-0000-0000-0000-000000000000"
+CLOSE_TIMEOUT_S = 10.0
+"""For the checkpoints that close a turn: the graph's own reducers and routes run there."""
 
 
-class CollectingSaver(BaseCheckpointSaver[str]):
-    """Reads through to a saver and keeps what is written in `calls`, in order."""
+class Closing:
+    """Closes one attempt's turn. The graph's own code runs in `context`."""
 
-    def __init__(self, saver: BaseCheckpointSaver[str]) -> None:
-        super().__init__(serde=saver.serde)
-        self._saver = saver
-        self._written: dict[str, CheckpointTuple] = {}
-        self.hide_writes = False
-        """Show checkpoints as if no task had run from them."""
-        self.calls: list[SaverCall] = []
-
-    def get_next_version(self, current: str | None, channel: None) -> str:
-        """Count versions as the saver behind does."""
-        return self._saver.get_next_version(current, channel)
-
-    async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
-        """Return what was written here, or else what is stored."""
-        checkpoint_id = config["configurable"].get("checkpoint_id")
-        if checkpoint_id in self._written:
-            return self._written[checkpoint_id]
-        found = await self._saver.aget_tuple(config)
-        if found is not None and self.hide_writes:
-            return found._replace(pending_writes=[])
-        return found
-
-    async def aput(
-        self,
-        config: RunnableConfig,
-        checkpoint: Checkpoint,
-        metadata: CheckpointMetadata,
-        new_versions: ChannelVersions,
-    ) -> RunnableConfig:
-        """Keep a checkpoint."""
-        self.calls.append(("aput", config, checkpoint, metadata, new_versions))
-        configurable = config["configurable"]
-        stored: RunnableConfig = {
-            "configurable": {
-                "thread_id": configurable["thread_id"],
-                "checkpoint_ns": configurable.get("checkpoint_ns", ""),
-                "checkpoint_id": checkpoint["id"],
-            }
-        }
-        self._written[checkpoint["id"]] = CheckpointTuple(
-            stored, checkpoint, metadata, config if configurable.get("checkpoint_id") else None, []
-        )
-        return stored
-
-    async def aput_writes(
-        self,
-        config: RunnableConfig,
-        writes: Sequence[tuple[str, Any]],
-        task_id: str,
-        task_path: str = "",
+    def __init__(
+        self, turn: TurnInput, graph: TurnGraph, said: Said, commits: Commits, context: Context
     ) -> None:
-        """Keep writes."""
-        self.calls.append(("aput_writes", config, writes, task_id, task_path))
+        self._turn = turn
+        self._graph = graph
+        self._said = said
+        self._commits = commits
+        self._context = context
+        self._stopped: set[str] = set()  # ids of tool calls that were stopped in the middle
 
+    async def failed(self, error: BaseException) -> RunOutcome:
+        """Close the turn with an error that its run raised; see `outcome_of`."""
+        ended = outcome_of(
+            error,
+            input_refused=self._turn.kind == "start"
+            and not self._commits.progress.applied
+            and not self._graph.unmade,
+            turn=self._turn.turn_id,
+            graph=self._graph.entry.name,
+        )
+        return await self.close(ended)
 
-async def closing_calls(
-    graph: Pregel[Any, Any, Any, Any],
-    saver: BaseCheckpointSaver[str],
-    config: RunnableConfig,
-    *,
-    turn_id: str,
-    given: Any,
-    said: Iterable[Message],
-    why: str,
-    unknown: Collection[str] = (),
-    open_ended: bool = False,
-) -> tuple[SaverCall, ...]:
-    """Return the saver calls of a turn's closing checkpoints.
+    async def cancelled(self, cause: str) -> RunOutcome:
+        """Close a turn that was told to stop."""
+        if cause == "rollback":  # nothing of it stays
+            ended = Outcome(
+                status="cancelled",
+                code=cause,
+                usage=self._said.usage(),
+                lost_usage=self._said.lost_usage(),
+            )
+            return RunOutcome(outcome=ended)
+        if cause == "expired":
+            why = "the turn expired while it ran"
+            return await self.close(Outcome(status="failed", code=cause, message=why))
+        return await self.close(Outcome(status="cancelled", code=cause))
 
-    `given` is the turn's input (None for a resume); it is added if no checkpoint of this turn has
-    it. `said` are the turn's assistant messages in order; those that the state lacks are added
-    under their own ids. Open tool calls are answered with an error that says `why`; of those whose
-    ids are in `unknown` nobody knows whether they took effect.
+    async def close(self, ended: Outcome) -> RunOutcome:
+        """Add to a turn's end what had been said, and the checkpoints that close it."""
+        outcome = with_words(ended, self._said)
+        if outcome.status == "rejected":
+            return RunOutcome(outcome=outcome, instead=self.cancelled)
+        if not outcome.text and self._said.last_before:
+            outcome = await self._contained(self._with_words_before(outcome)) or outcome
+        with suppress(TurnError):  # a state that cannot be stored may be why the turn ends
+            await self._commits.flush()
+        why = outcome.status if outcome.status == "cancelled" else outcome.code
+        await say_stopped(
+            self._commits.tool_calls,
+            self._said,
+            self._stopped,
+            turn_id=self._turn.turn_id,
+            why=why,
+            earlier=self._turn.again or self._turn.kind == "resume",
+        )
+        calls = await self._contained(self._calls(outcome.code, why)) or ()
+        return RunOutcome(outcome=outcome, closing=calls, instead=self.cancelled)
 
-    `open_ended`: a node failed, and the state goes on naming it in `next`. A head that the graph's
-    own schema refuses is left behind: the last checkpoint that it accepts becomes the head.
-    """
-    buffer = CollectingSaver(saver)
-    closing = graph.copy(update={"checkpointer": buffer})
-    head = await buffer.aget_tuple(config)
-    applied = head is not None and head.metadata.get("run_id") == turn_id
-    if head is not None and not await accepts(closing, head):
-        return await _rewound(closing, buffer, head)
-    update = dict(given) if isinstance(given, dict) and not applied else {}
-    added: list[BaseMessage] = []
-    if "messages" in graph.channels:
-        known = head if applied or not update else None
-        added = _added(known, said, turn_id=turn_id, why=why, unknown=unknown)
-    if open_ended and applied and head is not None and head.metadata.get("source") != "input":
-        if not added:
+    async def _calls(self, code: str, why: str) -> tuple[SaverCall, ...]:
+        if self._graph.unmade:
             return ()
-        if await add_to_open_head(closing, buffer, head, added):
-            return tuple(buffer.calls)
-    if added:
-        first = update.get("messages", [])
-        update["messages"] = [*(first if isinstance(first, list) else [first]), *added]
-    ways = [[[StateUpdate(update, "__start__")], _END]] if update else []
-    for way in (*ways, [_END]):
+        async with self._graph.closing() as graph:
+            return await closing_calls(
+                graph,
+                self._graph.saver,
+                self._turn.runnable_config(),
+                turn_id=self._turn.turn_id,
+                given=self._turn.given,
+                said=tuple(self._said.messages.values()),
+                why=why,
+                unknown=self._stopped,
+                open_ended=code == GraphError.code and not self._graph.entry.native,
+            )
+
+    async def _with_words_before(self, outcome: Outcome) -> Outcome:
+        """Add what an earlier attempt said last, where this one said nothing."""
+        if self._graph.unmade:
+            return outcome
+        message_id = self._said.last_before
+        async with self._graph.closing() as graph:
+            state = await graph.aget_state(self._turn.runnable_config(), subgraphs=True)
+        text = text_in(state, message_id)
+        return msgspec.structs.replace(
+            outcome, message_id=message_id if text else "", text=text, sha256=text_sha256(text)
+        )
+
+    async def _contained(self, work: Coroutine[object, object, T]) -> T | None:
+        """Do what runs the graph's own reducers, validators and routes; None where they fail."""
+        task = asyncio.create_task(work, context=self._context.copy())
         try:
-            await closing.abulk_update_state(config, way)
+            async with asyncio.timeout(CLOSE_TIMEOUT_S):
+                return await task
         except TurnstreamError:
             raise
-        except Exception:  # noqa: BLE001  the graph's own reducers and routes run here
-            buffer.calls.clear()
-        else:
-            return tuple(buffer.calls)
-    return () if head is None else await _rewound(closing, buffer, head)
-
-
-async def _rewound(
-    closing: Pregel[Any, Any, Any, Any], buffer: CollectingSaver, head: CheckpointTuple
-) -> tuple[SaverCall, ...]:
-    """Return the calls that make the last checkpoint with an acceptable state the head again.
-
-    What tasks wrote behind it is left out.
-    """
-    at: RunnableConfig | None = head.config
-    buffer.calls.clear()
-    buffer.hide_writes = True
-    for _ in range(REWIND_STEPS_MAX):
-        found = await buffer.aget_tuple(at) if at is not None else None
-        if found is None:
-            break
-        if await accepts(closing, found):
-            await closing.abulk_update_state(found.config, [_END])
-            return tuple(buffer.calls)
-        at = found.parent_config
-    return ()
-
-
-def _added(
-    head: CheckpointTuple | None,
-    said: Iterable[Message],
-    *,
-    turn_id: str,
-    why: str,
-    unknown: Collection[str],
-) -> list[BaseMessage]:
-    """Return messages of finished tasks, answers to open tool calls, and what else was said."""
-    stored = head.checkpoint["channel_values"].get("messages") if head is not None else None
-    known = [message for message in stored or () if isinstance(message, BaseMessage)]
-    added: list[BaseMessage] = []
-    for task_id, channel, value in (head.pending_writes or ()) if head is not None else ():
-        if channel == "messages" and task_id != _NULL_TASK:
-            values = value if isinstance(value, list) else [value]
-            added += [message for message in values if isinstance(message, BaseMessage)]
-    calls = {
-        call["id"]: call["name"]
-        for message in (*known, *added)
-        if isinstance(message, AIMessage)
-        for call in message.tool_calls
-    }
-    answered = {m.tool_call_id for m in (*known, *added) if isinstance(m, ToolMessage)}
-    added += [
-        ToolMessage(
-            (STOPPED if call_id in unknown else NOT_FINISHED).format(name=name, why=why),
-            tool_call_id=call_id,
-            name=name,
-            status="error",
-            id=closing_id(turn_id, call_id or ""),
-        )
-        for call_id, name in calls.items()
-        if call_id not in answered
-    ]
-    ids = {message.id for message in (*known, *added)}
-    added += [
-        AIMessage(
-            clean_text(message.text),
-            id=message.message_id,
-            response_metadata={"finish_reason": why},
-        )
-        for message in said
-        if message.role == "assistant" and message.message_id not in ids and message.text
-    ]
-    return added
+        except Exception as error:  # noqa: BLE001  the turn has come to its end all the same
+            note("closing", error, turn=self._turn.turn_id, graph=self._graph.entry.name)
+            return None

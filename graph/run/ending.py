@@ -1,166 +1,67 @@
-"""What a turn ends with: outcomes of errors, of questions, of an answer."""
+"""What an attempt comes to, and the ends that a graph reaches by itself: an answer, questions."""
 
 from __future__ import annotations
 
-import os
-import traceback
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import structlog
-from langchain_core.messages import AIMessage, HumanMessage
-from langgraph.errors import GraphRecursionError, UnknownInterruptError
-from langgraph.types import StateSnapshot
-
-from turnstream.graph.langgraph.node_exits import exit_behind
-from turnstream.graph.values import text_of
-from turnstream.schemas.errors import (
-    FencedError,
-    GraphError,
-    GraphUnsupportedError,
-    InvalidRequestError,
-    RecordTooLargeError,
-    StepLimitError,
-    TurnError,
-    TurnstreamError,
-)
+from turnstream.graph.run.last_words import last_answer
+from turnstream.graph.run.questions import said_questions
 from turnstream.schemas.records.results import Outcome
 from turnstream.schemas.text import clean_text, text_sha256
-from turnstream.schemas.unexpected import class_name, described, note
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Awaitable, Callable, Mapping
 
-    from langgraph.pregel import Pregel
+    from langchain_core.runnables import RunnableConfig
 
+    from turnstream.graph.langgraph.factories import AnyPregel
+    from turnstream.graph.ports.commits import Asked, SaverCall
     from turnstream.graph.run.said import Said
 
-log = structlog.get_logger(__name__)
 
-MESSAGE_CHARS_MAX = 2000
-"""Of an error's message in an outcome."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunOutcome:
+    """What an attempt came to: `outcome` to commit with `closing`, or None if it was drained.
 
-
-def outcome_of(error: BaseException, *, input_refused: bool = False, **ids: object) -> Outcome:
-    """Return what a turn ends with when its run raised `error`.
-
-    Errors of brought code are logged with `ids` and their frames; a client gets the class and the
-    id of that log line, because the text may hold passwords or other users' data. `input_refused`:
-    nothing but the turn's own input had been applied. Errors of the attempt itself (`FencedError`,
-    the database, the log) are raised again: what they mean for the turn is the next owner's to find
-    out.
+    `instead`: what it comes to if the ledger refuses the outcome, because the turn was told to stop
+    (with this cause) before the outcome could be stored.
     """
-    if isinstance(error, UnknownInterruptError):
-        return Outcome(status="rejected", code="unknown_interrupt", message=_text(error))
-    named = _named(error, ids, input_refused=input_refused)
+
+    outcome: Outcome | None
+    closing: tuple[SaverCall, ...] = ()
+    instead: Callable[[str], Awaitable[RunOutcome]] | None = None
+
+
+def interrupted(said: Said, asked: Mapping[str, Asked]) -> Outcome:
+    """Return the outcome of a turn that asks."""
     return Outcome(
-        status="failed", code=named.code, retryable=named.retryable, message=_text(named)
-    )
-
-
-def drop_frames(error: BaseException | None) -> None:
-    """Clear the frames of an error that ended a run, and of what caused it.
-
-    They hold the tasks that hold the error: a circle that keeps all objects of the turn until a
-    full garbage collection. What is to be logged of them has to be logged before.
-    """
-    left, seen = [error], set[int]()
-    while left:
-        one = left.pop()
-        if one is None or id(one) in seen:
-            continue
-        seen.add(id(one))
-        traceback.clear_frames(one.__traceback__)
-        one.__traceback__ = None
-        left += [one.__cause__, one.__context__]
-        if isinstance(one, BaseExceptionGroup):
-            left += one.exceptions
-
-
-def _named(
-    error: BaseException, ids: Mapping[str, object], *, input_refused: bool
-) -> TurnstreamError:
-    if isinstance(error, TurnError | RecordTooLargeError | InvalidRequestError):
-        return error
-    if isinstance(error, FencedError | TurnstreamError):
-        raise error
-    if isinstance(error, GraphRecursionError):
-        return StepLimitError("The graph did not end within its recursion_limit.")
-    if input_refused:
-        error_id = os.urandom(4).hex()
-        log.info("input_refused", error_id=error_id, **ids, **described(error))
-        return GraphError(
-            f"The graph refuses the input: {_class_of(error)} (error id {error_id})",
-            code="invalid_input",
-        )
-    if isinstance(error, AttributeError) and "_put_checkpoint_fut" in str(error):
-        return GraphUnsupportedError(
-            "A node runs a graph compiled with checkpointer=False; compile it without that"
-            " argument, or add it to its parent as a node."
-        )
-    return GraphError(f"{_class_of(error)} (error id {note('graph', error, **ids)})")
-
-
-def _class_of(error: BaseException) -> str:
-    return class_name(exit_behind(error))
-
-
-def _text(error: BaseException) -> str:
-    return clean_text(str(error))[:MESSAGE_CHARS_MAX]
-
-
-def with_words(ended: Outcome, said: Said) -> Outcome:
-    """Return the outcome of a turn that did not come to its end, with what it had said last."""
-    spoken = [message for message in said.messages.values() if message.text]
-    text = clean_text(spoken[-1].text) if spoken else ""
-    return Outcome(
-        status=ended.status,
-        code=ended.code,
-        retryable=ended.retryable,
-        message=ended.message,
-        message_id=spoken[-1].message_id if spoken else "",
-        text=text,
-        sha256=text_sha256(text),
+        status="interrupted",
+        interrupts=said_questions(said, asked),
         usage=said.usage(),
         lost_usage=said.lost_usage(),
     )
 
 
-def text_in(state: StateSnapshot, message_id: str) -> str:
-    """Return the text of a message in a state or in those of its nested graphs, "" without one."""
-    values = state.values
-    messages = values.get("messages") if isinstance(values, dict) else None
-    for message in messages if isinstance(messages, list) else ():
-        if isinstance(message, AIMessage) and message.id == message_id:
-            return clean_text(text_of(message.content))
-    for task in state.tasks:
-        if isinstance(task.state, StateSnapshot) and (text := text_in(task.state, message_id)):
-            return text
-    return ""
+async def completed(
+    said: Said, graph: AnyPregel, config: RunnableConfig, values: object
+) -> Outcome:
+    """Return the outcome of a graph that came to its end.
 
-
-def last_answer(values: Any) -> tuple[str, str]:
-    """Return id and text of the last assistant message behind the last user message, or ""."""
-    messages = values.get("messages") if isinstance(values, dict) else None
-    for message in reversed(messages or []):
-        if isinstance(message, HumanMessage):
-            break
-        if isinstance(message, AIMessage) and (text := text_of(message.content)):
-            return message.id or "", clean_text(text)
-    return "", ""
-
-
-def ends_after(graph: Pregel[Any, Any, Any, Any]) -> Callable[[Any], bool]:
-    """Return the test whether nothing runs after a root checkpoint of this graph.
-
-    Goes by what the step updated and what that triggers. A wrong yes costs little: the checkpoint
-    waits for the next commit instead of being one.
+    Its answer is the last one in `values`, those of the last root checkpoint, and without them the
+    last one that was said. Where this attempt said none, an earlier one did.
     """
-    triggers = frozenset(graph.trigger_to_nodes)
-
-    def is_last(checkpoint: Any) -> bool:
-        updated = checkpoint.get("updated_channels")
-        if not updated or checkpoint["channel_values"].get("__pregel_tasks"):
-            return False
-        return triggers.isdisjoint(updated)
-
-    return is_last
+    message_id, text = last_answer(values)
+    answer = None if text else said.answer()
+    if answer is not None:
+        message_id, text = answer.message_id, clean_text(answer.text)
+    if not text and "messages" in graph.channels:
+        message_id, text = last_answer((await graph.aget_state(config)).values)
+    return Outcome(
+        status="completed",
+        message_id=message_id,
+        text=text,
+        sha256=text_sha256(text),
+        usage=said.usage(),
+        lost_usage=said.lost_usage(),
+    )

@@ -18,11 +18,18 @@ if TYPE_CHECKING:
 
 FRAMES_MAX = 30
 _OURS = "turnstream."
-_RUNNER = "turnstream.graph.run.runner"
+_RUNNERS = (
+    "turnstream.graph.langgraph.stream.brought_run",
+    "turnstream.graph.run.closing",
+    "turnstream.graph.run.ending",
+    "turnstream.graph.run.graph_run",
+)
+"""Modules of ours that call LangGraph, which calls the graph's reducers and edges."""
 _BETWEEN = (
     "turnstream.graph.langgraph.node_exits",
     "turnstream.graph.langgraph.factories",
     "turnstream.graph.langgraph.catalog",
+    "turnstream.graph.run.turn_graph",
 )
 """Modules of ours that stand between a run and the code that it calls; they keep nothing."""
 _LOOP = {("asyncio.events", "_run"), ("asyncio.runners", "run"), ("uvloop", "run")}
@@ -62,8 +69,7 @@ def blocking_run(frame: FrameType | None) -> Failable | None:
         if (name, frame.f_code.co_name) in _LOOP:
             break
         if name.startswith(_OURS) and (frame is innermost or name not in _BETWEEN):
-            # the runner itself only calls LangGraph, which calls reducers and edges
-            return control if name == _RUNNER else None
+            return control if name in _RUNNERS else None
         frame = frame.f_back
     return control
 

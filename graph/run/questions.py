@@ -14,10 +14,15 @@ import msgspec
 
 from turnstream.graph.values import to_json
 from turnstream.schemas.errors import GraphError
+from turnstream.schemas.records.events import InputRequested
 from turnstream.schemas.text import clean_json, clean_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from turnstream.graph.ports.commits import Asked
+    from turnstream.graph.run.said import Said
+    from turnstream.schemas.records.events import Interrupt
 
 EXPIRES_IN_S = "expires_in_s"
 EXPIRES_IN_S_MAX = 10 * 365 * 86_400
@@ -41,6 +46,23 @@ def asked_fields(value: object, response_schema: object) -> dict[str, Any]:
         "response_schema": "" if response_schema is None else to_json(response_schema),
         "expires_at": expires_at,
     }
+
+
+def said_questions(said: Said, asked: Mapping[str, Asked]) -> list[Interrupt]:
+    """Return the questions as the turn's outcome has them, and emit those not emitted yet.
+
+    The translator of brought graphs emits them by itself.
+    """
+    for interrupt_id, question in asked.items():
+        if interrupt_id not in said.questions:
+            said.emit(
+                InputRequested,
+                path=question.path,
+                interrupt_id=interrupt_id,
+                ns=question.namespace,
+                **asked_fields(question.interrupt.value, question.interrupt.response_schema),
+            )
+    return [said.questions[interrupt_id] for interrupt_id in asked]
 
 
 def wrong_answer(answers: Mapping[str, Any], schemas: Mapping[str, str]) -> str:

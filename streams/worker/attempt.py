@@ -26,10 +26,12 @@ import structlog
 from aiokafka import TopicPartition
 
 from turnstream.connectors.postgres.ledger.rows import Finish, Resolved
+from turnstream.graph.run.control import TurnControl
 from turnstream.graph.run.deadlines import TurnLimits
+from turnstream.graph.run.ending import RunOutcome
 from turnstream.graph.run.input import RECURSION_LIMIT_MAX, TurnInput
 from turnstream.graph.run.questions import wrong_answer
-from turnstream.graph.run.runner import RunOutcome, TurnControl, end_turn, run_turn
+from turnstream.graph.run.runner import end_turn, run_turn
 from turnstream.schemas.errors import (
     CancelAheadError,
     FencedError,

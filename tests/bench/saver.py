@@ -34,7 +34,7 @@ from turnstream.connectors.memory.emitter import MemoryEmitter
 from turnstream.connectors.postgres.checkpoints.commit_pool import CommitPool, commit_pool
 from turnstream.connectors.postgres.checkpoints.saver import FencedSaver
 from turnstream.connectors.postgres.migrate import migrate
-from turnstream.graph.run.ending import ends_after
+from turnstream.graph.langgraph.last_checkpoint import ends_after
 from turnstream.schemas.records.results import Outcome
 
 FLOOR = 2.5

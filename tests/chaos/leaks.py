@@ -23,7 +23,16 @@ SETTLE_S = 8.0
 """For what closes by itself: idle connections to a model, a lease that was lost."""
 SOCKETS_MORE_MAX = 24
 """Sockets beyond those of a fresh process: two pools of 4, idle connections to the model."""
-_OF_TURNS = ("TurnAttempt", "run_turn", "_Attempt", "_see_through", "Watch.", "plain_events")
+_OF_TURNS = (
+    "TurnAttempt",
+    "run_turn",
+    "_Attempt",
+    "GraphRun",
+    "Closing",
+    "_see_through",
+    "Watch.",
+    "plain_events",
+)
 _LEFT = {
     "threads that somebody owns": "SELECT count(*) FROM threads WHERE owner IS NOT NULL",
     "threads with a head": "SELECT count(*) FROM threads WHERE head IS NOT NULL",

@@ -18,7 +18,7 @@ from tests.connectors.postgres.run_facts import LastBy
 from turnstream.connectors.memory.emitter import MemoryEmitter
 from turnstream.connectors.postgres.checkpoints.commit_pool import commit_pool
 from turnstream.connectors.postgres.checkpoints.saver import FencedSaver
-from turnstream.graph.run.ending import ends_after
+from turnstream.graph.langgraph.last_checkpoint import ends_after
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable

@@ -16,8 +16,10 @@ from langgraph.runtime import Runtime
 from langgraph.types import RetryPolicy
 
 from tests.graph.test_runner import KEY, Thread, chain, entry, opened, start, until
+from turnstream.graph.run.control import TurnControl
 from turnstream.graph.run.deadlines import TurnLimits
-from turnstream.graph.run.runner import RunOutcome, TurnControl, end_turn, run_turn
+from turnstream.graph.run.ending import RunOutcome
+from turnstream.graph.run.runner import end_turn, run_turn
 from turnstream.schemas.fold.transcript import transcript
 from turnstream.schemas.records.events import (
     CustomEmitted,

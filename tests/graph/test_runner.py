@@ -26,8 +26,10 @@ from turnstream.connectors.postgres.checkpoints.commit_pool import commit_pool
 from turnstream.connectors.postgres.checkpoints.saver import FencedSaver
 from turnstream.connectors.postgres.pools import saver_pool
 from turnstream.graph.langgraph.catalog import GraphEntry
+from turnstream.graph.run.control import TurnControl
+from turnstream.graph.run.ending import RunOutcome
 from turnstream.graph.run.input import STRICT_RESUME, TurnInput
-from turnstream.graph.run.runner import RunOutcome, TurnControl, run_turn
+from turnstream.graph.run.runner import run_turn
 from turnstream.schemas.errors import FencedError
 from turnstream.schemas.fold.fold import ThreadFold
 from turnstream.schemas.fold.transcript import transcript

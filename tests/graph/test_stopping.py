@@ -16,8 +16,9 @@ from langgraph.runtime import Runtime
 
 from tests.graph.test_limits import native
 from tests.graph.test_runner import Thread, chain, opened, start, until
+from turnstream.graph.run.control import TurnControl
 from turnstream.graph.run.deadlines import TurnLimits
-from turnstream.graph.run.runner import TurnControl, run_turn
+from turnstream.graph.run.runner import run_turn
 from turnstream.schemas.fold.transcript import transcript
 from turnstream.schemas.records.events import MessageStarted, TokensEmitted
 

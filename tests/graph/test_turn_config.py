@@ -19,8 +19,9 @@ from tests.graph.test_runner import KEY, Thread, answers_with, chain, entry, mod
 from turnstream.graph.langgraph.catalog import GraphEntry
 from turnstream.graph.langgraph.factories import factory_of
 from turnstream.graph.langgraph.run_context import run_context
+from turnstream.graph.run.control import TurnControl
 from turnstream.graph.run.deadlines import TurnLimits
-from turnstream.graph.run.runner import TurnControl, run_turn
+from turnstream.graph.run.runner import run_turn
 from turnstream.schemas.errors import InvalidRequestError
 from turnstream.schemas.ids import assistant_id_of
 

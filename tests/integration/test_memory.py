@@ -34,7 +34,7 @@ def left() -> Counter[str]:
     found: Counter[str] = Counter()
     for thing in gc.garbage:
         kind = f"{type(thing).__module__}.{type(thing).__qualname__}"
-        if kind == "turnstream.graph.run.closing.CollectingSaver":
+        if kind == "turnstream.graph.run.collecting_saver.CollectingSaver":
             continue  # LangGraph's update of states has a function that refers to itself
         if isinstance(thing, types.TracebackType) or kind.startswith(("turnstream", "langgraph.r")):
             found[kind] += 1

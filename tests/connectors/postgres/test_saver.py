@@ -466,7 +466,7 @@ class State(TypedDict):
 
 
 async def test_a_one_node_run_is_one_load_and_one_commit(bench: Bench) -> None:
-    from turnstream.graph.run.ending import ends_after
+    from turnstream.graph.langgraph.last_checkpoint import ends_after
 
     async def node(state: State) -> State:
         return {"said": [*state["said"], "done"]}
