@@ -165,7 +165,7 @@ def _ordinal(request: ToolCallRequest) -> int | None:
     return None
 
 
-def _message(request: ToolCallRequest, output: Any, code: str = "") -> ToolMessage:
+def _message(request: ToolCallRequest, output: object, code: str = "") -> ToolMessage:
     return ToolMessage(
         output if isinstance(output, str) else to_json(output),
         tool_call_id=request.tool_call["id"],
@@ -175,7 +175,7 @@ def _message(request: ToolCallRequest, output: Any, code: str = "") -> ToolMessa
     )
 
 
-def _recalled(request: ToolCallRequest, result: Any) -> Recalled:
+def _recalled(request: ToolCallRequest, result: object) -> Recalled:
     asked, code = request.tool_call, ""
     if isinstance(result, ToolMessage) and result.status == "error":
         given = result.artifact

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import msgspec
 from langchain_core.messages import BaseMessage
 from pydantic import BaseModel
@@ -16,7 +14,7 @@ MESSAGE_CHARS_MIN = 100
 """Of a message's JSON without its content."""
 
 
-def to_json(value: Any) -> str:
+def to_json(value: object) -> str:
     """Return JSON text of what a node, tool or interrupt gave; what has no JSON form is its str."""
     try:
         return msgspec.json.encode(value, enc_hook=_foreign).decode()
@@ -24,7 +22,7 @@ def to_json(value: Any) -> str:
         return msgspec.json.encode(_plain(value, depth=0)).decode()
 
 
-def _foreign(value: Any) -> Any:
+def _foreign(value: object) -> object:
     if isinstance(value, BaseMessage):
         return value.model_dump()
     if isinstance(value, BaseModel):
@@ -32,7 +30,7 @@ def _foreign(value: Any) -> Any:
     return str(value)
 
 
-def _plain(value: Any, depth: int) -> Any:
+def _plain(value: object, depth: int) -> object:
     """Do slowly what the encoder refused: odd keys, lone surrogates, deep or circular data."""
     if depth > DEPTH_MAX:
         return "…"
@@ -49,12 +47,12 @@ def _plain(value: Any, depth: int) -> Any:
     return clean_text(str(value))
 
 
-def is_small(value: Any, chars_max: int) -> bool:
+def is_small(value: object, chars_max: int) -> bool:
     """Tell whether JSON of the value may be within a bound, without making it: a quick look."""
     return _room(value, chars_max, DEPTH_MAX) >= 0
 
 
-def _room(value: Any, left: int, depth: int) -> int:
+def _room(value: object, left: int, depth: int) -> int:
     """Return what is left of a number of characters after the value; negative: nothing."""
     if isinstance(value, (str, bytes)):
         return left - len(value)
@@ -70,7 +68,7 @@ def _room(value: Any, left: int, depth: int) -> int:
     return left
 
 
-def text_of(content: Any) -> str:
+def text_of(content: object) -> str:
     """Return the text of a message's content: a string, or a list of blocks."""
     if isinstance(content, str):
         return content

@@ -8,7 +8,7 @@ import traceback
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from langgraph.graph.state import StateGraph
 from langgraph.pregel import Pregel
@@ -23,7 +23,7 @@ from turnstream.schemas.ids import assistant_id_of
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 
-    from langgraph.checkpoint.base import BaseCheckpointSaver
+    from langgraph.checkpoint.base import BaseCheckpointSaver, Checkpoint
 
     from turnstream.graph.langgraph.factories import AnyPregel
     from turnstream.graph.ports.commits import Commits
@@ -49,8 +49,8 @@ class GraphEntry:
     native: bool = False
     hash: str = ""
     description: str = ""
-    make_context: Callable[[Emitter, TurnInput, Commits], Any] | None = None
-    _is_last: Callable[[Any], bool] | None = field(default=None, init=False)
+    make_context: Callable[[Emitter, TurnInput, Commits], object] | None = None
+    _is_last: Callable[[Checkpoint], bool] | None = field(default=None, init=False)
     _bound: AnyPregel | None = field(default=None, init=False)
 
     def with_saver(self, saver: BaseCheckpointSaver[str]) -> AnyPregel:
@@ -76,7 +76,7 @@ class GraphEntry:
         async with self.factory.made(use) as graph:
             yield graph if saver is None else graph.copy(update={"checkpointer": saver})
 
-    def is_last_of(self, graph: AnyPregel) -> Callable[[Any], bool]:
+    def is_last_of(self, graph: AnyPregel) -> Callable[[Checkpoint], bool]:
         """Return the test whether nothing runs after a root checkpoint of this entry's graph."""
         if self.factory is not None:
             return ends_after(graph)
@@ -178,7 +178,7 @@ class Catalog:
         return lacking
 
 
-def _load(folder: Path, named: langgraph_json.NamedGraph, where: str) -> tuple[Any, bytes]:
+def _load(folder: Path, named: langgraph_json.NamedGraph, where: str) -> tuple[object, bytes]:
     try:
         module, source = load_module(folder, named.place, where)
     except (CatalogError, KeyboardInterrupt, asyncio.CancelledError):
@@ -192,7 +192,7 @@ def _load(folder: Path, named: langgraph_json.NamedGraph, where: str) -> tuple[A
     return getattr(module, named.variable), source
 
 
-def _compiled(value: Any, where: str) -> AnyPregel:
+def _compiled(value: object, where: str) -> AnyPregel:
     if not isinstance(value, Pregel | StateGraph):
         raise CatalogError(f"{where}: it is a {type(value).__name__}; it should be {WANTED}")
     try:

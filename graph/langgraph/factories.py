@@ -29,7 +29,7 @@ from turnstream.graph.langgraph.node_exits import contained
 from turnstream.schemas.errors import CatalogError, GraphUnsupportedError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Mapping
+    from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 
     from langchain_core.runnables import RunnableConfig
 
@@ -54,7 +54,7 @@ class Use:
     config: RunnableConfig = field(default_factory=_empty)
     context: Any = None
 
-    def given(self, kind: str) -> Any:
+    def given(self, kind: str) -> object:
         """Return what LangGraph's server would hand to a parameter of this kind."""
         configurable = self.config.get("configurable") or {}
         if kind == "config":
@@ -95,7 +95,7 @@ class Factory:
             yield graph
 
 
-def factory_of(function: Callable[..., Any], where: str) -> Factory:
+def factory_of(function: Callable[..., object], where: str) -> Factory:
     """Return the factory; raises `CatalogError` for a parameter that cannot be filled."""
     try:
         parameters = list(inspect.signature(function).parameters.values())
@@ -123,7 +123,7 @@ def factory_of(function: Callable[..., Any], where: str) -> Factory:
     return Factory(function, takes)
 
 
-def _kind(parameter: inspect.Parameter, annotation: Any) -> str:
+def _kind(parameter: inspect.Parameter, annotation: object) -> str:
     if typing.get_origin(annotation) in (typing.Union, types.UnionType):  # one that may be None
         annotation = typing.get_args(annotation)[0]
     origin = typing.get_origin(annotation) or annotation
@@ -142,7 +142,7 @@ def _kind(parameter: inspect.Parameter, annotation: Any) -> str:
     return kind
 
 
-def as_graph(value: Any) -> AnyPregel:
+def as_graph(value: object) -> AnyPregel:
     """Return a compiled graph that can run here; raises `GraphUnsupportedError`."""
     if isinstance(value, StateGraph):
         value = value.compile()
@@ -172,31 +172,40 @@ def _let_subgraphs_inherit(graph: AnyPregel) -> None:
             _let_subgraphs_inherit(inner)
 
 
-async def _called(function: Callable[..., Any], arguments: dict[str, Any]) -> Any:
+async def _called(function: Callable[..., object], arguments: dict[str, object]) -> object:
     """Call a factory: a plain function in a thread, because it may wait for something."""
-    if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
+    made: object
+    if _is_async(function):
         made = function(**arguments)
     else:
         made = await asyncio.to_thread(function, **arguments)
     return await made if inspect.isawaitable(made) else made
 
 
-async def _entered(stack: contextlib.AsyncExitStack, made: Any) -> Any:
+def _is_async(function: Callable[..., object]) -> bool:
+    """Return whether a call of the function returns at once, without running its code."""
+    return inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)
+
+
+async def _entered(stack: contextlib.AsyncExitStack, made: object) -> object:
     """Return what a context manager gives, until the stack is left; anything else as it is."""
     if isinstance(made, Pregel | StateGraph):
         return made
     if inspect.isasyncgen(made):
-        made = contextlib.asynccontextmanager(lambda: made)()
+        yielding: AsyncIterator[object] = made
+        made = contextlib.asynccontextmanager(lambda: yielding)()
     elif inspect.isgenerator(made):
-        made = contextlib.contextmanager(lambda: made)()
-    if hasattr(made, "__aenter__"):
+        giving: Iterator[object] = made
+        made = contextlib.contextmanager(lambda: giving)()
+    if isinstance(made, contextlib.AbstractAsyncContextManager):
         return await stack.enter_async_context(made)
-    if hasattr(made, "__enter__"):
-        entered = await asyncio.to_thread(made.__enter__)
+    if isinstance(made, contextlib.AbstractContextManager):
+        entered: object = await asyncio.to_thread(made.__enter__)
+        leave = made.__exit__
 
-        async def leave(*error: Any) -> Any:
-            return await asyncio.to_thread(made.__exit__, *error)
+        async def left(*error: Any) -> bool | None:
+            return await asyncio.to_thread(leave, *error)
 
-        stack.push_async_exit(leave)
+        stack.push_async_exit(left)
         return entered
     return made

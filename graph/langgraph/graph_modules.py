@@ -18,7 +18,7 @@ import sys
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from turnstream.schemas.errors import CatalogError
 
@@ -82,7 +82,7 @@ def add_to_path(folder: Path) -> None:
 class _Moved(ModuleType):
     """Stands for a graph's module that is not loaded under this name."""
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> object:
         if not name.startswith("__"):
             for other, module in list(sys.modules.items()):
                 if other.startswith(PREFIX) and not isinstance(module, _Moved):

@@ -85,7 +85,7 @@ def read(path: Path) -> list[NamedGraph]:
     return found
 
 
-def _named(path: Path, name: str, value: Any) -> NamedGraph:
+def _named(path: Path, name: str, value: object) -> NamedGraph:
     reference = value.get("path") if isinstance(value, dict) else value
     place, _, variable = reference.rpartition(":") if isinstance(reference, str) else ("", "", "")
     if not place or not variable:
@@ -96,7 +96,7 @@ def _named(path: Path, name: str, value: Any) -> NamedGraph:
     return NamedGraph(name=name, place=place, variable=variable, description=str(description or ""))
 
 
-def _set_environment(path: Path, folder: Path, env: Any) -> None:
+def _set_environment(path: Path, folder: Path, env: object) -> None:
     """Set what the process's own environment does not set: that one is the operator's."""
     if not env:
         return
@@ -118,7 +118,7 @@ def _set_environment(path: Path, folder: Path, env: Any) -> None:
         os.environ.setdefault(name, str(text))
 
 
-def _check_dependencies(path: Path, folder: Path, dependencies: Any) -> None:
+def _check_dependencies(path: Path, folder: Path, dependencies: object) -> None:
     """Let local folders be imported from, and refuse packages that are not installed."""
     if not isinstance(dependencies, list | None) or not all(
         isinstance(one, str) for one in dependencies or ()

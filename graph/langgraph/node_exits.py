@@ -36,7 +36,7 @@ class _Contained(Coroutine[Any, Any, Any]):
     def __init__(self, inner: Coroutine[Any, Any, Any]) -> None:
         self._inner = inner
 
-    def send(self, value: Any) -> Any:
+    def send(self, value: object) -> Any:
         try:
             return self._inner.send(value)
         except (Exception, asyncio.CancelledError):

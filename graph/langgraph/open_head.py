@@ -7,7 +7,7 @@ without ending it, and one is found out that no later turn could go on from.
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from langgraph.channels import BinaryOperatorAggregate
 from langgraph.checkpoint.base.id import uuid6
@@ -21,13 +21,14 @@ if TYPE_CHECKING:
     from langchain_core.messages import BaseMessage
     from langchain_core.runnables import RunnableConfig
     from langgraph.checkpoint.base import BaseCheckpointSaver, Checkpoint, CheckpointTuple
-    from langgraph.pregel import Pregel
     from langgraph.types import PregelTask
+
+    from turnstream.graph.langgraph.factories import AnyPregel
 
 ERROR = "__error__"
 
 
-async def accepts(graph: Pregel[Any, Any, Any, Any], found: CheckpointTuple) -> bool:
+async def accepts(graph: AnyPregel, found: CheckpointTuple) -> bool:
     """Return whether the graph can go on from a checkpoint: its schema takes what it holds."""
     try:
         snapshot = await graph.aget_state(found.config)
@@ -48,7 +49,7 @@ async def accepts(graph: Pregel[Any, Any, Any, Any], found: CheckpointTuple) -> 
 
 
 async def add_to_open_head(
-    graph: Pregel[Any, Any, Any, Any],
+    graph: AnyPregel,
     saver: BaseCheckpointSaver[str],
     head: CheckpointTuple,
     added: Sequence[BaseMessage],
@@ -93,10 +94,10 @@ async def add_to_open_head(
     return True
 
 
-def _place(task: PregelTask) -> tuple[Any, ...]:
+def _place(task: PregelTask) -> tuple[object, ...]:
     return task.name, *task.path
 
 
-def _kept_metadata(head: CheckpointTuple) -> dict[str, Any]:
+def _kept_metadata(head: CheckpointTuple) -> dict[str, object]:
     own = ("source", "step", "parents")
     return {key: value for key, value in head.metadata.items() if key not in own}

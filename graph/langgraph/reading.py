@@ -67,7 +67,7 @@ class GraphReader:
             return None
         return list(channels) if isinstance(channels, list) else None
 
-    async def sent(self, config: RunnableConfig) -> list[Any]:
+    async def sent(self, config: RunnableConfig) -> list[object]:
         """Return what each `Send` gives in a checkpoint, in their order."""
         found = await self.saver.aget_tuple(config)
         sent = found.checkpoint["channel_values"].get(SENT, ()) if found else ()

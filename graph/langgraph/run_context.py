@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
-def run_context(schema: Any, given: Mapping[str, Any], configurable: Mapping[str, Any]) -> Any:
+def run_context(
+    schema: Any, given: Mapping[str, object], configurable: Mapping[str, object]
+) -> object:
     """Return the context: what `given` has, then `configurable`, then the schema's defaults.
 
     `configurable` is asked only for what the schema names. Without a schema the context is what was

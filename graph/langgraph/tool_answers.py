@@ -30,7 +30,7 @@ CALL: ContextVar[str] = ContextVar("turnstream_tool_call", default="")
 _make = _algo._scratchpad  # noqa: SLF001
 
 
-def signed(answers: Mapping[str, Any], askers: Mapping[str, str]) -> dict[str, Any]:
+def signed(answers: Mapping[str, object], askers: Mapping[str, str]) -> dict[str, Any]:
     """Return answers by interrupt id, with the call that asked where one did."""
     return {
         key: {ASKER: askers[key], ANSWER: value} if key in askers else value
@@ -103,7 +103,7 @@ def install() -> None:
     _algo._scratchpad = _scratchpad  # noqa: SLF001
 
 
-def _is_signed(value: Any) -> bool:
+def _is_signed(value: object) -> bool:
     return isinstance(value, dict) and value.keys() == {ASKER, ANSWER}
 
 

@@ -30,6 +30,8 @@ from turnstream.schemas.unexpected import class_name
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
+    from langgraph.types import TaskPayload, TaskResultPayload
+
     from turnstream.graph.langgraph.translate_paths import Namespace
     from turnstream.graph.ports.emitter import Emitter
     from turnstream.schemas.records.events import Keep
@@ -131,7 +133,7 @@ class Translator:
 
     # -- tasks -----------------------------------------------------------------------------------
 
-    def _task_started(self, ns: Namespace, data: Mapping[str, Any]) -> None:
+    def _task_started(self, ns: Namespace, data: TaskPayload) -> None:
         task_id, name = data["id"], data["name"]
         path = self._paths.announced(ns, task_id)
         if self._finished(task_id):
@@ -149,7 +151,7 @@ class Translator:
         self._paths.began(ns, task_id, fields)
         self._emitter.emit(StepStarted, path=path, **fields)
 
-    def _task_ended(self, ns: Namespace, data: Mapping[str, Any]) -> None:
+    def _task_ended(self, ns: Namespace, data: TaskResultPayload) -> None:
         task_id, name = data["id"], data["name"]
         path = self._paths.announced(ns, task_id)
         started = self._paths.ended(ns, task_id)
@@ -206,7 +208,7 @@ class Translator:
         elif not self._stored(message.id or "") and message.type != "remove":
             self.messages.whole(message, meta)
 
-    def _custom(self, ns: Namespace, data: Any) -> None:
+    def _custom(self, ns: Namespace, data: object) -> None:
         if isinstance(data, Written):
             path, data = self.path_of(data.namespace), data.data
         else:
@@ -220,7 +222,7 @@ class Translator:
         self._emitter.emit(CustomEmitted, path=path, name=name, payload=to_json(data))
 
 
-def _are_same(result: Any, update: Any) -> bool:
+def _are_same(result: object, update: object) -> bool:
     """Tell whether both hold the same objects: what graphs hold may not like to be compared."""
     if not (isinstance(result, dict) and isinstance(update, dict)):
         return False
@@ -229,14 +231,14 @@ def _are_same(result: Any, update: Any) -> bool:
     )
 
 
-def _class_of(error: Any) -> str:
+def _class_of(error: object) -> str:
     """Return what clients may know of a task's error: the class of it, no text."""
     if isinstance(error, BaseException):
         return class_name(error)
     return "Error" if error else ""
 
 
-def messages_in(result: Any) -> Iterator[BaseMessage]:
+def messages_in(result: object) -> Iterator[BaseMessage]:
     """Yield the messages that a task returned, as LangGraph finds them: two levels deep."""
     for value in result.values() if isinstance(result, dict) else ():
         if isinstance(value, BaseMessage):
@@ -248,7 +250,7 @@ def messages_in(result: Any) -> Iterator[BaseMessage]:
                 yield from messages_in({"": write})
 
 
-def _bounded(value: Any, bytes_max: int) -> str:
+def _bounded(value: object, bytes_max: int) -> str:
     """Return JSON text, "" for one that is larger; a large value is not encoded to find out."""
     if not is_small(value, bytes_max):
         return ""

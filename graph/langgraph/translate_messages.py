@@ -55,10 +55,10 @@ class _Open:
     usage: dict[str, Any] = field(default_factory=dict)
     prompt_tokens: int = 0
 
-    def block(self, kind: str, index: Any) -> int:
+    def block(self, kind: str, index: object) -> int:
         return self.blocks.setdefault((kind, index), len(self.blocks))
 
-    def call(self, index: Any, call_id: str, name: str) -> int:
+    def call(self, index: object, call_id: str, name: str) -> int:
         """Return the number of the tool call that a piece belongs to.
 
         Servers give pieces of different calls one index, or none: another id with a name is another
@@ -87,7 +87,7 @@ class Messages:
         self.prompts: dict[str, int] = {}
         """About how many tokens the last prompt of a task had, by its namespace."""
 
-    def chunk(self, chunk: AIMessageChunk, meta: Mapping[str, Any]) -> None:
+    def chunk(self, chunk: AIMessageChunk, meta: Mapping[str, object]) -> None:
         """Take a piece of a streamed answer."""
         message_id = chunk.id or ""
         opened = self._open.get(message_id)
@@ -103,7 +103,7 @@ class Messages:
         if getattr(chunk, "chunk_position", None) == "last":
             self._finish(message_id)
 
-    def whole(self, message: BaseMessage, meta: Mapping[str, Any]) -> None:
+    def whole(self, message: BaseMessage, meta: Mapping[str, object]) -> None:
         """Take a message that a node or a model gave at once."""
         message_id = message.id or ""
         if message_id in self._open:
@@ -137,7 +137,7 @@ class Messages:
             if covers(path, opened.message.path):
                 del self._open[message_id]
 
-    def _start(self, message: BaseMessage, meta: Mapping[str, Any]) -> _Open:
+    def _start(self, message: BaseMessage, meta: Mapping[str, object]) -> _Open:
         namespace, message_id = str(meta.get("langgraph_checkpoint_ns") or ""), message.id or ""
         above = self._paths.of(graph_namespace(meta))
         task_id = namespace.rpartition("|")[2].rpartition(":")[2]
@@ -189,7 +189,7 @@ class Messages:
         message_id: str,
         opened: _Open,
         kind: str,
-        index: Any,
+        index: object,
         text: str,
         *,
         call: tuple[str, str] = ("", ""),
@@ -225,7 +225,7 @@ class Messages:
         )
 
 
-def _metadata(meta: Mapping[str, Any]) -> str:
+def _metadata(meta: Mapping[str, object]) -> str:
     if not is_small(meta, METADATA_BYTES_MAX):
         meta = {key: meta[key] for key in meta if key.startswith(("langgraph_", "ls_", "check"))}
     return to_json(meta)
@@ -247,7 +247,7 @@ def _extra(opened: _Open) -> str:
     return _small(extra)
 
 
-def _is_said(block: Any) -> bool:
+def _is_said(block: str | dict[str, Any]) -> bool:
     return isinstance(block, str) or block.get("type") in _SAID_BLOCKS
 
 
@@ -258,7 +258,7 @@ def _extra_of(message: BaseMessage) -> str:
     return _small(extra)
 
 
-def _small(extra: dict[str, Any]) -> str:
+def _small(extra: dict[str, object]) -> str:
     for leave_out in ("", "artifact", "content", "additional_kwargs", "response_metadata"):
         extra.pop(leave_out, None)
         if is_small(extra, EXTRA_BYTES_MAX) and len(text := to_json(extra)) <= EXTRA_BYTES_MAX:
@@ -276,7 +276,7 @@ def _says_anything(chunk: AIMessageChunk) -> bool:
     )
 
 
-def _contents(message: BaseMessage) -> Iterator[tuple[str, Any, str]]:
+def _contents(message: BaseMessage) -> Iterator[tuple[str, int | str, str]]:
     """Yield (kind, index, text) of a message's content, tool calls left out."""
     reasoning = message.additional_kwargs.get("reasoning_content")
     if reasoning:
@@ -300,7 +300,7 @@ def _contents(message: BaseMessage) -> Iterator[tuple[str, Any, str]]:
                 yield "reasoning", index, text
 
 
-def _merge(total: dict[str, Any], more: Mapping[str, Any]) -> None:
+def _merge(total: dict[str, object], more: Mapping[str, object]) -> None:
     """Add what a chunk says beside its text, as LangChain adds chunks: texts are joined."""
     for key, value in more.items():
         known = total.get(key)
@@ -319,7 +319,7 @@ def _merge(total: dict[str, Any], more: Mapping[str, Any]) -> None:
             total[key] = value
 
 
-def _count(total: dict[str, Any], usage: Mapping[str, Any]) -> None:
+def _count(total: dict[str, Any], usage: Mapping[str, object]) -> None:
     """Add a usage to the sum, details included."""
     for key, value in usage.items():
         if isinstance(value, dict):

@@ -31,7 +31,7 @@ class Paths:
         self._known: dict[str, str] = {}
         self.running: dict[Namespace, dict[str, Running]] = {}
 
-    def began(self, ns: Namespace, task_id: str, fields: dict[str, Any]) -> None:
+    def began(self, ns: Namespace, task_id: str, fields: dict[str, object]) -> None:
         """Note that a task runs."""
         self.running.setdefault(ns, {})[task_id] = Running(fields)
 
@@ -83,13 +83,19 @@ class Paths:
         return part
 
 
-def graph_namespace(metadata: Mapping[str, Any]) -> Namespace:
+def namespace_of(metadata: Mapping[str, object] | None) -> str:
+    """Return the namespace of a task, from its run's metadata, "" without one."""
+    found = (metadata or {}).get("langgraph_checkpoint_ns")
+    return found if isinstance(found, str) else ""
+
+
+def graph_namespace(metadata: Mapping[str, object]) -> Namespace:
     """Return the namespace of the graph in which a task runs, from its run's metadata.
 
     That is the task's own without its last segment, and without one more for each function that
     called it: the `langgraph_path` of such a call is `(PUSH, <path of the caller>, <index>, True)`.
     """
-    namespace = metadata.get("langgraph_checkpoint_ns")
+    namespace = namespace_of(metadata)
     if not namespace:
         return ()
     ns: Namespace = tuple(namespace.split("|"))

@@ -89,7 +89,7 @@ class Tools:
                 del self._open[key]
 
 
-def _given(args: Any) -> Any:
+def _given(args: object) -> object:
     """Leave out what LangGraph injects: known by its type, for tools name their arguments freely.
 
     LangChain has left out the arguments that are annotated as injected.
@@ -99,5 +99,5 @@ def _given(args: Any) -> Any:
     return {key: value for key, value in args.items() if not _is_injected(value)}
 
 
-def _is_injected(value: Any) -> bool:
+def _is_injected(value: object) -> bool:
     return isinstance(value, (Runtime, ToolRuntime, BaseStore))

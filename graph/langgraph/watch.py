@@ -13,7 +13,7 @@ from langgraph.runtime import Runtime
 
 from turnstream.graph.langgraph.tool_answers import CALL
 from turnstream.graph.langgraph.translate import Written
-from turnstream.graph.langgraph.translate_paths import graph_namespace
+from turnstream.graph.langgraph.translate_paths import graph_namespace, namespace_of
 from turnstream.graph.langgraph.usage import prompt_tokens
 from turnstream.schemas.unexpected import class_name, described
 
@@ -48,7 +48,7 @@ class SigningRuntime(Runtime[Any]):
         merged = super().merge(other)
         write = merged.stream_writer
 
-        def sign(data: Any) -> None:
+        def sign(data: object) -> None:
             write(Written(get_config()["configurable"].get("checkpoint_ns", ""), data))
 
         return merged.override(stream_writer=sign)
@@ -78,32 +78,32 @@ class ToolTasks(_NotOfModels):
         self._calls: dict[UUID, tuple[Namespace, str]] = {}
         self._askers: list[tuple[Any, str]] = []
 
-    def asker_of(self, interrupt: Any) -> str:
+    def asker_of(self, interrupt: object) -> str:
         """Return the tool call that raised this question, "" if none did."""
         return next((call for one, call in self._askers if one is interrupt), "")
 
     def on_tool_start(
         self,
-        serialized: dict[str, Any] | None,  # noqa: ARG002  the interface's
+        serialized: dict[str, object] | None,  # noqa: ARG002  the interface's
         input_str: str,  # noqa: ARG002
         *,
         run_id: UUID,
-        metadata: dict[str, Any] | None = None,
-        **kwargs: Any,
+        metadata: dict[str, object] | None = None,
+        **kwargs: object,
     ) -> None:
         """Note the path under the tool call's id."""
         about = metadata or {}
-        call = kwargs.get("tool_call_id") or str(run_id)
+        call = str(kwargs.get("tool_call_id") or run_id)
         key = self._calls[run_id] = (graph_namespace(about), call)
-        path = self._translator.path_of(about.get("langgraph_checkpoint_ns", ""))
+        path = self._translator.path_of(namespace_of(metadata))
         self._translator.tools.paths[key] = path
         CALL.set(call)
 
-    def on_tool_end(self, output: Any, *, run_id: UUID, **_: Any) -> None:  # noqa: ARG002
+    def on_tool_end(self, output: object, *, run_id: UUID, **_: object) -> None:  # noqa: ARG002
         """Forget the call."""
         self._calls.pop(run_id, None)
 
-    def on_tool_error(self, error: BaseException, *, run_id: UUID, **_: Any) -> None:
+    def on_tool_error(self, error: BaseException, *, run_id: UUID, **_: object) -> None:
         """Note the error's class; the stream has only its text, which clients do not see."""
         if (key := self._calls.pop(run_id, None)) is None:
             return
@@ -130,15 +130,15 @@ class Prompts(BaseCallbackHandler):
 
     def on_chat_model_start(
         self,
-        serialized: dict[str, Any] | None,  # noqa: ARG002  the interface's
+        serialized: dict[str, object] | None,  # noqa: ARG002  the interface's
         messages: list[list[BaseMessage]],
         *,
         run_id: UUID,  # noqa: ARG002
-        metadata: dict[str, Any] | None = None,
-        **_: Any,
+        metadata: dict[str, object] | None = None,
+        **_: object,
     ) -> None:
         """Note about how many tokens the model is given, under the task that calls it."""
-        namespace = (metadata or {}).get("langgraph_checkpoint_ns", "")
+        namespace = namespace_of(metadata)
         self._translator.messages.prompts[namespace] = prompt_tokens(messages[0])
 
 
@@ -180,18 +180,18 @@ class RetryWatch(_NotOfModels, AsyncCallbackHandler):
 
     async def on_chain_start(
         self,
-        serialized: dict[str, Any] | None,  # noqa: ARG002  the interface's
-        inputs: Any,  # noqa: ARG002
+        serialized: dict[str, object] | None,  # noqa: ARG002  the interface's
+        inputs: object,  # noqa: ARG002
         *,
         run_id: UUID,
         tags: list[str] | None = None,
-        metadata: dict[str, Any] | None = None,
-        **_: Any,
+        metadata: dict[str, object] | None = None,
+        **_: object,
     ) -> None:
         """Count a task's runs; the tag tells them from what runs inside of a task."""
         if not any(tag.startswith("graph:step:") for tag in tags or ()):
             return
-        namespace = (metadata or {}).get("langgraph_checkpoint_ns", "")
+        namespace = namespace_of(metadata)
         if not namespace:
             return
         self._runs[run_id] = namespace
@@ -204,14 +204,14 @@ class RetryWatch(_NotOfModels, AsyncCallbackHandler):
         else:  # from a thread: synchronous code that runs a graph of its own
             await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(retried, self._loop))
 
-    async def on_chain_error(self, error: BaseException, *, run_id: UUID, **_: Any) -> None:
+    async def on_chain_error(self, error: BaseException, *, run_id: UUID, **_: object) -> None:
         """Remember why a run of a task failed, as far as clients may know it, or a hand-over."""
         if (namespace := self._runs.pop(run_id, None)) is not None:
             if isinstance(error, ParentCommand):
                 self._translator.handed_over(namespace)
             self._errors[namespace] = class_name(error)
 
-    async def on_chain_end(self, outputs: Any, *, run_id: UUID, **_: Any) -> None:  # noqa: ARG002
+    async def on_chain_end(self, outputs: object, *, run_id: UUID, **_: object) -> None:  # noqa: ARG002
         """Forget the run."""
         self._runs.pop(run_id, None)
 

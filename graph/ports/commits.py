@@ -2,20 +2,76 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from langgraph.checkpoint.base import Checkpoint
+    from langchain_core.runnables import RunnableConfig
+    from langgraph.checkpoint.base import ChannelVersions, Checkpoint, CheckpointMetadata
     from langgraph.types import Interrupt
 
     from turnstream.graph.ports.tools import ToolCalls
     from turnstream.schemas.records.events import Keep
 
-SaverCall = tuple[Any, ...]
-"""A saver call that was collected: `("aput", config, checkpoint, metadata, new_versions)` or
-`("aput_writes", config, writes, task_id, task_path)`, arguments as LangGraph passes them."""
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+
+
+class SaverCalls(Protocol[T_co]):
+    """What takes a saver's two calls, with arguments as LangGraph passes them."""
+
+    def checkpoint(
+        self,
+        config: RunnableConfig,
+        checkpoint: Checkpoint,
+        metadata: CheckpointMetadata,
+        new_versions: ChannelVersions,
+    ) -> T_co:
+        """Take `aput`."""
+        ...
+
+    def writes(
+        self,
+        config: RunnableConfig,
+        writes: Sequence[tuple[str, object]],
+        task_id: str,
+        task_path: str = "",
+    ) -> T_co:
+        """Take `aput_writes`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class PutCheckpoint:
+    """A collected `aput`."""
+
+    config: RunnableConfig
+    checkpoint: Checkpoint
+    metadata: CheckpointMetadata
+    new_versions: ChannelVersions
+
+    def made_by(self, calls: SaverCalls[T]) -> T:
+        """Make the call."""
+        return calls.checkpoint(self.config, self.checkpoint, self.metadata, self.new_versions)
+
+
+@dataclass(frozen=True, slots=True)
+class PutWrites:
+    """A collected `aput_writes`."""
+
+    config: RunnableConfig
+    writes: Sequence[tuple[str, object]]
+    task_id: str
+    task_path: str
+
+    def made_by(self, calls: SaverCalls[T]) -> T:
+        """Make the call."""
+        return calls.writes(self.config, self.writes, self.task_id, self.task_path)
+
+
+SaverCall = PutCheckpoint | PutWrites
 
 
 class Asked(Protocol):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from turnstream.schemas.records.events import Event
@@ -21,7 +21,7 @@ class Emitter(Protocol):
         """True when the attempt is over."""
         ...
 
-    def emit(self, event_type: type[Event], *, path: str, **fields: Any) -> int:
+    def emit(self, event_type: type[Event], *, path: str, **fields: object) -> int:
         """Take one event and return its `n`, 0 after the attempt is over.
 
         `fields` are the record's own, without the envelope.

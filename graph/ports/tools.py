@@ -39,7 +39,7 @@ class ToolCalls(Protocol):
         """Record that a call begins, after all that stands before it is committed."""
         ...
 
-    async def finish(self, call: ToolCall, result: Any) -> None:
+    async def finish(self, call: ToolCall, result: object) -> None:
         """Record what a call came to: anything that a checkpoint can hold."""
         ...
 
@@ -85,7 +85,7 @@ class Tool(Protocol):
         """What the tool says of its effects; None has none, and its calls are not recorded."""
         ...
 
-    def check(self, arguments: Mapping[str, Any]) -> Any:
+    def check(self, arguments: Mapping[str, object]) -> Any:
         """Return the arguments in the tool's own form; raises `ToolArgumentsError`."""
         ...
 

@@ -6,7 +6,7 @@ turn's pending writes. They are collected here and written together with the out
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
 from langgraph.constants import END
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
     from langchain_core.runnables import RunnableConfig
     from langgraph.checkpoint.base import BaseCheckpointSaver, CheckpointTuple
-    from langgraph.pregel import Pregel
 
+    from turnstream.graph.langgraph.factories import AnyPregel
     from turnstream.graph.ports.commits import SaverCall
     from turnstream.schemas.fold.messages import Message
 
@@ -38,12 +38,12 @@ _NULL_TASK = "00000000-0000-0000-0000-000000000000"
 
 
 async def closing_calls(
-    graph: Pregel[Any, Any, Any, Any],
+    graph: AnyPregel,
     saver: BaseCheckpointSaver[str],
     config: RunnableConfig,
     *,
     turn_id: str,
-    given: Any,
+    given: object,
     said: Iterable[Message],
     why: str,
     unknown: Collection[str] = (),
@@ -92,7 +92,7 @@ async def closing_calls(
 
 
 async def _rewound(
-    closing: Pregel[Any, Any, Any, Any], buffer: CollectingSaver, head: CheckpointTuple
+    closing: AnyPregel, buffer: CollectingSaver, head: CheckpointTuple
 ) -> tuple[SaverCall, ...]:
     """Return the calls that make the last checkpoint with an acceptable state the head again.
 

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from langgraph.checkpoint.base import BaseCheckpointSaver, CheckpointTuple
 
+from turnstream.graph.ports.commits import PutCheckpoint, PutWrites
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -48,7 +50,7 @@ class CollectingSaver(BaseCheckpointSaver[str]):
         new_versions: ChannelVersions,
     ) -> RunnableConfig:
         """Keep a checkpoint."""
-        self.calls.append(("aput", config, checkpoint, metadata, new_versions))
+        self.calls.append(PutCheckpoint(config, checkpoint, metadata, new_versions))
         configurable = config["configurable"]
         stored: RunnableConfig = {
             "configurable": {
@@ -70,4 +72,4 @@ class CollectingSaver(BaseCheckpointSaver[str]):
         task_path: str = "",
     ) -> None:
         """Keep writes."""
-        self.calls.append(("aput_writes", config, writes, task_id, task_path))
+        self.calls.append(PutWrites(config, writes, task_id, task_path))

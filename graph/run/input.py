@@ -79,7 +79,7 @@ class TurnInput:
     askers: dict[str, str] = field(default_factory=dict)
 
     @property
-    def given(self) -> Any:
+    def given(self) -> object:
         """Return the graph's input; None for a resume. NUL and lone surrogates become U+FFFD."""
         if self.kind == "resume":
             return None
@@ -94,7 +94,7 @@ class TurnInput:
         return split_thread_key(self.thread_key)[1]
 
     @property
-    def configurable(self) -> dict[str, Any]:
+    def configurable(self) -> dict[str, object]:
         """Return what nodes find in `config["configurable"]`.
 
         The caller cannot set what LangGraph keeps for itself, nor what names the run; `identity`
@@ -116,14 +116,14 @@ class TurnInput:
         return configurable | self._ids
 
     @property
-    def context(self) -> dict[str, Any]:
+    def context(self) -> dict[str, object]:
         """Return the context that the caller gave, an empty one without."""
         given = self.config.get("context")
         return clean_json(given) if isinstance(given, dict) else {}
 
     @property
-    def _ids(self) -> dict[str, Any]:
-        ids = {"thread_id": self.thread_id, "run_id": self.turn_id}
+    def _ids(self) -> dict[str, object]:
+        ids: dict[str, object] = {"thread_id": self.thread_id, "run_id": self.turn_id}
         if self.graph:
             ids |= {"graph_id": self.graph, "assistant_id": assistant_id_of(self.graph)}
         return ids
@@ -160,7 +160,7 @@ class TurnInput:
             config["max_concurrency"] = concurrency
         return config
 
-    def call(self, pending: Collection[str] | None = None) -> Any:
+    def call(self, pending: Collection[str] | None = None) -> object:
         """Return what to give to the graph.
 
         `pending`, in a later attempt of a resume: the questions that are still open. Answers are
@@ -176,6 +176,6 @@ class TurnInput:
         return Command(resume=answers)
 
 
-def _positive(value: Any) -> int:
+def _positive(value: object) -> int:
     """Return a positive integer as it is, 0 for anything else."""
     return value if isinstance(value, int) and value > 0 and value is not True else 0

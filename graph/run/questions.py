@@ -65,7 +65,7 @@ def said_questions(said: Said, asked: Mapping[str, Asked]) -> list[Interrupt]:
     return [said.questions[interrupt_id] for interrupt_id in asked]
 
 
-def wrong_answer(answers: Mapping[str, Any], schemas: Mapping[str, str]) -> str:
+def wrong_answer(answers: Mapping[str, object], schemas: Mapping[str, str]) -> str:
     """Return what is wrong with the first answer that does not fit its schema, "" if all do.
 
     It begins with the field, `answers.<interrupt id>.<path>`, and a colon. `schemas` is JSON text

@@ -72,7 +72,7 @@ class Said:
             self._take_back(path, fields.get("keep", ()))
         return n
 
-    def add(self, event_type: type[Event], *, path: str, **fields: Any) -> None:
+    def add(self, event_type: type[Event], *, path: str, **fields: object) -> None:
         """Pass on an event of the attempt's own, also when the graph is not heard any more."""
         self._emitter.emit(event_type, path=path, **fields)
 

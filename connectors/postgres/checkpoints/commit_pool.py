@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from contextlib import asynccontextmanager, suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import asyncpg
 
@@ -24,6 +24,8 @@ from turnstream.schemas.errors import DatabaseUnavailableError, UnstorableStateE
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+
+    from turnstream.connectors.postgres.pools import LedgerConnection
 
 PATIENCE_S = 120.0
 """For a connection to write over. While there is none, nothing was sent and nothing is unknown:
@@ -52,7 +54,7 @@ class CommitPool:
         self._pool = pool
         self._door = asyncio.Lock()
 
-    async def fetch(self, sql: str, *values: Any) -> list[asyncpg.Record]:
+    async def fetch(self, sql: str, *values: object) -> list[asyncpg.Record]:
         """Execute a statement and return its rows.
 
         Raises `DatabaseUnavailableError` if no connection could be had for `PATIENCE_S`, or if the
@@ -71,7 +73,7 @@ class CommitPool:
         finally:
             await self._pool.release(connection)
 
-    async def _acquire(self) -> Any:
+    async def _acquire(self) -> LedgerConnection:
         """Return a connection; where there is none, one caller tries and the others wait for it."""
         until = time.monotonic() + PATIENCE_S
         if not self._door.locked():
@@ -89,12 +91,14 @@ class CommitPool:
         except TimeoutError:
             raise DatabaseUnavailableError(f"no connection for {PATIENCE_S:g} s") from None
 
-    async def _uncut(self, timeout_s: float | None) -> Any:
+    async def _uncut(self, timeout_s: float | None) -> LedgerConnection:
         """Return a connection that the server has not cut: a statement sent into one is unknown."""
         while True:
             # an idle connection comes at once, and a time-out would cost a task and a timer
             idle = self._pool.get_idle_size()
-            connection = await self._pool.acquire(timeout=None if idle else timeout_s)
+            connection: LedgerConnection = await self._pool.acquire(
+                timeout=None if idle else timeout_s
+            )
             if not connection.is_cut():
                 return connection
             connection.terminate()

@@ -83,7 +83,7 @@ class Items:
     def writes(
         self,
         config: RunnableConfig,
-        writes: Sequence[tuple[str, Any]],
+        writes: Sequence[tuple[str, object]],
         task_id: str,
         task_path: str = "",
     ) -> Item:
@@ -93,8 +93,9 @@ class Items:
         rows = []
         for index, (channel, value) in enumerate(writes):
             # an error's text is for the log, not for readers of the state
-            hidden = channel == ERROR and isinstance(value, BaseException)
-            kind, blob = self.serde.dumps_typed(class_name(value) if hidden else value)
+            if channel == ERROR and isinstance(value, BaseException):
+                value = class_name(value)  # noqa: PLW2901
+            kind, blob = self.serde.dumps_typed(value)
             place = WRITES_IDX_MAP.get(channel, index)
             rows.append(WriteRow(ns, checkpoint_id, task_id, task_path, place, channel, kind, blob))
         path = ""
@@ -131,7 +132,7 @@ def _json(value: object) -> str:
     return encoded.decode()
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     """Return the value made of JSON's own types, with strings that jsonb takes."""
     if isinstance(value, str):
         return storable_text(str(value))

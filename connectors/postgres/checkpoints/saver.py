@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from turnstream.connectors.postgres.checkpoints.commits import Session
 from turnstream.connectors.postgres.checkpoints.fenced_commits import FencedCommits
@@ -40,10 +40,19 @@ if TYPE_CHECKING:
     from psycopg_pool import AsyncConnectionPool
 
     from turnstream.connectors.postgres.checkpoints.commit_pool import CommitPool
+    from turnstream.connectors.postgres.checkpoints.commit_queue import Item
     from turnstream.connectors.postgres.checkpoints.fenced_commits import LogPosition
     from turnstream.schemas.errors import TurnstreamError
     from turnstream.schemas.records.events import Keep
     from turnstream.schemas.records.results import Outcome
+
+
+class ClosingCall(Protocol):
+    """A saver call that the runner collected for a turn's end."""
+
+    def made_by(self, calls: Items) -> Item:
+        """Make the call."""
+        ...
 
 
 class FencedSaver(PooledSaver):
@@ -103,20 +112,16 @@ class FencedSaver(PooledSaver):
         self,
         session: Session,
         outcome: Outcome,
-        closing: Iterable[tuple[Any, ...]] = (),
+        closing: Iterable[ClosingCall] = (),
         *,
         reopen: bytes | None = None,
     ) -> None:
         """Write a turn's outcome and its closing checkpoints in one transaction.
 
-        See `Session.commit_outcome`. `closing` are saver calls as the runner collected them
-        (graph/ports/commits.py: SaverCall).
+        See `Session.commit_outcome`.
         """
         make = Items(self.serde, session.hold.run)
-        items = [
-            make.checkpoint(*arguments) if name == "aput" else make.writes(*arguments)
-            for name, *arguments in closing
-        ]
+        items = [call.made_by(make) for call in closing]
         await session.commit_outcome(outcome, items, reopen=reopen)
 
     async def aput(

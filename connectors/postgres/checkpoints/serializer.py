@@ -31,7 +31,7 @@ _LENIENT_OPTION = jsonplus._option  # noqa: SLF001
 _STRICT_OPTION = _LENIENT_OPTION & ~ormsgpack.OPT_REPLACE_SURROGATES
 
 
-def _encode(data: Any) -> bytes:
+def _encode(data: object) -> bytes:
     option = _STRICT_OPTION if _STRICT.get() else _LENIENT_OPTION
     return ormsgpack.packb(data, default=jsonplus._msgpack_default, option=option)  # noqa: SLF001
 
@@ -42,7 +42,7 @@ jsonplus._msgpack_enc = _encode  # noqa: SLF001
 class StateSerializer(JsonPlusSerializer):
     """Serializes states; raises `UnstorableStateError` for what no store could give back."""
 
-    def dumps_typed(self, obj: Any) -> tuple[str, bytes]:
+    def dumps_typed(self, obj: object) -> tuple[str, bytes]:
         """Return the kind and the bytes of a value, its text cleaned."""
         try:
             kind, data = self._strictly(obj)
@@ -54,14 +54,14 @@ class StateSerializer(JsonPlusSerializer):
             )
         return kind, data
 
-    def _strictly(self, obj: Any) -> tuple[str, bytes]:
+    def _strictly(self, obj: object) -> tuple[str, bytes]:
         token = _STRICT.set(True)
         try:
             return super().dumps_typed(obj)
         finally:
             _STRICT.reset(token)
 
-    def _cleaned(self, obj: Any) -> tuple[str, bytes]:
+    def _cleaned(self, obj: object) -> tuple[str, bytes]:
         try:
             return super().dumps_typed(cleaned(obj))
         except Exception as error:

@@ -160,7 +160,7 @@ _CHECKPOINTS = """, c AS (
 
 def statement(
     thread_id: str, rows: Rows, fence: Fence | None = None, end: End | None = None
-) -> tuple[str, list[Any]]:
+) -> tuple[str, list[object]]:
     """Return SQL and parameters; its one row is the cancel flag, no row means fenced.
 
     `end` needs a `fence`; no row may then also mean that it yielded (`AHEAD` tells). A row of
@@ -168,7 +168,7 @@ def statement(
     in a statement: ordinary writes keep the first, the others the last (as LangGraph's own savers
     do in separate statements).
     """
-    values: dict[str, Any] = {"thread": thread_id}
+    values: dict[str, object] = {"thread": thread_id}
     head = _FREE
     if fence is not None:
         head = _FENCED if end is None else _end_of(end)
@@ -235,6 +235,6 @@ def _once(rows: list[WriteRow]) -> Iterable[WriteRow]:
     return kept.values()
 
 
-def _columns(values: dict[str, Any], letter: str, rows: Iterable[tuple[Any, ...]]) -> None:
+def _columns(values: dict[str, object], letter: str, rows: Iterable[tuple[object, ...]]) -> None:
     for number, column in enumerate(zip(*rows, strict=True)):
         values[f"{letter}{number}"] = column
