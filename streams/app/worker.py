@@ -7,6 +7,7 @@ import socket
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING
 
 from turnstream.connectors.avro import Codec
@@ -18,7 +19,7 @@ from turnstream.connectors.postgres.checkpoints.commit_pool import commit_pool
 from turnstream.connectors.postgres.checkpoints.saver import FencedSaver
 from turnstream.connectors.postgres.ledger.lease import RENEW_EVERY_S, Lease
 from turnstream.connectors.postgres.ledger.ledger import Ledger
-from turnstream.connectors.postgres.ledger.signals import Signals, listen
+from turnstream.connectors.postgres.ledger.signals import Signals
 from turnstream.connectors.postgres.pools import ledger_pool, saver_pool
 from turnstream.connectors.postgres.stores.letters import Letters
 from turnstream.connectors.registry import open_registry
@@ -30,22 +31,36 @@ from turnstream.streams.process.memory import memory_limit, resident_bytes
 from turnstream.streams.process.pace import Pace
 from turnstream.streams.worker.admission import Rules
 from turnstream.streams.worker.attempt import Bench, TurnAttempt
-from turnstream.streams.worker.hearing import Hearing
-from turnstream.streams.worker.held import Held
+from turnstream.streams.worker.claims.reclaim import Reclaim
+from turnstream.streams.worker.claims.roster import Roster
+from turnstream.streams.worker.claims.slots import Slots
 from turnstream.streams.worker.intake import Intake
 from turnstream.streams.worker.metrics import WorkerMetrics, watch_worker
 from turnstream.streams.worker.outlets import Outlets
+from turnstream.streams.worker.polls import Polls
 from turnstream.streams.worker.purge import Purge
+from turnstream.streams.worker.unclaimed import Unclaimed
+from turnstream.streams.worker.wake_ups import WakeUps
+from turnstream.streams.worker.watch.beats import Beats
+from turnstream.streams.worker.watch.hearing import Hearing
+from turnstream.streams.worker.watch.memory_guard import MemoryGuard
+from turnstream.streams.worker.watch.probe import Probe
+from turnstream.streams.worker.watch.standing import Standing
+from turnstream.streams.worker.watch.stopping import Stopping
+from turnstream.streams.worker.watch.tenure import Tenure
 from turnstream.streams.worker.worker import Worker
 
 REQUEUES_AT_ONCE_MAX = 50
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
+    from uuid import UUID
 
     from turnstream.connectors.kafka.admin import TopicState
+    from turnstream.connectors.postgres.ledger.lease import LeaseState
     from turnstream.graph.langgraph.catalog import Catalog
     from turnstream.streams.app.settings import Settings
+    from turnstream.streams.worker.worker import Loop
 
 
 @asynccontextmanager
@@ -63,77 +78,62 @@ async def open_worker(
     """
     name = name or f"{socket.gethostname()}-{os.getpid()}"
     async with AsyncExitStack() as stack:
-        wire, relearn = await _codec(settings, stack)
-        found = await _topics(settings)
-        stores = await _stores(settings, stack)
+        outside = await _outside(settings, stack)
         if catalog is None:
             catalog = worker_catalog(settings, await stack.enter_async_context(model_of(settings)))
-        held, metrics = Held(), WorkerMetrics()
-        pump = Pump(
-            pump_producer(settings.kafka_bootstrap, tuple(found), client_id=f"pump-{name}"),
-            tick_s=settings.tick_ms / 1000,
-            gate=held,
-        )
-        outlets = Outlets(
-            pump,
-            settings.topics,
-            {topic: state.partitions for topic, state in found.items()},
-            wire=wire,
-            store=Codec(),
-            json_results=settings.json_result_tenants,
-        )
-        bench = Bench(
-            pump=pump,
-            wire=wire,
-            saver=stores.saver,
-            outlets=outlets,
-            catalog=catalog,
-            events_topic=settings.topics.events,
-            name=name,
-            metrics=metrics,
-            turn_timeout_s=settings.turn_timeout_s,
-            step_timeout_s=settings.step_timeout_s,
-            recursion_limit_max=settings.recursion_limit_max,
-            events_max=settings.turn_events_max,
-            topics=settings.topics,
-        )
-        worker = _worker(settings, stores, bench, held, replace)
+        turns = _turns(settings, outside, catalog, name)
         inbox = await stack.enter_async_context(_inbox(settings, name))
-        intake = Intake(
-            inbox,
-            stores.ledger,
-            outlets,
-            worker.roster,
-            rules=_rules(settings, wire, catalog, found[settings.topics.events].partitions),
-            tenant_of=settings.topics.tenant_of,
-            topic_ids={topic: str(found[topic].topic_id) for topic in _inputs(settings)},
-            open_turns_max=settings.open_turns_max,
-            relearn=relearn,
+        intake = _intake(settings, outside, turns, inbox, catalog)
+        loop_watch = LoopWatch(
+            block_timeout_s=settings.graph_block_timeout_s,
+            block_max_s=settings.loop_block_max_s,
+            replace=replace,
         )
-        worker.take_from(intake)
-        watch_worker(metrics, worker, pump, intake)
+        stopping = Stopping(settings.drain_timeout_s)
+        worker = Worker(
+            standing=turns.standing,
+            stopping=stopping,
+            roster=turns.roster,
+            pump=turns.pump,
+            tenure=_tenure(settings, turns),
+            intake=intake,
+            watches=_watches(settings, outside, turns, loop_watch, stopping),
+            upkeep=_upkeep(settings, outside, turns, intake),
+        )
+        watch_worker(
+            turns.metrics, worker, turns.pump, intake, pace=turns.pace, loop_watch=loop_watch
+        )
         if settings.worker_health_port:
             port = health_port(
                 settings.worker_health_host,
                 settings.worker_health_port,
                 ready=worker.not_ready,
-                metrics=metrics,
+                metrics=turns.metrics,
             )
             await stack.enter_async_context(port)
         yield worker
 
 
 @dataclass(frozen=True, slots=True)
-class _Stores:
-    """What a worker keeps in Postgres."""
+class _Outside:
+    """What a worker reaches outside of its process.
 
+    `wire` is the codec of topics, `relearn` learns new schemas where there is a registry. `topics`
+    are those that it reads and writes, by name.
+    """
+
+    wire: Codec
+    relearn: Callable[[], Awaitable[None]] | None
+    topics: dict[str, TopicState]
     ledger: Ledger
     letters: Letters
     saver: FencedSaver
     signals: Signals
 
 
-async def _stores(settings: Settings, stack: AsyncExitStack) -> _Stores:
+async def _outside(settings: Settings, stack: AsyncExitStack) -> _Outside:
+    wire, relearn = await _codec(settings, stack)
+    topics = await _topics(settings)
     dsn, size_max = settings.database_url.get_secret_value(), settings.pool_size_max
     timeout_s = settings.statement_timeout_s
     pool = await stack.enter_async_context(
@@ -145,7 +145,156 @@ async def _stores(settings: Settings, stack: AsyncExitStack) -> _Stores:
     commits = await stack.enter_async_context(
         commit_pool(dsn, size_max=size_max, statement_timeout_s=timeout_s)
     )
-    return _Stores(Ledger(pool), Letters(pool), FencedSaver(reads, commits), Signals(pool))
+    return _Outside(
+        wire,
+        relearn,
+        topics,
+        Ledger(pool),
+        Letters(pool),
+        FencedSaver(reads, commits),
+        Signals(pool),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Turns:
+    """What runs turns and publishes them, and what holds it back."""
+
+    standing: Standing
+    hearing: Hearing
+    pace: Pace
+    pump: Pump
+    outlets: Outlets
+    unclaimed: Unclaimed
+    roster: Roster
+    metrics: WorkerMetrics
+
+
+def _turns(settings: Settings, outside: _Outside, catalog: Catalog, name: str) -> _Turns:
+    hearing = Hearing(settings.ack_stall_s)
+    standing = Standing(name, hearing)
+    pace = Pace(turns_max=settings.turns_max, target_s=settings.loop_lag_target_ms / 1000)
+    pump = Pump(
+        pump_producer(settings.kafka_bootstrap, tuple(outside.topics), client_id=f"pump-{name}"),
+        tick_s=settings.tick_ms / 1000,
+        gate=standing.held,
+    )
+    outlets = Outlets(
+        pump,
+        settings.topics,
+        {topic: state.partitions for topic, state in outside.topics.items()},
+        wire=outside.wire,
+        store=Codec(),
+        json_results=settings.json_result_tenants,
+    )
+    metrics = WorkerMetrics()
+    bench = Bench(
+        pump=pump,
+        wire=outside.wire,
+        saver=outside.saver,
+        outlets=outlets,
+        catalog=catalog,
+        events_topic=settings.topics.events,
+        name=name,
+        metrics=metrics,
+        turn_timeout_s=settings.turn_timeout_s,
+        step_timeout_s=settings.step_timeout_s,
+        recursion_limit_max=settings.recursion_limit_max,
+        events_max=settings.turn_events_max,
+        topics=settings.topics,
+    )
+    unclaimed = Unclaimed(outside.ledger, outlets)
+    roster = Roster(
+        standing,
+        outside.ledger,
+        outside.signals,
+        unclaimed,
+        slots=Slots(pace, standing.works),
+        attempt=partial(TurnAttempt, bench=bench),
+    )
+    return _Turns(standing, hearing, pace, pump, outlets, unclaimed, roster, metrics)
+
+
+def _intake(
+    settings: Settings, outside: _Outside, turns: _Turns, inbox: Inbox, catalog: Catalog
+) -> Intake:
+    partitions = outside.topics[settings.topics.events].partitions
+    return Intake(
+        inbox,
+        outside.ledger,
+        turns.outlets,
+        turns.roster,
+        rules=Rules(
+            wire=outside.wire,
+            store=Codec(),
+            graphs=catalog,
+            partitions=partitions,
+            limits=settings.command_limits,
+        ),
+        tenant_of=settings.topics.tenant_of,
+        topic_ids={topic: str(outside.topics[topic].topic_id) for topic in _inputs(settings)},
+        open_turns_max=settings.open_turns_max,
+        relearn=outside.relearn,
+    )
+
+
+def _tenure(settings: Settings, turns: _Turns) -> Tenure:
+    pump, hearing = turns.pump, turns.hearing
+
+    def open_lease(worker: UUID, on_change: Callable[[LeaseState], None]) -> Lease:
+        return Lease(
+            settings.direct_url,
+            worker,
+            turns.standing.name,
+            ttl_s=settings.lease_ttl_s,
+            renew_every_s=min(RENEW_EVERY_S, settings.lease_ttl_s / 3),
+            excuse_s=settings.loop_block_max_s,
+            silent_s=lambda: pump.silent_s() if hearing.steady else None,
+            on_change=on_change,
+        )
+
+    return Tenure(turns.standing, open_lease, turns.roster, pump)
+
+
+def _watches(
+    settings: Settings,
+    outside: _Outside,
+    turns: _Turns,
+    loop_watch: LoopWatch,
+    stopping: Stopping,
+) -> tuple[Loop, ...]:
+    """Return what tells whether this worker may work."""
+    standing, hearing, pump, roster = turns.standing, turns.hearing, turns.pump, turns.roster
+    return (
+        Beats(standing, hearing, pump, loop_watch=loop_watch, pace=turns.pace, roster=roster),
+        Probe(pump, hearing, outside.ledger, roster),
+        MemoryGuard(_memory_limit(settings), stopping, roster),
+    )
+
+
+def _upkeep(
+    settings: Settings, outside: _Outside, turns: _Turns, intake: Intake
+) -> tuple[Loop, ...]:
+    """Return what looks after turns and threads that no admission and no finish leads on."""
+    ledger, roster, outlets = outside.ledger, turns.roster, turns.outlets
+    return (
+        WakeUps(settings.direct_url, roster, intake),
+        Polls(
+            roster=roster,
+            reclaim=Reclaim(ledger, roster),
+            unclaimed=turns.unclaimed,
+            ledger=ledger,
+            signals=outside.signals,
+            requeue=partial(outlets.requeue, outside.letters, REQUEUES_AT_ONCE_MAX),
+            standing=turns.standing,
+        ),
+        Purge(
+            ledger,
+            partial(_settings_of_topics, settings),
+            after=timedelta(days=settings.purge_after_days),
+            forgot=turns.metrics.forgot,
+        ),
+    )
 
 
 async def _codec(
@@ -185,58 +334,6 @@ def _inbox(settings: Settings, name: str) -> Inbox:
         _inputs(settings),
         client_id=name,
         batch_bytes_max=settings.batch_bytes_max,
-    )
-
-
-def _rules(settings: Settings, wire: Codec, graphs: Catalog, partitions: int) -> Rules:
-    limits = settings.command_limits
-    return Rules(wire=wire, store=Codec(), graphs=graphs, partitions=partitions, limits=limits)
-
-
-def _worker(
-    settings: Settings,
-    stores: _Stores,
-    bench: Bench,
-    held: Held,
-    replace: Callable[[], None] | None,
-) -> Worker:
-    direct, pump, hearing = settings.direct_url, bench.pump, Hearing(settings.ack_stall_s)
-    return Worker(
-        name=bench.name,
-        pump=pump,
-        ledger=stores.ledger,
-        outlets=bench.outlets,
-        signals=stores.signals,
-        held=held,
-        open_lease=lambda worker_id, on_change: Lease(
-            direct,
-            worker_id,
-            bench.name,
-            ttl_s=settings.lease_ttl_s,
-            renew_every_s=min(RENEW_EVERY_S, settings.lease_ttl_s / 3),
-            excuse_s=settings.loop_block_max_s,
-            silent_s=lambda: pump.silent_s() if hearing.steady else None,
-            on_change=on_change,
-        ),
-        listen=lambda listeners, on_connect: listen(direct, listeners, on_connect=on_connect),
-        attempt=lambda claim, release: TurnAttempt(claim, bench, release),
-        requeue=lambda: bench.outlets.requeue(stores.letters, REQUEUES_AT_ONCE_MAX),
-        purge=Purge(
-            stores.ledger,
-            lambda: _settings_of_topics(settings),
-            after=timedelta(days=settings.purge_after_days),
-            forgot=bench.metrics.forgot,
-        ),
-        pace=Pace(turns_max=settings.turns_max, target_s=settings.loop_lag_target_ms / 1000),
-        memory_max_bytes=_memory_limit(settings),
-        turns_max=settings.turns_max,
-        hearing=hearing,
-        loop_watch=LoopWatch(
-            block_timeout_s=settings.graph_block_timeout_s,
-            block_max_s=settings.loop_block_max_s,
-            replace=replace,
-        ),
-        drain_timeout_s=settings.drain_timeout_s,
     )
 
 

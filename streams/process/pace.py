@@ -77,7 +77,7 @@ class Pace:
     def __init__(self, *, turns_max: int, target_s: float) -> None:
         self.limit = turns_max
         self._lag = LoopLag()
-        self._turns_max = turns_max
+        self.turns_max = turns_max
         self._target_s = target_s
 
     @property
@@ -95,6 +95,6 @@ class Pace:
             running=running,
             lag_s=min(earlier_s, self.lag_s),
             target_s=self._target_s,
-            turns_max=self._turns_max,
+            turns_max=self.turns_max,
         )
         return self.limit > before

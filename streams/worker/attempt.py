@@ -14,58 +14,37 @@ terminal: the thread is released, and its next owner carries on.
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import json
 import math
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import msgspec
 import structlog
 from aiokafka import TopicPartition
 
-from turnstream.connectors.postgres.ledger.rows import Finish, Resolved
+from turnstream.connectors.postgres.ledger.rows import Finish
 from turnstream.graph.run.control import TurnControl
-from turnstream.graph.run.deadlines import TurnLimits
-from turnstream.graph.run.ending import RunOutcome
-from turnstream.graph.run.input import RECURSION_LIMIT_MAX, TurnInput
-from turnstream.graph.run.questions import wrong_answer
-from turnstream.graph.run.runner import end_turn, run_turn
-from turnstream.schemas.errors import (
-    CancelAheadError,
-    FencedError,
-    PoisonedError,
-    TurnError,
-    TurnstreamError,
-    UnavailableError,
-)
-from turnstream.schemas.fold.fold import TIMELINE_BITS
-from turnstream.schemas.records.commands import Command, ResumeTurn, StartTurn
-from turnstream.schemas.records.results import Outcome
+from turnstream.graph.run.input import RECURSION_LIMIT_MAX
+from turnstream.schemas.errors import FencedError, TurnstreamError, UnavailableError
 from turnstream.schemas.topics import Topics
-from turnstream.schemas.unexpected import class_name, note
+from turnstream.streams.worker.beginning import left_open, refused_answer, start_fields
+from turnstream.streams.worker.claims.hold import Release
 from turnstream.streams.worker.emitter import TurnEmitter
+from turnstream.streams.worker.execution import Execution
 from turnstream.streams.worker.outcomes import resolved_of, terminal_of
 from turnstream.streams.worker.turn_records import TurnRecords
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
     from turnstream.connectors.avro import Codec
     from turnstream.connectors.kafka.write.pump import Pump
-    from turnstream.connectors.postgres.checkpoints.commits import Session
     from turnstream.connectors.postgres.checkpoints.saver import FencedSaver
     from turnstream.connectors.postgres.ledger.rows import Claim
     from turnstream.graph.langgraph.catalog import Catalog
+    from turnstream.schemas.records.results import Outcome
     from turnstream.streams.worker.metrics import WorkerMetrics
     from turnstream.streams.worker.outlets import Outlets
 
 log = structlog.get_logger(__name__)
-
-FIRST_EPOCH = (1 << TIMELINE_BITS) + 1
-"""Of the first attempt on a thread in a database that never was restored: it has no checkpoint, and
-need not look for one. In a later timeline a first epoch says nothing of what came before it."""
 
 LOST_PAUSE_S = 0.1
 """Before a thread is released whose attempt met a broken log or database: it will be met again."""
@@ -96,17 +75,14 @@ class Bench:
 
 
 class TurnAttempt:
-    """One hold on one turn. `release` gives the thread back; it is called at most once."""
+    """One hold on one turn: `claims.hold.Attempt`."""
 
-    def __init__(
-        self, claim: Claim, bench: Bench, release: Callable[[Claim, str], Awaitable[None]]
-    ) -> None:
+    def __init__(self, claim: Claim, bench: Bench) -> None:
         self.claim = claim
         self.control = TurnControl(str(claim.turn_id))
         self.began_at = time.monotonic()
         self._bench = bench
-        self._release = release
-        self._task: asyncio.Task[Any] | None = None
+        self._task: asyncio.Task[object] | None = None
         self._halted = ""
         self._abandoned = False
         self._command = bench.outlets.command_of(claim.body)
@@ -157,14 +133,14 @@ class TurnAttempt:
             self._task.cancel()
 
     def abandon(self) -> None:
-        """Stop without a word: the thread is somebody else's."""
+        """Stop and emit nothing more: the thread is another worker's."""
         self._abandoned = True
         self._emitter.kill()
         if self._task is not None:
             self._task.cancel()
 
-    async def run(self) -> Finish | None:
-        """Run the attempt; returns what is to be finished, None where the thread is not ours."""
+    async def run(self) -> Finish | Release | None:
+        """Run the attempt; returns what becomes of its thread, None where it is not ours."""
         try:
             return await self._run_once()
         finally:
@@ -173,11 +149,10 @@ class TurnAttempt:
             self.control.let_go()
             self._emitter.let_go()
 
-    async def _run_once(self) -> Finish | None:
+    async def _run_once(self) -> Finish | Release | None:
         self._task = asyncio.current_task()
         if self._halted or self._abandoned:
-            await self._give_up()
-            return None
+            return self._given_up()
         try:
             finish = await self._attempt()
         except FencedError:
@@ -187,8 +162,7 @@ class TurnAttempt:
         except TurnstreamError as error:
             self._log.warning("attempt_lost", code=error.code, error=str(error))
             if not isinstance(error, UnavailableError):  # not log or database: the turn, or we
-                await self._give_up(f"{error.code}: {error}")
-                return None
+                return self._given_up(f"{error.code}: {error}")
             await asyncio.sleep(LOST_PAUSE_S)
             finish = None
         except asyncio.CancelledError:
@@ -197,19 +171,29 @@ class TurnAttempt:
             if self._task is not None:
                 self._task.uncancel()
             finish = None
-        if finish is None:
-            await self._give_up()
-        return finish
+        return finish or self._given_up()
 
     # -- the rules -----------------------------------------------------------------------------
 
     async def _attempt(self) -> Finish | None:
         claim, bench = self.claim, self._bench
-        wrong = self._wrong_answer()
+        wrong = refused_answer(claim, self._command)
         self._say_fence(resolved=not wrong)  # W2
         outcome = claim.outcome  # W3, before any look at cancel
         if outcome is None:
-            outcome = await self._run(wrong)  # W4-W7
+            if claim.cancel is not None:
+                self.cancel(claim.cancel)
+            execution = Execution(
+                claim,
+                self._command,
+                bench,
+                emitter=self._emitter,
+                control=self.control,
+                log=self._log,
+            )
+            outcome = await execution.outcome(
+                wrong, on_cancel=self.cancel, on_lost=self._lost
+            )  # W4-W7
             if outcome is None:
                 return None
         event_type, fields = terminal_of(outcome)  # W8
@@ -219,210 +203,51 @@ class TurnAttempt:
             bench.outlets.result(claim, self._command, outcome),
             *(
                 bench.outlets.resolved(claim.thread_key, claim.partition, claim.turn_id, one)
-                for one in _left_open(claim, outcome)
+                for one in left_open(claim, outcome)
             ),
         )
+        self._tell_over(outcome, n)
+        told = self._emitter.log
+        return Finish(claim.thread_key, claim.epoch, told.last_off, told.first_off)
+
+    def _say_fence(self, *, resolved: bool) -> None:
+        claim = self.claim
+        answered = claim.resolved if resolved else ()
+        entry = self._bench.catalog.get(claim.graph)
+        self._emitter.start(
+            resolved=tuple(resolved_of(claim.thread_key, claim.turn_id, *one) for one in answered),
+            **start_fields(
+                claim,
+                worker=self._bench.name,
+                config_hash=entry.hash if entry is not None else "",
+            ),
+        )
+
+    def _tell_over(self, outcome: Outcome, n: int) -> None:
         took = time.monotonic() - self.began_at
-        bench.metrics.turn_over(outcome, took, self._emitter)
+        self._bench.metrics.turn_over(outcome, took, self._emitter)
         self._log.info(
             "turn_over",
             status=outcome.status,
             code=outcome.code,
-            attempt=claim.attempts,
+            attempt=self.claim.attempts,
             records=n,
             tokens=self._emitter.tokens_said,
             took_s=round(took, 4),
         )
-        log = self._emitter.log
-        return Finish(claim.thread_key, claim.epoch, log.last_off, log.first_off)
-
-    def _wrong_answer(self) -> str:
-        """Return why a resume is refused although it names the open interrupt, "" if it is not."""
-        answering, command = self.claim.answering, self._command
-        if self.claim.outcome is not None or answering is None:
-            return ""
-        if not isinstance(command, ResumeTurn):
-            return ""
-        return wrong_answer(json.loads(command.answers), answering.schemas)
-
-    def _say_fence(self, *, resolved: bool) -> None:
-        claim, bench = self.claim, self._bench
-        entry = bench.catalog.get(claim.graph)
-        self._emitter.start(
-            resolved=tuple(
-                resolved_of(claim.thread_key, claim.turn_id, *one) for one in claim.resolved
-            )
-            if resolved
-            else (),
-            reason=reason_of(claim),
-            base=claim.base,
-            keep_n=claim.keep_n,
-            high_n=claim.high_n,
-            keep=list(claim.keep),
-            worker=bench.name,
-            graph=claim.graph,
-            input_sha256=hashlib.sha256(claim.body).hexdigest(),
-            source_topic=claim.src_topic,
-            source_partition=claim.src_part,
-            source_offset=claim.src_off,
-            config_hash=entry.hash if entry is not None else "",
-        )
-
-    async def _run(self, wrong: str) -> Outcome | None:
-        claim, bench = self.claim, self._bench
-        session = bench.saver.session(
-            thread_key=claim.thread_key,
-            turn_id=claim.turn_id,
-            epoch=claim.epoch,
-            origin=claim.origin,
-            log=self._emitter,
-            keep_n=claim.keep_n,
-            high_n=claim.high_n,
-            keep=claim.keep,
-            fresh=claim.epoch == FIRST_EPOCH,
-            on_cancel=self.cancel,
-            on_lost=self._lost,
-        )
-        if claim.cancel is not None:
-            self.cancel(claim.cancel)
-        try:
-            with session.bound():
-                if wrong and claim.answering is not None:
-                    refused = Outcome(status="rejected", code="invalid_answer", message=wrong)
-                    return await self._commit(
-                        session, RunOutcome(outcome=refused), reopen=claim.answering.stored
-                    )
-                return await self._commit(session, await self._ran(session))
-        finally:
-            session.let_go()
-
-    async def _ran(self, session: Session) -> RunOutcome:
-        claim, bench = self.claim, self._bench
-        entry = bench.catalog.get(claim.graph)
-        if entry is None:
-            # admitted by a worker that has the graph; this one was started without it
-            return RunOutcome(outcome=_failed("unknown_graph", f"no graph {claim.graph!r} here"))
-        parked = claim.parked and claim.cancel is None
-        if parked:
-            self._log.error("turn_parked", attempts=claim.attempts - 1, reason=claim.parked)
-        poisoned = _failed(PoisonedError.code, claim.parked)
-        try:
-            turn = turn_input(claim, self._command, bench.topics)
-            if parked:
-                return await end_turn(
-                    entry, turn, self._emitter, bench.saver, poisoned, commits=session
-                )
-            return await run_turn(
-                entry,
-                turn,
-                self._emitter,
-                bench.saver,
-                self.control,
-                commits=session,
-                limits=TurnLimits(
-                    turn_left_s=bench.turn_timeout_s - claim.age_s,
-                    turn_timeout_s=bench.turn_timeout_s,
-                    step_timeout_s=bench.step_timeout_s,
-                    recursion_limit_max=bench.recursion_limit_max,
-                ),
-            )
-        except TurnstreamError:
-            raise
-        except Exception as error:  # noqa: BLE001
-            # decided here so that a mistake of ours ends one turn, and ends it visibly
-            error_id = note("turn", error, turn=str(claim.turn_id), thread=claim.thread_id)
-            broke = _failed("internal", f"{class_name(error)} (error id {error_id})")
-            return RunOutcome(outcome=poisoned if parked else broke)
-
-    async def _commit(
-        self, session: Session, ran: RunOutcome, *, reopen: bytes | None = None
-    ) -> Outcome | None:
-        """Store what the run came to; returns what the ledger has, None for a run that drained."""
-        if ran.outcome is None:
-            return None
-        decided = self._decided(ran.outcome)
-        try:
-            await self._bench.saver.commit_outcome(session, decided, ran.closing, reopen=reopen)
-        except CancelAheadError as ahead:
-            self._log.info("cancel_ahead", cause=ahead.cause, instead_of=decided.status)
-            if ran.instead is None:  # it had not begun to run
-                late = RunOutcome(outcome=Outcome(status="cancelled", code=ahead.cause))
-                return await self._commit(session, late)
-            return await self._commit(session, await ran.instead(ahead.cause))
-        except TurnError as error:
-            if decided.status == "failed" and not ran.closing:
-                raise
-            self._log.warning("closing_not_stored", code=error.code, error=str(error))
-            failed = RunOutcome(outcome=_failed(error.code, str(error)), instead=ran.instead)
-            return await self._commit(session, failed)
-        return decided
-
-    def _decided(self, outcome: Outcome) -> Outcome:
-        """Note when and in which attempt it was decided, so that repeated results are equal."""
-        at = time.time_ns() // 1000
-        return msgspec.structs.replace(outcome, attempts=self.claim.attempts, at=at)
 
     def _lost(self, error: TurnstreamError) -> None:
         """Stop at once: nothing can be committed, or nothing said, any more."""
         self._emitter.kill(error)
         self.control.cancel("lost")
 
-    async def _give_up(self, trouble: str = "") -> None:
-        """Release the thread in the middle of its turn; whoever is next carries on.
+    def _given_up(self, trouble: str = "") -> Release | None:
+        """Stop in the middle of the turn; None if the thread is another worker's already.
 
-        `trouble`: what broke, if it may be the turn's fault; the attempt then counts.
+        `trouble`: what broke, if it may be the turn's fault.
         """
-        if not self._abandoned:
-            self._log.info("turn_released", why=trouble or self._halted or "given up")
-            self._emitter.close()
-            await self._release(self.claim, trouble)
-
-
-def turn_input(claim: Claim, command: Command, topics: Topics) -> TurnInput:
-    """Return the turn as its graph sees it.
-
-    An edge has put who asks into the config; on a tenant's own topic a record cannot say so.
-    """
-    if not isinstance(command, (StartTurn, ResumeTurn)):
-        raise TurnstreamError(f"a {type(command).__name__} cannot be run")
-    return TurnInput(
-        turn_id=str(claim.turn_id),
-        thread_key=claim.thread_key,
-        kind=claim.kind,
-        text=command.text if isinstance(command, StartTurn) else "",
-        input=json.loads(command.input)
-        if isinstance(command, StartTurn) and command.input
-        else None,
-        answers=json.loads(command.answers) if isinstance(command, ResumeTurn) else {},
-        config=json.loads(command.config) if command.config else {},
-        metadata=json.loads(command.metadata) if command.metadata else {},
-        again=claim.started_again,
-        carried=claim.carried,
-        graph=claim.graph,
-        askers=claim.answering.askers if claim.answering is not None else {},
-        identity={"tenant_id": claim.tenant} if topics.tenant_of(claim.src_topic) else None,
-    )
-
-
-def reason_of(claim: Claim) -> str:
-    """Return why the attempt begins (W2).
-
-    An outcome that the ledger decided has no attempt, and `base` may be one that ended otherwise.
-    """
-    if claim.outcome is not None and claim.outcome.attempts:
-        return "decided"
-    return "again" if claim.started_again else "first"
-
-
-def _left_open(claim: Claim, outcome: Outcome) -> list[Resolved]:
-    """Return the questions that a resume did not answer and that nobody can answer any more."""
-    if claim.answering is None or outcome.status in ("interrupted", "rejected"):
-        return []
-    answered = {one.interrupt_id for one in claim.resolved}
-    rev = max((one.rev for one in claim.resolved), default=0)
-    left = [one for one in claim.answering.ids if one not in answered]
-    return [Resolved(one, rev + k, "superseded") for k, one in enumerate(left, 1)]
-
-
-def _failed(code: str, message: str) -> Outcome:
-    return Outcome(status="failed", code=code, message=message[:2000])
+        if self._abandoned:
+            return None
+        self._log.info("turn_released", why=trouble or self._halted or "given up")
+        self._emitter.close()
+        return Release(trouble)

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import structlog
 
 if TYPE_CHECKING:
+    from turnstream.streams.worker.claims.roster import Roster
     from turnstream.streams.worker.intake import Intake
-    from turnstream.streams.worker.roster import Roster
 
 log = structlog.get_logger(__name__)
 
@@ -42,7 +42,7 @@ async def hand_over(intake: Intake, roster: Roster, *, budget_s: float) -> None:
 async def _emptied(roster: Roster, timeout_s: float) -> bool:
     try:
         async with asyncio.timeout(timeout_s):
-            await roster.emptied.wait()
+            await roster.slots.emptied.wait()
     except TimeoutError:
         return not roster.running
     return True

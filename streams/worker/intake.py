@@ -9,7 +9,7 @@ because this worker is busy. What it takes in at once is bounded, so that turns 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -28,7 +28,6 @@ from turnstream.streams.worker.admission import admission_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
-    from uuid import UUID
 
     from aiokafka import TopicPartition
 
@@ -36,6 +35,7 @@ if TYPE_CHECKING:
     from turnstream.connectors.postgres.ledger.ledger import Ledger
     from turnstream.connectors.postgres.ledger.rows import Admission, Admitted
     from turnstream.streams.worker.admission import Record, Rules
+    from turnstream.streams.worker.claims.roster import Roster
     from turnstream.streams.worker.outlets import Outlets
 
 log = structlog.get_logger(__name__)
@@ -49,28 +49,6 @@ RECORDS_AT_ONCE = 100
 LEARN_EVERY_S = 5.0
 HOLD_S = 10.0
 """A partition rests for so long after an error that is no record's fault."""
-
-
-class Roster(Protocol):
-    """Who runs what was claimed, as the intake sees it."""
-
-    worker: UUID
-
-    def reserve(self, wanted: int) -> int:
-        """Keep up to so many slots free; returns how many."""
-        ...
-
-    def unreserve(self, room: int) -> None:
-        """Give reserved slots back."""
-        ...
-
-    def doubt(self) -> None:
-        """Note that a claiming call may have claimed without telling."""
-        ...
-
-    async def take(self, admitted: Admitted) -> None:
-        """Run the claims, publish the ends, pass the wake-ups on."""
-        ...
 
 
 class Intake:
@@ -294,7 +272,7 @@ class Intake:
     async def _admit(
         self, tp: TopicPartition, at: int, next_off: int, commands: list[Admission]
     ) -> Admitted | Moved | Reused:
-        room = self._roster.reserve(len(commands))
+        room = self._roster.slots.reserve(len(commands))
         try:
             verdict = await self._ledger.admit(
                 tp.topic,
@@ -306,10 +284,10 @@ class Intake:
                 room=room,
             )
         except DatabaseUnavailableError:
-            self._roster.doubt()
+            self._roster.slots.doubt()
             raise
         finally:
-            self._roster.unreserve(room)
+            self._roster.slots.unreserve(room)
         if not isinstance(verdict, (Moved, Reused)):
             await self._roster.take(verdict)
         return verdict

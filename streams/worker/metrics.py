@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     from turnstream.connectors.kafka.write.pump import Pump
     from turnstream.schemas.records.results import Outcome
+    from turnstream.streams.process.loop_watch import LoopWatch
+    from turnstream.streams.process.pace import Pace
     from turnstream.streams.worker.emitter import TurnEmitter
     from turnstream.streams.worker.intake import Intake
     from turnstream.streams.worker.worker import Worker
@@ -92,24 +94,28 @@ class WorkerMetrics:
         return generate_latest(self.registry)
 
 
-def watch_worker(metrics: WorkerMetrics, worker: Worker, pump: Pump, intake: Intake) -> None:
+def watch_worker(
+    metrics: WorkerMetrics,
+    worker: Worker,
+    pump: Pump,
+    intake: Intake,
+    *,
+    pace: Pace,
+    loop_watch: LoopWatch,
+) -> None:
     """Add the gauges that are read off a worker's parts."""
-    counts = worker.roster.counts
+    roster, counts = worker.roster, worker.roster.counts
     for name, text, read in (
-        ("turns_running", "Turns that run here", lambda: len(worker.roster.running)),
+        ("turns_running", "Turns that run here", lambda: len(roster.running)),
         ("turns_claimed", "Claims since the start", lambda: counts.claimed),
-        ("turns_finished", "Turns closed since the start", lambda: counts.finished),
+        ("turns_finished", "Turns closed since the start", lambda: roster.finishes.finished),
         ("turns_released", "Attempts that ended without closing", lambda: counts.released),
         ("attempts_broken", "Attempts that raised, since the start", lambda: counts.broken),
         ("memory_bytes", "Resident memory of this process", resident_bytes),
-        ("turns_limit", "Turns that may run here, by the loop's lag", lambda: worker.pace.limit),
-        ("loop_lag_seconds", "How late the event loop was lately", lambda: worker.pace.lag_s),
-        (
-            "graphs_blocked",
-            "Turns stopped that blocked the loop",
-            lambda: worker.loop_watch.stopped,
-        ),
-        ("turns_suspect", "Turns that run here as suspects", lambda: worker.roster.suspects),
+        ("turns_limit", "Turns that may run here, by the loop's lag", lambda: pace.limit),
+        ("loop_lag_seconds", "How late the event loop was lately", lambda: pace.lag_s),
+        ("graphs_blocked", "Turns stopped that blocked the loop", lambda: loop_watch.stopped),
+        ("turns_suspect", "Turns that run here as suspects", lambda: roster.slots.suspects),
         (
             "records_passed",
             "Records of the input topics taken since the start",

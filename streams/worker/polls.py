@@ -21,8 +21,10 @@ if TYPE_CHECKING:
 
     from turnstream.connectors.postgres.ledger.ledger import Ledger
     from turnstream.connectors.postgres.ledger.signals import Signals
-    from turnstream.streams.worker.roster import Roster
+    from turnstream.streams.worker.claims.reclaim import Reclaim
+    from turnstream.streams.worker.claims.roster import Roster
     from turnstream.streams.worker.unclaimed import Unclaimed
+    from turnstream.streams.worker.watch.standing import Standing
 
 log = structlog.get_logger(__name__)
 
@@ -46,66 +48,64 @@ def jitter(seconds: float) -> float:
 
 
 class Polls:
-    """The polls of one worker; an outage of Postgres only puts them off.
-
-    `steady_s`: for how long the worker has held its lease. `works`: whether it does, and Kafka
-    acknowledges.
-    """
+    """The polls of one worker; an outage of Postgres only puts them off."""
 
     def __init__(
         self,
         *,
         roster: Roster,
+        reclaim: Reclaim,
         unclaimed: Unclaimed,
         ledger: Ledger,
         signals: Signals,
         requeue: Callable[[], Awaitable[int]],
-        steady_s: Callable[[], float],
-        works: Callable[[], bool],
+        standing: Standing,
     ) -> None:
         self._roster = roster
+        self._claims = reclaim
         self._unclaimed = unclaimed
         self._ledger = ledger
         self._signals = signals
         self._requeue = requeue
-        self._steady_s = steady_s
-        self._works = works
+        self._standing = standing
 
-    def start(self, tasks: asyncio.TaskGroup) -> None:
-        """Begin; they end with the group."""
-        tasks.create_task(self._reclaim(), name="reclaim")
-        tasks.create_task(self._reap(), name="reap")
-        tasks.create_task(self._sweep(), name="sweep")
-        tasks.create_task(self._look_for_cancels(), name="cancels")
-        tasks.create_task(self._requeue_letters(), name="requeue")
+    async def run(self) -> None:
+        """Poll until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._reclaim(), name="reclaim")
+            tasks.create_task(self._reap(), name="reap")
+            tasks.create_task(self._sweep(), name="sweep")
+            tasks.create_task(self._look_for_cancels(), name="cancels")
+            tasks.create_task(self._requeue_letters(), name="requeue")
 
     async def _reclaim(self) -> None:
         while True:
             try:
                 async with asyncio.timeout(jitter(RECLAIM_EVERY_S)):
-                    await self._roster.wake.wait()
+                    await self._roster.slots.wake.wait()
             except TimeoutError:
                 pass
-            self._roster.wake.clear()
-            await _look("reclaim", self._roster.reclaim)
+            self._roster.slots.wake.clear()
+            await _look("reclaim", self._claims.look)
 
     async def _reap(self) -> None:
         while True:
             await asyncio.sleep(jitter(REAP_EVERY_S))
-            if self._steady_s() < JUDGE_AFTER_S:
+            if self._standing.steady_s < JUDGE_AFTER_S:
                 continue
             await _look("reap", self._reap_once)
 
     async def _reap_once(self) -> None:
         if freed := await self._ledger.reap():
             log.warning("peer_dead", threads=freed)
-            self._roster.wake.set()
+            self._roster.slots.wake.set()
             await self._signals.wake_peer(self._roster.worker)
 
     async def _sweep(self) -> None:
         while True:
             await asyncio.sleep(jitter(SWEEP_EVERY_S))
-            if self._works():  # three looks: what one of them finds must not stop the others
+            if self._standing.works():
+                # three looks, so that an error in one of them does not stop the others
                 await _look("expire", self._expire)
                 await _look("sweep", self._sweep_ended)
                 await _look("expired_interrupts", self._sweep_interrupts)
@@ -126,7 +126,7 @@ class Polls:
         """Send dead letters to their topics once more, as people decided."""
         while True:
             await asyncio.sleep(jitter(REQUEUE_EVERY_S))
-            if self._works():
+            if self._standing.works():
                 await _look("requeue", self._requeue)
 
     async def _look_for_cancels(self) -> None:

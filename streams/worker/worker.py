@@ -2,66 +2,45 @@
 
 `run`, read from the top to the bottom, is its whole life:
 
-1. the pump produces what turns say
-2. the lease says that this worker lives; it comes before the first claim
-3. wake-ups of peers are listened for, polls with jitter stand behind them
-4. finished attempts are closed in batches
-5. threads without an owner are claimed, those of dead peers freed, unclaimed ends published, what
-   is long over forgotten
-6. the intake takes commands in
-7. told to stop, or above its limit of memory, it hands over what still runs, and everything ends
-   in reverse
+1. the roster is ready to run attempts, the pump to produce what they emit
+2. the watches look at the loop, at Kafka's acks and at the memory
+3. the lease shows peers that this worker lives; it comes before the first claim
+4. the upkeep begins: wake-ups of peers, polls behind them, the purge
+5. the intake takes commands in
+6. the worker is told to stop, or is above its limit of memory: it hands over what still runs, and
+   everything ends
 """
 
 from __future__ import annotations
 
 import asyncio
-import time
-import uuid
-from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import structlog
 
-from turnstream.connectors.postgres.ledger.signals import CANCEL_CHANNEL, READY_CHANNEL
-from turnstream.schemas.errors import DatabaseUnavailableError
-from turnstream.streams.process.garbage import IdleCollector
-from turnstream.streams.process.memory import resident_bytes
-from turnstream.streams.process.pace import BEAT_EVERY_S
 from turnstream.streams.worker.drain import hand_over
-from turnstream.streams.worker.hearing import PROBE_EVERY_S
-from turnstream.streams.worker.polls import Polls
-from turnstream.streams.worker.roster import Roster
-from turnstream.streams.worker.unclaimed import Unclaimed
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine
-    from typing import Any
-    from uuid import UUID
+    from collections.abc import Sequence
 
     from turnstream.connectors.kafka.write.pump import Pump
-    from turnstream.connectors.postgres.ledger.lease import Lease, LeaseState
-    from turnstream.connectors.postgres.ledger.ledger import Ledger
-    from turnstream.connectors.postgres.ledger.rows import Claim
-    from turnstream.connectors.postgres.ledger.signals import Listeners, Signals
-    from turnstream.streams.process.loop_watch import LoopWatch
-    from turnstream.streams.process.pace import Pace
-    from turnstream.streams.worker.hearing import Hearing
-    from turnstream.streams.worker.held import Held
+    from turnstream.streams.worker.claims.roster import Roster
     from turnstream.streams.worker.intake import Intake
-    from turnstream.streams.worker.outlets import Outlets
-    from turnstream.streams.worker.purge import Purge
-    from turnstream.streams.worker.roster import Attempt
-
-    # what the composition root hands in
-    OpenLease = Callable[[UUID, Callable[[LeaseState], None]], Lease]
-    Listen = Callable[[Listeners, Callable[[], None]], Awaitable[None]]
+    from turnstream.streams.worker.watch.standing import Standing
+    from turnstream.streams.worker.watch.stopping import Stopping
+    from turnstream.streams.worker.watch.tenure import Tenure
 
 log = structlog.get_logger(__name__)
 
-WATCH_LATE_S = 1.0
 FLUSH_TIMEOUT_S = 3.0
-RETRY_S = 0.5
+
+
+class Loop(Protocol):
+    """A part that works for as long as the worker lives."""
+
+    async def run(self) -> None:
+        """Work until cancelled; raises what makes going on impossible."""
+        ...
 
 
 class _StoppedError(Exception):
@@ -69,259 +48,82 @@ class _StoppedError(Exception):
 
 
 class Worker:
-    """One worker process. The parts are opened by `app.worker.open_worker`."""
+    """One worker process. Its parts are opened by `app.worker.open_worker`.
+
+    `watches` run from the start on, `upkeep` from the first lease on.
+    """
 
     def __init__(
         self,
         *,
-        name: str,
+        standing: Standing,
+        stopping: Stopping,
+        roster: Roster,
         pump: Pump,
-        ledger: Ledger,
-        outlets: Outlets,
-        signals: Signals,
-        held: Held,
-        open_lease: OpenLease,
-        listen: Listen,
-        attempt: Callable[[Claim, Callable[[Claim, str], Awaitable[None]]], Attempt],
-        requeue: Callable[[], Awaitable[int]],
-        purge: Purge,
-        pace: Pace,
-        memory_max_bytes: int,
-        turns_max: int,
-        hearing: Hearing,
-        loop_watch: LoopWatch,
-        drain_timeout_s: float,
+        tenure: Tenure,
+        intake: Intake,
+        watches: Sequence[Loop],
+        upkeep: Sequence[Loop],
     ) -> None:
-        self.name = name
-        self.pace = pace
-        self.outgrown = False
-        self._memory_max_bytes = memory_max_bytes
-        self.loop_watch = loop_watch
-        self._unclaimed = Unclaimed(ledger, outlets)
-        self.roster = Roster(
-            uuid.uuid4(),
-            ledger,
-            self._unclaimed,
-            signals,
-            turns_max=turns_max,
-            limit=lambda: pace.limit,
-            attempt=lambda claim: attempt(claim, self.roster.release),
-            spawn=self._spawn,
-        )
+        self.roster = roster
+        self._standing = standing
+        self._stopping = stopping
         self._pump = pump
-        self._ledger = ledger
-        self._held = held
-        self._open_lease = open_lease
-        self._listen = listen
-        self._polls = Polls(
-            roster=self.roster,
-            unclaimed=self._unclaimed,
-            ledger=ledger,
-            signals=signals,
-            requeue=requeue,
-            steady_s=lambda: held.steady_s,
-            works=lambda: held() and not hearing.stalled,
-        )
-        self._purge = purge
-        self._hearing = hearing
-        self._drain_timeout_s = drain_timeout_s
-        self._intake: Intake | None = None
-        self._leased = asyncio.Event()
-        self._lost = asyncio.Event()
-        self._stop = asyncio.Event()
-        self._tasks: asyncio.TaskGroup | None = None
+        self._tenure = tenure
+        self._intake = intake
+        self._watches = watches
+        self._upkeep = upkeep
+
+    @property
+    def outgrown(self) -> bool:
+        """Whether the process held too much memory and is to be replaced."""
+        return self._stopping.outgrown
 
     def not_ready(self) -> str:
         """Return why this worker takes no turns, "" if it does."""
-        if self._stop.is_set():
+        if self._stopping.asked.is_set():
             return "draining"
-        if not self._held():
-            return "no lease"
-        if self._hearing.stalled:
-            return "Kafka does not acknowledge"
-        if self._intake is None or not self._intake.placed.is_set():
-            return "no input partitions yet"
-        return ""
+        if trouble := self._standing.trouble():
+            return trouble
+        return "" if self._intake.placed.is_set() else "no input partitions yet"
 
     def stop(self) -> None:
         """Hand over and end; `run` returns when that is done."""
-        self.outgrown = False  # it is not to start anew
-        self._memory_max_bytes = 0
-        self._stop.set()
-
-    def take_from(self, intake: Intake) -> None:
-        """Say where the turns come from; before `run`."""
-        self._intake = intake
+        self._stopping.ask()
 
     async def run(self) -> None:
         """Work until `stop`; raises what makes going on impossible."""
-        if self._intake is None:
-            raise RuntimeError("take_from() comes first")
-        intake = self._intake
         try:
-            with self.loop_watch.watching():
-                async with asyncio.TaskGroup() as tasks:
-                    self._tasks = tasks
-                    await self._work(tasks, intake)
+            async with asyncio.TaskGroup() as tasks:
+                await self._work(tasks)
         except* _StoppedError:
-            log.info("worker_stopped", worker=self.name)
+            log.info("worker_stopped", worker=self._standing.name)
 
-    async def _work(self, tasks: asyncio.TaskGroup, intake: Intake) -> None:
-        tasks.create_task(self._pump.run(), name="pump")  # 1
-        tasks.create_task(self._hold_lease(), name="lease")  # 2
-        tasks.create_task(self._watch(), name="watch")
-        tasks.create_task(self._probe(), name="probe")
+    async def _work(self, tasks: asyncio.TaskGroup) -> None:
+        _start(tasks, self.roster, self._pump)  # 1
+        _start(tasks, *self._watches)  # 2
+        _start(tasks, self._tenure)  # 3
         await self._leased_or_stopped()
-        tasks.create_task(self._hear(), name="listen")  # 3
-        tasks.create_task(self.roster.run_finishes(), name="finish")  # 4
-        self._polls.start(tasks)  # 5
-        tasks.create_task(self._purge.run(), name="purge")
-        taking = tasks.create_task(intake.run(), name="intake")  # 6
-        log.info("worker_ready", worker=self.name, id=str(self.roster.worker))
-        await self._stop.wait()  # 7
-        self._spawn(self._stop_taking())
-        await hand_over(intake, self.roster, budget_s=self._drain_timeout_s)
+        _start(tasks, *self._upkeep)  # 4
+        taking = tasks.create_task(self._intake.run(), name="intake")  # 5
+        log.info("worker_ready", worker=self._standing.name, id=str(self._standing.worker))
+        await self._stopping.asked.wait()  # 6
+        await hand_over(self._intake, self.roster, budget_s=self._stopping.budget_s)
         await taking
         await self._flush()
         raise _StoppedError
 
     async def _leased_or_stopped(self) -> None:
         """Wait for the first lease; raises `_StoppedError` if a stop comes before it."""
-        waits = [asyncio.create_task(event.wait()) for event in (self._leased, self._stop)]
+        leased = self._tenure.leased
+        waits = [asyncio.create_task(event.wait()) for event in (leased, self._stopping.asked)]
         try:
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         finally:
             for task in waits:
                 task.cancel()
-        if not self._leased.is_set():
+        if not leased.is_set():
             raise _StoppedError
-
-    async def _stop_taking(self) -> None:
-        with suppress(DatabaseUnavailableError):
-            await self._ledger.stop_taking(self.roster.worker)
-
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        if self._tasks is None:
-            raise RuntimeError("the worker does not run")
-        self._tasks.create_task(work)
-
-    # -- the lease -------------------------------------------------------------------------------
-
-    async def _hold_lease(self) -> None:
-        """Keep a lease; when one is lost, its attempts end, and a new life begins."""
-        while True:
-            try:
-                async with self._open_lease(self.roster.worker, self._on_lease) as lease:
-                    self._held.lease = lease
-                    self._leased.set()
-                    self.roster.wake.set()
-                    self._pump.hurry()
-                    await self._lost.wait()
-            except DatabaseUnavailableError as error:
-                log.warning("lease_waits", error=str(error))
-                await asyncio.sleep(RETRY_S)
-                continue
-            log.warning("lease_lost", worker=self.name, turns=len(self.roster.running))
-            self._lost.clear()
-            attempts = list(self.roster.running.values())
-            for attempt in attempts:
-                attempt.abandon()
-            if not lease.faltered:
-                self._spawn(self.roster.excuse([attempt.claim for attempt in attempts]))
-            self.roster.worker = uuid.uuid4()
-
-    def _on_lease(self, state: LeaseState) -> None:
-        log.info("lease", state=state)
-        if state == "lost":
-            self._lost.set()
-        elif state == "held":
-            self._pump.hurry()
-
-    async def _watch(self) -> None:
-        """Beat for the lease, and see whether Kafka acknowledges: while it does not, turns hold."""
-        late_s, garbage = 0.0, IdleCollector()
-        while True:
-            self.loop_watch.beat()
-            if self._held.lease is not None:
-                self._held.lease.beat()
-            before = self._hearing.stalled
-            if late_s < WATCH_LATE_S:  # after a pause of this loop, answers may wait to be read
-                self._hearing.look(due_s=self._pump.stalled_s(), silent_s=self._pump.silent_s())
-            stalled = self._hearing.stalled
-            if stalled and not before:
-                log.error("acks_stalled", turns=len(self.roster.running))
-            elif before and not stalled:
-                log.info("acks_again")
-                self.roster.wake.set()
-            self.roster.accepting = self._held() and not stalled
-            if not self.roster.running:
-                garbage.idle(self.roster.counts.claimed)
-            self._look_at_memory()
-            began = time.monotonic()
-            await asyncio.sleep(BEAT_EVERY_S)
-            now = time.monotonic()
-            late_s = now - began - BEAT_EVERY_S
-            if self.pace.beat(now, late_s=late_s, running=len(self.roster.running)):
-                self.roster.wake.set()
-
-    def _look_at_memory(self) -> None:
-        """Hand over above the limit of memory; then `outgrown` says that a new process is due."""
-        if not self._memory_max_bytes or self.outgrown:
-            return
-        held = resident_bytes()
-        if held <= self._memory_max_bytes:
-            return
-        limit = self._memory_max_bytes
-        log.error("memory_exceeded", bytes=held, limit=limit, turns=len(self.roster.running))
-        self.roster.trouble = f"its worker held {held >> 20} MiB, {limit >> 20} are allowed"
-        self.outgrown = True
-        self._stop.set()
-
-    async def _probe(self) -> None:
-        """Learn whether Kafka answers, also while there is nothing to say.
-
-        A worker that hears nothing gives its threads up if a peer does hear: that one can go on.
-        If nobody hears, a peer could do no better, and readers would be rewound for nothing.
-        """
-        while True:
-            await asyncio.sleep(PROBE_EVERY_S)
-            if self._pump.silent_s() > PROBE_EVERY_S:
-                await self._pump.probe()
-            if not self._hearing.stalled or not self.roster.running:
-                continue
-            try:
-                # an outage ends all answers at about the same time; whose are much newer than
-                # ours hears on, though a probe and a renewal may lie in between
-                within_s = self._pump.silent_s() / 2
-                if not await self._ledger.peer_hears(self.roster.worker, within_s):
-                    continue
-            except DatabaseUnavailableError:
-                continue
-            log.error("threads_left_to_peers", turns=len(self.roster.running))
-            for attempt in list(self.roster.running.values()):
-                attempt.halt("no acks", silently=True)
-
-    # -- wake-ups --------------------------------------------------------------------------------
-
-    async def _hear(self) -> None:
-        await self._listen(
-            {CANCEL_CHANNEL: self._on_cancel, READY_CHANNEL: self._on_ready}, self._on_connect
-        )
-
-    def _on_cancel(self, thread_key: str) -> None:
-        if thread_key in self.roster.running:
-            self._spawn(self.roster.look_for_cancels([thread_key]))
-
-    def _on_ready(self, worker: str) -> None:
-        if worker == str(self.roster.worker):
-            self.roster.wake.set()
-
-    def _on_connect(self) -> None:
-        """Look for what was said while nobody listened; the ledger may be another, too."""
-        self.roster.wake.set()
-        if self._intake is not None:
-            self._intake.look_again()
-        self._spawn(self.roster.look_for_cancels(list(self.roster.running)))
 
     async def _flush(self) -> None:
         try:
@@ -329,3 +131,8 @@ class Worker:
                 await self._pump.flush()
         except TimeoutError:
             log.warning("records_left_unsent", bytes=self._pump.queued_bytes)
+
+
+def _start(tasks: asyncio.TaskGroup, *loops: Loop) -> None:
+    for loop in loops:
+        tasks.create_task(loop.run(), name=type(loop).__name__)

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from turnstream.connectors.postgres.checkpoints.fenced_commits import FencedCommits
 from turnstream.connectors.postgres.ledger.ledger import Ledger
-from turnstream.connectors.postgres.ledger.rows import Admitted
+from turnstream.connectors.postgres.ledger.rows import Admitted, Finish
 from turnstream.streams.worker.attempt import TurnAttempt
 from turnstream.streams.worker.emitter import TurnEmitter
 from turnstream.streams.worker.turn_log import TurnLog
@@ -126,7 +126,7 @@ def _watch_attempt() -> None:
     async def watched(self: TurnAttempt) -> Any:
         reach("claimed", self.claim.thread_key)
         finish = await run(self)
-        if finish is not None:
+        if isinstance(finish, Finish):
             reach("terminal", self.claim.thread_key)
         return finish
 

@@ -150,7 +150,7 @@ async def test_a_cut_answer_is_said_again_and_readers_see_one(scene) -> None:
         assert message.intact
         assert len(message.text.split()) == 40
         assert view.terminal.text == message.text
-        await scene.until(lambda: worker.roster.counts.finished == 1)
+        await scene.until(lambda: worker.roster.finishes.finished == 1)
         result = (await scene.until(lambda: scene.results))[0]
         assert result.usage[0].output_tokens == 40
 

@@ -92,17 +92,16 @@ async def test_threads_claimed_in_silence_are_found_and_run(scene) -> None:
         first = await scene.start("t1", "tokens=2")
         await scene.done("t1", first)
         await scene.closed(first)
-        worker.roster.accepting = False
-        worker.roster.close()
+        worker.roster.slots.close()
         turn = await scene.start("t1", "tokens=3")
         async with asyncio.timeout(60):
             waiting = "SELECT count(*) FROM ready"
             while not await scene.db.fetchval(waiting):
                 await asyncio.sleep(0.02)
-        assert await worker._ledger.reclaim(worker.roster.worker, 1)
+        assert await worker.roster._ledger.reclaim(worker.roster.worker, 1)
         assert scene.view("t1", turn) is None
-        worker.roster._closed = False
-        worker.roster.doubt()
+        worker.roster.slots._closed = False
+        worker.roster.slots.doubt()
         view = await scene.done("t1", turn)
         assert isinstance(view.terminal, TurnCompleted)
 
@@ -161,13 +160,13 @@ async def test_ends_that_nobody_published_are_swept(scene) -> None:
     """The decider died between its transaction and the record."""
     turn = await scene.start("t1", "x", graph="nobody")
     async with scene.worker() as worker:
-        worker._unclaimed._publishing = 10_000  # it has its hands full
+        worker.roster._unclaimed._publishing = 10_000  # it has its hands full
         async with asyncio.timeout(60):
             known = "SELECT count(*) FROM turns WHERE turn_id = $1"
             while not await scene.db.fetchval(known, uuid.UUID(turn)):
                 await asyncio.sleep(0.02)
         assert scene.view("t1", turn) is None
-        worker._unclaimed._publishing = 0
+        worker.roster._unclaimed._publishing = 0
         view = await scene.done("t1", turn)
         assert view.terminal.code == "unknown_graph"
         await scene.closed(turn)

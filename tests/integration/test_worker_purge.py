@@ -56,7 +56,7 @@ async def test_a_topic_that_is_kept_longer_puts_it_off(scene) -> None:
     async with scene.worker() as worker:
         await closed_turns(scene)
         await scene.db.execute(AGE, 60)
-        looks.append(await worker._purge.look())
+        looks.append(await worker._upkeep[-1].look())
         await scene.db.execute(AGE, 8)
-        looks.append(await worker._purge.look())
+        looks.append(await worker._upkeep[-1].look())
     assert looks == [{}, {"turns": 5}]

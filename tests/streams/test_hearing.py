@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from turnstream.streams.worker.hearing import Hearing
+from turnstream.streams.worker.watch.hearing import Hearing
 
 STALL_S = 10.0
 LOOK_S = 0.125

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from typing import Any
 
 import pytest
 
+from turnstream.connectors.postgres.ledger.lease import Lease
 from turnstream.schemas import unexpected
 from turnstream.schemas.errors import DatabaseUnavailableError
 from turnstream.streams.worker import polls
 from turnstream.streams.worker.polls import Polls
+from turnstream.streams.worker.watch.hearing import Hearing
+from turnstream.streams.worker.watch.standing import Standing
 
 
 async def test_a_poll_goes_on_after_errors(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -25,14 +29,17 @@ async def test_a_poll_goes_on_after_errors(monkeypatch: pytest.MonkeyPatch) -> N
         return 0
 
     nothing: Any = None  # the other polls do not run here
+    standing = Standing("w", Hearing(stall_s=1.0))
+    standing.lease = Lease("", standing.worker, "w")
+    standing.lease._deadline = math.inf
     looking = Polls(
         roster=nothing,
+        reclaim=nothing,
         unclaimed=nothing,
         ledger=nothing,
         signals=nothing,
         requeue=requeue,
-        steady_s=lambda: 0.0,
-        works=lambda: True,
+        standing=standing,
     )
     before = unexpected.counts().get("poll_requeue", 0)
     task = asyncio.create_task(looking._requeue_letters())

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from turnstream.schemas.records.results import Carried
-from turnstream.streams.worker.attempt import reason_of
+from turnstream.streams.worker.beginning import reason_of
 
 if TYPE_CHECKING:
     from turnstream.connectors.postgres.ledger.ledger import Claim

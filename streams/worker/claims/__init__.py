@@ -1,0 +1,1 @@
+"""How turns become this worker's, run here, and are given back."""
