@@ -23,7 +23,7 @@ from turnstream.streams.edge.server.connections import INTERNAL_CLOSE_CODE, conn
 from turnstream.streams.edge.server.context import edge_of, principal_of
 from turnstream.streams.edge.server.origins import check_origin
 from turnstream.streams.edge.server.problems import unexpected_text
-from turnstream.streams.edge.surfaces.states import encode
+from turnstream.streams.edge.surfaces.encoding import encode
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping

@@ -19,7 +19,7 @@ from turnstream.streams.edge.deliver.departure import begin, leave, until_left
 from turnstream.streams.edge.deliver.frames import http_chunk
 from turnstream.streams.edge.server.connections import INTERNAL_CLOSE_CODE, connection_of
 from turnstream.streams.edge.server.problems import unexpected_text
-from turnstream.streams.edge.surfaces.states import encode
+from turnstream.streams.edge.surfaces.encoding import encode
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping

@@ -14,7 +14,7 @@ from turnstream.streams.edge.deliver.departure import begin, leave, until_left
 from turnstream.streams.edge.deliver.socket import JSON_HEARTBEAT, SILENT
 from turnstream.streams.edge.server.connections import connection_of, cut
 from turnstream.streams.edge.server.problems import unexpected_text
-from turnstream.streams.edge.surfaces.states import encode
+from turnstream.streams.edge.surfaces.encoding import encode
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping

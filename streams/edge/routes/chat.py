@@ -26,14 +26,15 @@ from turnstream.streams.edge.follow.surface import follow
 from turnstream.streams.edge.routes.bodies import SEARCH_LIMIT_MAX, ChatBody, Id, Text
 from turnstream.streams.edge.routes.deps import Caller, JsonAnswer, Rest, answers, streams
 from turnstream.streams.edge.routes.following import LastEventId, place_of
+from turnstream.streams.edge.routes.history import past_states
 from turnstream.streams.edge.routes.reading import JsonRoute
 from turnstream.streams.edge.routes.shapes import ChatAnswer, ThreadState
-from turnstream.streams.edge.routes.threads import make_if_needed, past_states
+from turnstream.streams.edge.routes.starting import make_if_needed
 from turnstream.streams.edge.server.context import DEFAULT_GRAPH
 from turnstream.streams.edge.server.origins import check_same_site
+from turnstream.streams.edge.surfaces.encoding import encode
 from turnstream.streams.edge.surfaces.plain import SimpleProjection, end_of
 from turnstream.streams.edge.surfaces.run_endings import run_status, shown
-from turnstream.streams.edge.surfaces.states import encode
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -189,11 +190,11 @@ def said(rest: Rest, body: ChatBody, turn_id: str = "") -> StartTurn:
     )
 
 
-def _ended(end: Event | Outcome) -> dict[str, Any]:
+def _ended(end: Event | Outcome) -> dict[str, object]:
     """Return how a run ended, from its terminal or from the ledger's outcome."""
     if isinstance(end, Event):
         return end_of(end)
-    answer: dict[str, Any] = {"status": run_status(end.status, end.code), "text": end.text}
+    answer: dict[str, object] = {"status": run_status(end.status, end.code), "text": end.text}
     if end.status in ("failed", "rejected"):
         answer["error"] = {"code": end.code, "message": end.message}
     if end.interrupts:

@@ -16,8 +16,8 @@ from turnstream.schemas.errors import NotFoundError
 from turnstream.schemas.ids import parse_turn_id, split_thread_key
 from turnstream.streams.edge.server.auth import Principal  # noqa: TC001  FastAPI reads the annotation
 from turnstream.streams.edge.server.context import EdgeContext, edge_of, principal_of
+from turnstream.streams.edge.surfaces.encoding import encode
 from turnstream.streams.edge.surfaces.joining import Joining
-from turnstream.streams.edge.surfaces.states import encode
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -23,8 +23,8 @@ from turnstream.streams.edge.routes.present import (
 )
 from turnstream.streams.edge.routes.reading import json_list
 from turnstream.streams.edge.routes.starting import DEFAULT_MODES, Started, modes_of, start
+from turnstream.streams.edge.surfaces.encoding import encode
 from turnstream.streams.edge.surfaces.run_projection import RunProjection
-from turnstream.streams.edge.surfaces.states import encode
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

@@ -7,7 +7,7 @@ from typing import Any
 from starlette.responses import Response
 
 from turnstream.schemas.errors import TooLargeError
-from turnstream.streams.edge.surfaces.states import encode
+from turnstream.streams.edge.surfaces.encoding import encode
 
 ANSWER_BYTES_MAX = 16 << 20
 """Bytes of one answer that is a list; one that would be larger is a 413, because a shorter list

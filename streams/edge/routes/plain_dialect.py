@@ -18,8 +18,7 @@ from turnstream.streams.edge.follow.patience import patiently
 from turnstream.streams.edge.follow.surface import follow
 from turnstream.streams.edge.routes.bodies import ChatBody, CommandBody, RunBody, check_json
 from turnstream.streams.edge.routes.chat import said
-from turnstream.streams.edge.routes.starting import start
-from turnstream.streams.edge.routes.threads import make_if_needed
+from turnstream.streams.edge.routes.starting import make_if_needed, start
 from turnstream.streams.edge.server.context import DEFAULT_GRAPH
 from turnstream.streams.edge.surfaces.plain import SimpleProjection
 

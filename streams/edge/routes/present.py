@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -17,17 +17,18 @@ from turnstream.streams.edge.surfaces.run_endings import run_status
 from turnstream.streams.edge.surfaces.run_events import MODES as ALL_MODES
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from turnstream.connectors.postgres.ledger.ledger import TurnRow
     from turnstream.connectors.postgres.stores.threads import ThreadInfo
+    from turnstream.streams.edge.surfaces.state_json import StateJson
 
 _stored = Codec()  # the ledger keeps commands in single-object encoding
 # graphs are part of the deployment: they have no time of their own
 _EPOCH = datetime.fromtimestamp(0, UTC)
 
 
-def run_json(row: TurnRow) -> dict[str, Any]:
+def run_json(row: TurnRow) -> dict[str, object]:
     """Return a turn as a `Run`."""
     about = _command(row.body)
     outcome = row.outcome
@@ -62,8 +63,8 @@ def shown_modes(row: TurnRow) -> frozenset[str]:
 
 
 def new_run_json(
-    run_id: str, thread_id: str, graph: str, metadata: dict[str, Any], strategy: str
-) -> dict[str, Any]:
+    run_id: str, thread_id: str, graph: str, metadata: dict[str, object], strategy: str
+) -> dict[str, object]:
     """Return the `Run` of a turn that Kafka has and the ledger does not know yet."""
     now = datetime.now(UTC)
     return {
@@ -79,11 +80,11 @@ def new_run_json(
     }
 
 
-def thread_json(info: ThreadInfo, state: dict[str, Any] | None) -> dict[str, Any]:
+def thread_json(info: ThreadInfo, state: StateJson | None) -> dict[str, object]:
     """Return a thread as a `Thread`; without a state it has no values."""
     interrupts = {
         task["id"]: task["interrupts"]
-        for task in (state or {}).get("tasks", ())
+        for task in (state["tasks"] if state else ())
         if task["interrupts"]
     }
     return {
@@ -99,7 +100,7 @@ def thread_json(info: ThreadInfo, state: dict[str, Any] | None) -> dict[str, Any
     }
 
 
-def assistant_json(name: str, description: str) -> dict[str, Any]:
+def assistant_json(name: str, description: str) -> dict[str, object]:
     """Return a graph as an `Assistant`."""
     return {
         "assistant_id": assistant_id_of(name),
@@ -115,14 +116,15 @@ def assistant_json(name: str, description: str) -> dict[str, Any]:
     }
 
 
-def selected(value: dict[str, Any], select: Sequence[str] | None) -> dict[str, Any]:
+def selected(value: Mapping[str, object], select: Sequence[str] | None) -> Mapping[str, object]:
     """Return the fields asked for; `values.<key>` is one key of the values.
 
     Raises `InvalidRequestError` (`unknown_field`) for a field that there is not.
     """
     if not select:
         return value
-    out: dict[str, Any] = {}
+    out: dict[str, object] = {}
+    chosen: dict[str, dict[str, object]] = {}
     for name in select:
         top, _, key = name.partition(".")
         if top not in value or (key and top != "values"):
@@ -132,11 +134,11 @@ def selected(value: dict[str, Any], select: Sequence[str] | None) -> dict[str, A
         if not key:
             out[top] = value[top]
             continue
-        values = value["values"] if isinstance(value["values"], dict) else {}
-        out.setdefault("values", {})
-        if key in values:
-            out["values"] = {**out["values"], key: values[key]}
-    return out
+        values = value["values"]
+        chosen.setdefault("values", {})
+        if isinstance(values, dict) and key in values:
+            chosen["values"][key] = values[key]
+    return {**chosen, **out}
 
 
 def _command(body: bytes) -> StartTurn | ResumeTurn | None:
@@ -147,8 +149,8 @@ def _command(body: bytes) -> StartTurn | ResumeTurn | None:
     return command if isinstance(command, StartTurn | ResumeTurn) else None
 
 
-def _object(text: str) -> dict[str, Any]:
+def _object(text: str) -> dict[str, object]:
     try:
-        return msgspec.json.decode(text, type=dict[str, Any]) if text else {}
+        return msgspec.json.decode(text, type=dict[str, object]) if text else {}
     except msgspec.DecodeError:
         return {}

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from turnstream.schemas.errors import ConflictError, InvalidRequestError
+from turnstream.schemas.ids import assistant_id_of, check_thread_id, thread_key
 from turnstream.streams.edge.ask.run_request import (
     check_input,
     own_config,
@@ -14,7 +15,6 @@ from turnstream.streams.edge.ask.run_request import (
     refuse_unsupported,
 )
 from turnstream.streams.edge.routes.bodies import RunBody, json_text
-from turnstream.streams.edge.routes.threads import make_if_needed
 from turnstream.streams.edge.surfaces.run_events import MODES
 
 if TYPE_CHECKING:
@@ -92,6 +92,21 @@ async def start(
     )
 
 
+async def make_if_needed(rest: Rest, thread_id: str, *, create: bool, graph: str) -> str:
+    """Return the key of a thread that is about to run a graph; with `create`, make the thread.
+
+    Raises `NotFoundError` (404), `InvalidRequestError` (422), and `UnavailableError` (503) if the
+    edge takes no run. That is checked before the database is asked, which is then busy.
+    """
+    key = thread_key(rest.caller.tenant, check_thread_id(thread_id))
+    rest.edge.submit.check_room()
+    if not create:
+        await rest.key(thread_id)
+    about = {"graph_id": graph, "assistant_id": assistant_id_of(graph)}
+    await rest.threads.ensure(key, about)
+    return key
+
+
 def modes_of(stream_mode: str | list[str] | None, default: frozenset[str]) -> frozenset[str]:
     """Return the modes asked for; raises `InvalidRequestError` (`unsupported_stream_mode`)."""
     asked = [stream_mode] if isinstance(stream_mode, str) else stream_mode
@@ -144,7 +159,7 @@ async def _check_head(rest: Rest, key: str, body: RunBody) -> None:
         )
 
 
-async def _answers(rest: Rest, key: str, body: RunBody) -> dict[str, Any]:
+async def _answers(rest: Rest, key: str, body: RunBody) -> dict[str, object]:
     """Return answers by interrupt id; one plain answer is for the one question that is open."""
     resume = body.command.resume if body.command is not None else None
     if isinstance(resume, dict) and resume and all(map(_INTERRUPT_ID.fullmatch, resume)):

@@ -1,25 +1,19 @@
-"""Threads: make, find, change, delete; their state and history."""
+"""Threads: make, find, change, delete."""
 
 from __future__ import annotations
 
 import asyncio
 import uuid
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
-from fastapi import APIRouter, Header, Query
+from fastapi import APIRouter, Header
 from starlette.responses import Response
 
 from turnstream.schemas.errors import ConflictError, InvalidRequestError, NotFoundError
-from turnstream.schemas.ids import assistant_id_of, check_thread_id, thread_key
+from turnstream.schemas.ids import check_thread_id, thread_key
 from turnstream.schemas.records.command_rules import check_metadata
 from turnstream.streams.edge.ask.run_request import refuse
 from turnstream.streams.edge.routes.bodies import (
-    SEARCH_LIMIT_MAX,
-    CheckpointBody,
-    HistoryBody,
-    Id,
-    Select,
-    StateBody,
     Text,
     ThreadBody,
     ThreadFilter,
@@ -30,16 +24,18 @@ from turnstream.streams.edge.routes.deps import Caller, JsonAnswer, Rest, answer
 from turnstream.streams.edge.routes.listing import (
     ANSWER_BYTES_MAX,
     STATES_AT_ONCE,
-    STATES_PAGE,
     Listing,
     too_large,
 )
 from turnstream.streams.edge.routes.present import selected, thread_json
 from turnstream.streams.edge.routes.reading import JsonRoute
-from turnstream.streams.edge.routes.shapes import Thread, ThreadState
+from turnstream.streams.edge.routes.shapes import Thread
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from turnstream.connectors.postgres.stores.threads import ThreadInfo
+    from turnstream.streams.edge.surfaces.state_json import StateJson
 
 router = APIRouter(tags=["threads"], route_class=JsonRoute)
 
@@ -59,7 +55,7 @@ async def create(rest: Caller, body: ThreadBody | None = None) -> JsonAnswer:
 
 @router.post("/threads/search", responses=answers(list[Thread], "the threads"), summary="Search")
 async def search(rest: Caller, body: ThreadSearch | None = None) -> Response:
-    """Return the caller's threads for which all conditions hold, the newest first."""
+    """Return the caller's threads for which all conditions hold, newest first."""
     body = body or ThreadSearch()
     refuse(values=body.values, extract=body.extract)
     found = await rest.threads.search(
@@ -78,7 +74,7 @@ async def search(rest: Caller, body: ThreadSearch | None = None) -> Response:
         raise too_large()
     with_state = body.select is None or not {"values", "interrupts"}.isdisjoint(body.select)
 
-    async def one(info: ThreadInfo) -> dict[str, Any]:
+    async def one(info: ThreadInfo) -> Mapping[str, object]:
         state = await _state_of(rest, info) if with_state else None
         return selected(thread_json(info, state), body.select)
 
@@ -146,134 +142,12 @@ async def delete(rest: Caller, thread_id: Text) -> Response:
     return Response(status_code=204)
 
 
-@router.get(
-    "/threads/{thread_id}/state", responses=answers(ThreadState, "the state"), summary="State"
-)
-async def get_state(
-    rest: Caller,
-    thread_id: Text,
-    subgraphs: Annotated[bool, Query()] = False,
-    select: Annotated[Select | None, Query()] = None,
-) -> JsonAnswer:
-    """Return the thread's latest state."""
-    state = await rest.states.state(await rest.key(thread_id), subgraphs=subgraphs)
-    return JsonAnswer(selected(state, select))
-
-
-@router.get(
-    "/threads/{thread_id}/state/{checkpoint_id}",
-    responses=answers(ThreadState, "the state"),
-    summary="State at a checkpoint",
-)
-async def get_state_at(
-    rest: Caller,
-    thread_id: Text,
-    checkpoint_id: Id,
-    subgraphs: Annotated[bool, Query()] = False,
-    select: Annotated[Select | None, Query()] = None,
-) -> JsonAnswer:
-    """Return the thread's state at a checkpoint."""
-    key = await rest.key(thread_id)
-    state = await rest.states.state(key, checkpoint_id=checkpoint_id, subgraphs=subgraphs)
-    return JsonAnswer(selected(state, select))
-
-
-@router.post(
-    "/threads/{thread_id}/state/checkpoint",
-    responses=answers(ThreadState, "the state"),
-    summary="State at a checkpoint (of a nested graph)",
-)
-async def post_state(rest: Caller, thread_id: Text, body: StateBody) -> JsonAnswer:
-    """Return the thread's state at a checkpoint, of a nested graph if it has a namespace."""
-    key = await rest.key(thread_id)
-    state = await rest.states.state(
-        key,
-        checkpoint_id=body.checkpoint.checkpoint_id or "",
-        ns=body.checkpoint.checkpoint_ns or "",
-        subgraphs=bool(body.subgraphs),
-    )
-    return JsonAnswer(selected(state, body.select))
-
-
-@router.get(
-    "/threads/{thread_id}/history",
-    responses=answers(list[ThreadState], "the states"),
-    summary="History",
-)
-async def get_history(
-    rest: Caller,
-    thread_id: Text,
-    limit: Annotated[int, Query(ge=1, le=SEARCH_LIMIT_MAX)] = 10,
-    before: Annotated[Id | None, Query()] = None,
-) -> Response:
-    """Return the thread's past states, newest first."""
-    return await past_states(rest, thread_id, limit=limit, before=before or "")
-
-
-@router.post(
-    "/threads/{thread_id}/history",
-    responses=answers(list[ThreadState], "the states"),
-    summary="History, filtered",
-)
-async def post_history(rest: Caller, thread_id: Text, body: HistoryBody | None = None) -> Response:
-    """Return the thread's past states for which all conditions hold, newest first."""
-    body = body or HistoryBody()
-    before = body.before
-    return await past_states(
-        rest,
-        thread_id,
-        limit=body.limit or 10,
-        before=(before.checkpoint_id or "") if isinstance(before, CheckpointBody) else before or "",
-        ns=(body.checkpoint.checkpoint_ns or "") if body.checkpoint else "",
-        metadata=body.metadata,
-        select=body.select,
-    )
-
-
-async def past_states(
-    rest: Rest,
-    thread_id: str,
-    *,
-    limit: int,
-    before: str,
-    ns: str = "",
-    metadata: dict[str, Any] | None = None,
-    select: list[str] | None = None,
-) -> Response:
-    """Answer with a thread's past states, read in pages so that few are in memory at once."""
-    key = await rest.key(thread_id)
-    listing = Listing()
-    while True:
-        page = min(STATES_PAGE, limit - len(listing))
-        states = await rest.states.history(key, limit=page, before=before, ns=ns, metadata=metadata)
-        for state in states:
-            listing.add(selected(state, select))
-        if len(states) < page or len(listing) >= limit:
-            return listing.answer()
-        before = states[-1]["checkpoint_id"]
-
-
-async def make_if_needed(rest: Rest, thread_id: str, *, create: bool, graph: str) -> str:
-    """Return the key of a thread that is about to run a graph, made if it may be.
-
-    Raises `NotFoundError` (404), `InvalidRequestError` (422), and `UnavailableError` (503) where no
-    run is taken: before the database is asked, which is busy then.
-    """
-    key = thread_key(rest.caller.tenant, check_thread_id(thread_id))
-    rest.edge.submit.check_room()
-    if not create:
-        await rest.key(thread_id)
-    about = {"graph_id": graph, "assistant_id": assistant_id_of(graph)}
-    await rest.threads.ensure(key, about)
-    return key
-
-
 async def _answer(rest: Rest, info: ThreadInfo) -> JsonAnswer:
     return JsonAnswer(thread_json(info, await _state_of(rest, info)))
 
 
-async def _state_of(rest: Rest, info: ThreadInfo) -> dict[str, Any] | None:
-    """Return the latest state; None where this edge cannot read it, or nothing ever ran."""
+async def _state_of(rest: Rest, info: ThreadInfo) -> StateJson | None:
+    """Return the latest state; None if this edge cannot read it, or if the thread never ran."""
     if info.graph is None:
         return None
     try:

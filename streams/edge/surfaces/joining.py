@@ -1,7 +1,7 @@
-"""Wait for a run, or read it along: one watch, one projection, and the state where it belongs.
+"""Following a run to its end: its events as a stream, its final values, or its terminal.
 
-Reads the log through the feed, the ledger, and the state. When the log no longer holds a run, the
-ledger's outcome ends it here.
+A run is read from the log through the feed, and its states from the checkpoints. If the log no
+longer holds a run's terminal, the ledger's outcome ends the run here.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from uuid import UUID
 
 from turnstream.schemas.errors import ConflictError, NotFoundError
@@ -20,10 +20,11 @@ from turnstream.streams.edge.deliver.event_stream import sse
 from turnstream.streams.edge.follow.cursor import RECORD_EVENTS_MAX, Cursor
 from turnstream.streams.edge.follow.places import Begins, Reset
 from turnstream.streams.edge.follow.surface import shown
+from turnstream.streams.edge.surfaces.encoding import encode
 from turnstream.streams.edge.surfaces.run_events import RunEvent, StateWanted, TaskWanted
 from turnstream.streams.edge.surfaces.run_projection import RunProjection
 from turnstream.streams.edge.surfaces.run_states import state_events
-from turnstream.streams.edge.surfaces.states import encode
+from turnstream.streams.edge.surfaces.task_values import TaskValues
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Sequence
@@ -32,15 +33,16 @@ if TYPE_CHECKING:
     from turnstream.streams.edge.follow.feed import Feed
     from turnstream.streams.edge.follow.reader import Step
     from turnstream.streams.edge.surfaces.run_events import RunItem
+    from turnstream.streams.edge.surfaces.state_json import StateJson
     from turnstream.streams.edge.surfaces.states import States
 
-# after this long without a record, the ledger is asked whether the run is over
 QUIET_S = 2.0
+"""Seconds without a record after which the ledger is asked whether the run is over."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Joining:
-    """Reads runs along for the routes."""
+    """Follows runs, for the routes."""
 
     feed: Feed
     ledger: Ledger
@@ -50,9 +52,9 @@ class Joining:
     async def stream(
         self, key: str, projection: RunProjection, after: Cursor | None = None
     ) -> AsyncGenerator[bytes, None]:
-        """Yield the run's server-sent events, those up to the cursor left out.
+        """Yield the run's server-sent events after a cursor.
 
-        With a cursor that is void, or a run whose beginning the log has lost, `reset` comes first.
+        `reset` comes first if the cursor is void, or if the log has lost the run's beginning.
         """
         async with aclosing(self.steps(key, projection.run_id, after)) as steps:
             async for step in steps:
@@ -76,10 +78,10 @@ class Joining:
                 if projection.done:
                     return
 
-    async def wait(self, key: str, run_id: str) -> dict[str, Any]:
+    async def wait(self, key: str, run_id: str) -> object:
         """Return the run's final values once it is over.
 
-        With `__interrupt__` if it asks something; only `__error__` if it failed.
+        They have `__interrupt__` if the run asks something. A failed run gives `__error__` only.
         """
         projection = RunProjection(run_id, frozenset({"values"}))
         items: Sequence[RunItem] = ()
@@ -99,10 +101,10 @@ class Joining:
         final = StateWanted(asked=projection.questions, final=True)
         state = await self.states.of_turn(key, run_id)
         (event,) = state_events(final, projection.modes, state)
-        return event.data  # type: ignore[no-any-return]
+        return event.data
 
     async def ended(self, key: str, run_id: str) -> Event | Outcome:
-        """Return the run's terminal once it is there, or its outcome where the log lost it."""
+        """Return the run's terminal once it is there; its outcome if the log lost the terminal."""
         async with aclosing(self.steps(key, run_id)) as steps:
             async for step in steps:
                 if isinstance(step, Outcome):
@@ -116,9 +118,9 @@ class Joining:
     async def steps(
         self, key: str, run_id: str, after: Cursor | None = None
     ) -> AsyncGenerator[Step | Reset | Outcome, None]:
-        """Yield the run's records once each, in order; the outcome where they do not come.
+        """Yield the run's records, each once and in order; its outcome if they do not come.
 
-        First a `Reset` where the cursor is void or the run's beginning is lost.
+        A `Reset` comes first if the cursor is void or the run's beginning is lost.
         """
         last, quiet = -1, 0
         async with self.feed.watch(key, after, from_turn=run_id) as watch:
@@ -128,7 +130,7 @@ class Joining:
                 while True:
                     await asyncio.wait((coming,), timeout=self.quiet_s)
                     if not coming.done():
-                        if not watch.live:  # slow to catch up is not quiet
+                        if not watch.live:  # it still catches up: that is not quiet
                             continue
                         outcome = await self._closed(key, run_id)
                         quiet = quiet + 1 if outcome is not None else 0
@@ -176,18 +178,18 @@ class Joining:
         state = await self._state(key, run_id, at)
         if state is None:
             return
+        values = TaskValues(self.states)
         if item.sent:
-            sent = await self.states.sent_to(key, state, item.ns, item.task_id)
-            item.about["input"] = sent
+            item.about["input"] = await values.sent(key, state, item.ns, item.task_id)
             return
         if item.update is None:
-            item.about["input"] = await self.states.task_input(key, state, item.ns, item.node)
+            item.about["input"] = await values.given(key, state, item.ns, item.node)
             return
-        checkpoint_id = state["checkpoint_id"]
-        result = await self.states.task_result(key, checkpoint_id, item.ns, item.task_id)
+        checkpoint_id = state["checkpoint_id"] or ""
+        result = await values.written(key, checkpoint_id, item.ns, item.task_id)
         item.about["result"] = item.update[item.node] = result
 
-    async def _state(self, key: str, run_id: str, item: StateWanted) -> dict[str, Any] | None:
+    async def _state(self, key: str, run_id: str, item: StateWanted) -> StateJson | None:
         states = self.states
         try:
             if item.checkpoint_id:
@@ -195,9 +197,9 @@ class Joining:
             if item.before:
                 return await states.before_turn(key, run_id, ns=item.ns)
             return await states.of_turn(key, run_id, ns=item.ns)
-        except ConflictError:  # this edge does not have the graph: it cannot read its state
+        except ConflictError:  # this edge does not have the graph, so it cannot read the state
             return None
-        except NotFoundError:  # a nested graph that a node runs in its own code
+        except NotFoundError:  # a nested graph that a node calls in its own code
             return None
 
     async def _closed(self, key: str, run_id: str) -> Outcome | None:

@@ -1,23 +1,24 @@
-"""Messages as LangChain's JSON has them. Pure."""
+"""Messages in the JSON form of LangChain. Pure."""
 
 from __future__ import annotations
 
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from turnstream.schemas.fold.messages import usage_metadata
+from turnstream.schemas.records.events import ToolFailed
 
 if TYPE_CHECKING:
     from turnstream.schemas.fold.messages import Block, Message
-    from turnstream.schemas.records.events import TokensEmitted, ToolFailed, ToolFinished
+    from turnstream.schemas.records.events import TokensEmitted, ToolFinished
 
 TYPES = {"assistant": "ai", "user": "human", "system": "system", "tool": "tool"}
 
 
-def chunk(message: Message, block: Block, record: TokensEmitted) -> dict[str, Any]:
-    """Return these tokens, the last ones of the block, as an `AIMessageChunk`."""
+def chunk(message: Message, block: Block, record: TokensEmitted) -> dict[str, object]:
+    """Return the tokens of a record, the block's last ones, as an `AIMessageChunk`."""
     shown = _chunk(message)
     if message.listed and record.kind != "tool_args":
         about = {"type": record.kind, "index": record.block}
@@ -39,7 +40,7 @@ def chunk(message: Message, block: Block, record: TokensEmitted) -> dict[str, An
     return shown
 
 
-def last_chunk(message: Message) -> dict[str, Any]:
+def last_chunk(message: Message) -> dict[str, object]:
     """Return the chunk that ends a message: no text, the finish reason and the usage."""
     return {
         **_chunk(message),
@@ -50,19 +51,23 @@ def last_chunk(message: Message) -> dict[str, Any]:
     }
 
 
-def whole(message: Message) -> dict[str, Any]:
-    """Return a message as far as it was said."""
-    shown: dict[str, Any] = {
+def whole(message: Message) -> dict[str, object]:
+    """Return a message as far as it has come."""
+    extra = _extra(message)
+    kwargs: dict[str, object] = {}
+    if message.role == "assistant" and (reasoning := message.reasoning):
+        kwargs["reasoning_content"] = reasoning
+    if isinstance(more := extra.get("additional_kwargs"), dict):
+        kwargs |= more
+    shown: dict[str, object] = {
         "content": message.text,
-        "additional_kwargs": {},
+        "additional_kwargs": kwargs,
         "response_metadata": _response_metadata(message),
         "type": TYPES[message.role],
         "name": message.name or None,
         "id": message.message_id,
     }
     if message.role == "assistant":
-        if reasoning := message.reasoning:
-            shown["additional_kwargs"] = {"reasoning_content": reasoning}
         calls, invalid = _tool_calls(message)
         shown |= {
             "tool_calls": calls,
@@ -70,17 +75,15 @@ def whole(message: Message) -> dict[str, Any]:
             "usage_metadata": usage_metadata(message.usage),
         }
     elif message.role == "tool":
-        about = {"tool_call_id": message.tool_call_id, "artifact": None, "status": "success"}
-        shown |= about
-    extra = _extra(message)
-    kwargs = shown["additional_kwargs"] | extra.get("additional_kwargs", {})
+        shown |= {"tool_call_id": message.tool_call_id, "artifact": None, "status": "success"}
     shown |= {**extra, "additional_kwargs": kwargs}
     if message.listed:
-        shown["content"] = _listed(message) + extra.get("content", [])
+        more = extra.get("content")
+        shown["content"] = [*_listed(message), *(more if isinstance(more, list) else ())]
     return shown
 
 
-def _listed(message: Message) -> list[dict[str, Any]]:
+def _listed(message: Message) -> list[dict[str, object]]:
     return [
         {"type": block.kind, block.kind: block.text, "index": number}
         for number, block in sorted(message.blocks.items())
@@ -88,11 +91,11 @@ def _listed(message: Message) -> list[dict[str, Any]]:
     ]
 
 
-def _extra(message: Message) -> dict[str, Any]:
-    return msgspec.json.decode(message.extra) if message.extra else {}
+def _extra(message: Message) -> dict[str, object]:
+    return msgspec.json.decode(message.extra, type=dict[str, object]) if message.extra else {}
 
 
-def _chunk(message: Message) -> dict[str, Any]:
+def _chunk(message: Message) -> dict[str, object]:
     return {
         "content": "",
         "additional_kwargs": {},
@@ -107,8 +110,8 @@ def _chunk(message: Message) -> dict[str, Any]:
     }
 
 
-def _response_metadata(message: Message) -> dict[str, Any]:
-    metadata: dict[str, Any] = {}
+def _response_metadata(message: Message) -> dict[str, object]:
+    metadata: dict[str, object] = {}
     if message.finish_reason:
         metadata["finish_reason"] = message.finish_reason
     if message.usage is not None:
@@ -116,13 +119,13 @@ def _response_metadata(message: Message) -> dict[str, Any]:
     return metadata
 
 
-def _tool_calls(message: Message) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    calls: list[dict[str, Any]] = []
-    invalid: list[dict[str, Any]] = []
+def _tool_calls(message: Message) -> tuple[list[dict[str, object]], list[dict[str, object]]]:
+    calls: list[dict[str, object]] = []
+    invalid: list[dict[str, object]] = []
     for block in sorted(message.calls, key=attrgetter("index")):
         about = {"name": block.tool_name, "id": block.tool_call_id}
         try:
-            args = msgspec.json.decode(block.text or "{}", type=dict[str, Any])
+            args = msgspec.json.decode(block.text or "{}", type=dict[str, object])
         except msgspec.MsgspecError as error:
             invalid.append(
                 {**about, "args": block.text, "error": str(error), "type": "invalid_tool_call"}
@@ -132,11 +135,11 @@ def _tool_calls(message: Message) -> tuple[list[dict[str, Any]], list[dict[str, 
     return calls, invalid
 
 
-def tool_message(record: ToolFinished | ToolFailed) -> dict[str, Any]:
+def tool_message(record: ToolFinished | ToolFailed) -> dict[str, object]:
     """Return a tool's answer as a `ToolMessage`."""
-    failed = hasattr(record, "message")
+    failed = isinstance(record, ToolFailed)
     return {
-        "content": record.message if failed else record.output,  # type: ignore[union-attr]
+        "content": record.message if isinstance(record, ToolFailed) else record.output,
         "additional_kwargs": {},
         "response_metadata": {},
         "type": "tool",
@@ -149,12 +152,12 @@ def tool_message(record: ToolFinished | ToolFailed) -> dict[str, Any]:
 
 
 def tool_message_id(record: ToolFinished | ToolFailed) -> str:
-    """Return the id of a tool's message; writers of an earlier version did not tell it."""
+    """Return the id of a tool's message; records of an earlier version do not carry it."""
     return record.message_id or f"tool-{record.tool_call_id}"
 
 
-def remove_message(message_id: str) -> dict[str, Any]:
-    """Return a `RemoveMessage`: LangChain's word for a message that is taken back."""
+def remove_message(message_id: str) -> dict[str, object]:
+    """Return LangChain's `RemoveMessage`, which takes a message back."""
     return {
         "content": "",
         "additional_kwargs": {},

@@ -1,14 +1,14 @@
-"""A thread as plain events, for those who want tokens and tools and nothing else. Pure.
+"""A thread as plain events, for clients that need no SDK. Pure.
 
 Events (all with `run_id`): `started {attempt}`, `token {message_id, text}`,
 `reasoning {message_id, text}`, `message {message_id, role, text}` (whole), `tool {tool_call_id,
 name, state: running|progress|finished|failed, ...}`, `custom {name, payload}`,
-`question {id, value}`, `resolved {id, actor}` (a question is open no more: `actor` is who answered
-with the run, `superseded` by it, or `expired`), `rewind {message_ids, tool_call_ids}` (forget them:
-said again under other ids), and once a run `end {status, text, error?, questions?}`.
+`question {id, value}`, `resolved {id, actor}` (a question is closed: `actor` is the caller who
+answered it with the run, `superseded` or `expired`), `rewind {message_ids, tool_call_ids}` (remove
+these: they come again under other ids), and once a run `end {status, text, error?, questions?}`.
 
-Of the stream itself, without `run_id`: first `opened {}` for who came without a cursor (its cursor
-is where the stream begins, to come back with after a cut), and `reset {alive}` where the log no
+Two events are of the stream itself and have no `run_id`: `opened {}` comes first for a client
+without a cursor, and its cursor is where the stream begins; `reset {alive}` comes if the log no
 longer reaches a cursor.
 """
 
@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from turnstream.schemas.fold.fold import Verdict
 from turnstream.schemas.fold.messages import Message
@@ -41,12 +41,12 @@ from turnstream.streams.edge.surfaces.run_events import raw
 if TYPE_CHECKING:
     from turnstream.schemas.fold.fold import Change, TurnView
 
-SimpleEvent = tuple[str, dict[str, Any]]
+SimpleEvent = tuple[str, dict[str, object]]
 
 
 @dataclass(slots=True)
 class SimpleProjection:
-    """One reader's view of a thread; feed it the thread's changes in log order."""
+    """One reader's view of a thread; `apply` takes its changes in log order."""
 
     _open: dict[str, Message] = field(default_factory=dict)
     _attempts: Counter[str] = field(default_factory=Counter)
@@ -54,19 +54,23 @@ class SimpleProjection:
     _unshown: set[str] = field(default_factory=set)
 
     def opened(self) -> list[SimpleEvent]:
-        """Return the stream's first event for who came without a cursor."""
+        """Return the first event of a client without a cursor."""
         return [("opened", {})]
 
     def reset(self, *, alive: bool) -> list[SimpleEvent]:
-        """Return the event after which all that was shown is void."""
+        """Return the event that voids all earlier ones."""
         return [("reset", {"alive": alive})]
 
     def apply(self, change: Change) -> list[SimpleEvent]:
         """Return the events that the change shows, in order."""
         record = change.record
         if change.verdict is Verdict.THREAD and isinstance(record, InputResolved):
-            closed = {"id": record.interrupt_id, "actor": record.actor}
-            return [("resolved", {"run_id": record.turn_id} | closed)]
+            closed: dict[str, object] = {
+                "run_id": record.turn_id,
+                "id": record.interrupt_id,
+                "actor": record.actor,
+            }
+            return [("resolved", closed)]
         if change.turn is None or change.verdict in (Verdict.IGNORED, Verdict.GAP):
             return []
         out: list[SimpleEvent] = []
@@ -77,7 +81,7 @@ class SimpleProjection:
             attempt = self._attempts[change.turn.turn_id]
             out.append(("started", {"attempt": attempt}))
         elif self._began_lost(change.turn, record):
-            pass  # its beginning is lost: the thread's state has it whole
+            pass  # the message's beginning is lost; the thread's state has the whole message
         elif isinstance(record, Event) and (event := self._event(record)) is not None:
             out.append(event)
         run_id = {"run_id": change.turn.turn_id}
@@ -109,10 +113,10 @@ class SimpleProjection:
     def _message(
         self, record: TokensEmitted | MessageStarted | MessageFinished
     ) -> SimpleEvent | None:
-        about: dict[str, Any] = {"message_id": record.message_id}
+        about: dict[str, object] = {"message_id": record.message_id}
         if isinstance(record, MessageStarted):
             if record.role == "tool" and record.tool_call_id in self._tools:
-                self._unshown.add(record.message_id)  # the tool's own events tell it
+                self._unshown.add(record.message_id)  # the tool's own events show it
             else:
                 self._open[record.message_id] = Message.of(record)
             return None
@@ -132,7 +136,7 @@ class SimpleProjection:
             return None
         return "token" if record.kind == "text" else "reasoning", about | {"text": record.text}
 
-    def _rewind(self, dropped: tuple[Event, ...]) -> dict[str, Any]:
+    def _rewind(self, dropped: tuple[Event, ...]) -> dict[str, object]:
         messages: dict[str, None] = {}
         tools: dict[str, None] = {}
         for item in dropped:
@@ -145,10 +149,10 @@ class SimpleProjection:
         return {"message_ids": list(messages), "tool_call_ids": list(tools)}
 
 
-def end_of(record: Event) -> dict[str, Any]:
+def end_of(record: Event) -> dict[str, object]:
     """Return how a run ended: `status` as the SDK names it, its text, its error or questions."""
     status, error = ending(record)
-    end: dict[str, Any] = {"status": status, "text": getattr(record, "text", "")}
+    end: dict[str, object] = {"status": status, "text": getattr(record, "text", "")}
     if error is not None:
         end["error"] = {"code": error["error"], "message": error["message"]}
     if isinstance(record, TurnInterrupted):
@@ -156,8 +160,8 @@ def end_of(record: Event) -> dict[str, Any]:
     return end
 
 
-def _tool(record: ToolStarted | ToolProgressed | ToolFinished | ToolFailed) -> dict[str, Any]:
-    tool: dict[str, Any] = {"tool_call_id": record.tool_call_id}
+def _tool(record: ToolStarted | ToolProgressed | ToolFinished | ToolFailed) -> dict[str, object]:
+    tool: dict[str, object] = {"tool_call_id": record.tool_call_id}
     match record:
         case ToolStarted():
             return tool | {"name": record.name, "state": "running", "args": raw(record.args)}

@@ -1,18 +1,17 @@
-"""Changes of the fold to events of the Agent Streaming Protocol (`langchain-protocol`). Pure.
+"""Changes of the fold as events of the Agent Streaming Protocol (`langchain-protocol`). Pure.
 
 The same records give the same events with the same ids and numbers at every edge and every replay,
-as long as the fold began at the start of a turn. What the stock SDKs make of an event decides its
-form here:
+if the fold began at the start of a turn. The stock SDKs decide the form of an event:
 
-- a run begins with a root lifecycle `running`, and ends with `completed` or `failed` and nothing
-  else; a cancelled turn is `failed` with error `cancelled`; open messages are closed before;
-- the id of a root lifecycle event is `synth:<run id>:...`, as the agent server has it: by it the
-  JavaScript SDK knows whose end it sees, and takes no other for the end of what it asked for;
-- a turn that ended unclaimed while another one ran is `failed` after that one's end: most clients
-  take any root `failed` for the end of what runs;
-- a rewind is an `error` for each message that was open, a `values` snapshot, and a new message id;
-- `input.requested` is said once for an id, at the turn's end, for it pauses the SDK's iterators;
-  `input.answered` says that a question is not open any more, whoever or whatever closed it.
+- A run begins with a root lifecycle `running` and ends with `completed` or `failed`. A cancelled
+  turn is `failed` with error `cancelled`. Open messages are closed before the end.
+- The id of a root lifecycle event is `synth:<run id>:...`, as in the agent server. By it the
+  JavaScript SDK knows whose end it reads, and takes no other for the end of its own run.
+- A turn that ended unclaimed while another one ran is `failed` after the end of that one, because
+  most clients take any root `failed` for the end of the running turn.
+- A rewind is an `error` for each open message, a `values` snapshot, and new message ids.
+- `input.requested` comes once for an id, at the turn's end, because it pauses the SDK's iterators.
+  `input.answered` says that a question is closed, by an answer or otherwise.
 """
 
 from __future__ import annotations
@@ -34,27 +33,21 @@ from turnstream.schemas.records.events import (
 )
 from turnstream.streams.edge.deliver.frames import ProtocolEvent, embed, json_bytes
 from turnstream.streams.edge.follow.cursor import RECORD_EVENTS_MAX, first_seq
-from turnstream.streams.edge.surfaces.protocol_turn import (
-    ROOT,
-    SPEAK,
-    OpenTurn,
-    closings,
-    lifecycle,
-    rewound,
-    snapshot,
-    tokens,
-)
+from turnstream.streams.edge.surfaces.protocol_endings import closings, rewound
+from turnstream.streams.edge.surfaces.protocol_records import said
+from turnstream.streams.edge.surfaces.protocol_text import tokens
+from turnstream.streams.edge.surfaces.protocol_turn import ROOT, OpenTurn, lifecycle, snapshot
 
 if TYPE_CHECKING:
     from turnstream.schemas.fold.fold import Change
     from turnstream.streams.edge.surfaces.protocol_message import Draft
 
-# ends of other turns that wait for the end of the one that runs
 UNSAID_MAX = 32
+"""Ends of other turns that wait for the running turn's end; later ones are dropped."""
 
 
 class Projection:
-    """The protocol's view of one thread. Feed it every change of one fold, in order."""
+    """The protocol's view of one thread; `apply` takes every change of one fold, in order."""
 
     def __init__(self, incarnation: int) -> None:
         self._incarnation = incarnation
@@ -64,7 +57,7 @@ class Projection:
         self._unsaid: dict[str, str] = {}
 
     def apply(self, change: Change) -> list[ProtocolEvent]:
-        """Return the protocol events that the change is, in order; at most 64."""
+        """Return the protocol events of a change, in order; at most 64."""
         record = change.record
         verdict = change.verdict
         if verdict is Verdict.THREAD and isinstance(record, InputResolved):
@@ -93,8 +86,7 @@ class Projection:
             return self._end(turn, record)
         if isinstance(record, AttemptStarted):
             return self._start(turn, record)
-        speak = SPEAK.get(type(record))
-        return speak(turn, record) if speak is not None else []
+        return said(turn, record)
 
     def _start(self, turn: OpenTurn, record: AttemptStarted) -> list[Draft]:
         self._active = record.turn_id
@@ -110,7 +102,7 @@ class Projection:
             return [*closings(turn, None), snapshot(), *self._questions(turn, record)]
         error, spoken = _ending(record)
         if isinstance(record, TurnEnded | TurnRejected) and (self._asked or not alone):
-            # somebody else's turn runs, or a question is open: a root `failed` would end those too
+            # another turn runs, or a question is open: a root `failed` would end those too
             if len(self._unsaid) < UNSAID_MAX:
                 self._unsaid[record.turn_id] = error
             return []
@@ -147,7 +139,7 @@ class Projection:
         return ("input.answered", "input", ROOT, json_bytes(data))
 
     def _gap(self, turn: OpenTurn, record: Event) -> list[Draft]:
-        """Events are missing: say so once, and still end with the turn."""
+        """Return an error once for missing events; the turn still ends."""
         drafts: list[Draft] = []
         if not turn.broken:
             turn.broken = True
@@ -157,7 +149,7 @@ class Projection:
         return drafts
 
     def _say_unsaid(self, events: list[ProtocolEvent], record: Event, offset: int) -> None:
-        """Add the ends that had to wait, if no turn runs and no question is open."""
+        """Add the ends that waited, if no turn runs and no question is open."""
         if self._active or self._asked:
             return
         first = first_seq(self._incarnation, offset)
@@ -195,12 +187,12 @@ class Projection:
 
 
 def _ending(record: Event) -> tuple[str, bool]:  # noqa: PLR0911  one answer a kind of end
-    """Return the error that ends the run ("": none), and whether open messages end with it too."""
+    """Return the error that ends the run ("": none), and whether open messages end with it."""
     match record:
         case TurnCompleted():
             return "", False
         case TurnCancelled():
-            return "cancelled", False  # what it had said is kept
+            return "cancelled", False  # its messages are kept
         case TurnFailed():
             return f"{record.code}: {record.message}" if record.message else record.code, True
         case TurnRejected():

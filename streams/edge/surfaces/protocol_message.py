@@ -1,4 +1,4 @@
-"""One message that streams, in the Agent Streaming Protocol: its blocks and their bytes. Pure."""
+"""An open message in the Agent Streaming Protocol: its blocks as bytes. Pure."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from turnstream.schemas.fold.messages import Block, Message
     from turnstream.schemas.records.events import TokensEmitted, Usage
 
-Draft = tuple[str, str, tuple[str, ...], bytes | None]  # method, channel, namespace, data
+Draft = tuple[str, str, tuple[str, ...], bytes | None]
+"""Method, channel, namespace, data."""
 
 _DELTAS = {
     "text": b'{"type":"text-delta","text":',
@@ -23,7 +24,7 @@ _DELTAS = {
 
 @dataclass(slots=True)
 class OpenMessage:
-    """A message that has begun; `public_id` is what clients know it by, `encoded_id` its JSON."""
+    """A message that has begun; clients know it by `public_id` (`encoded_id`: as JSON)."""
 
     message: Message
     public_id: str
@@ -32,7 +33,7 @@ class OpenMessage:
 
 
 def delta(opened: OpenMessage, record: TokensEmitted) -> list[Draft]:
-    """Return a piece of the message, behind its block's start where that is new."""
+    """Return a piece of the message, after its block's start if that is new."""
     drafts: list[Draft] = []
     block = opened.message.blocks.get(record.block)
     if block is None:
@@ -93,6 +94,6 @@ def finish(opened: OpenMessage, usage: Usage | None) -> list[Draft]:
 
 
 def failed(opened: OpenMessage, why: str, code: str) -> Draft:
-    """Return the end of a message that did not become whole."""
+    """Return the end of a message that is not whole."""
     data = {"event": "error", "id": opened.public_id, "message": why, "code": code}
     return ("messages", "messages", opened.namespace, json_bytes(data))

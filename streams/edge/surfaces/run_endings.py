@@ -1,8 +1,8 @@
-"""How a run ends, in the SDK's words: its status, its error, what it asks."""
+"""How a run ends, in the SDK's form: its status, its error, its questions."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from turnstream.schemas.records.events import (
     Event,
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def ending(record: Event) -> tuple[str, dict[str, str] | None]:
-    """Return the SDK's run status of a terminal, and the error it shows, if it is one."""
+    """Return the SDK's run status of a terminal, and its error if the run failed."""
     match record:
         case TurnCompleted():
             return "success", None
@@ -39,7 +39,7 @@ def ending(record: Event) -> tuple[str, dict[str, str] | None]:
 
 
 def run_status(status: str, code: str = "") -> str:
-    """Return the SDK's run status of a turn's: the outcome's, `pending` or `running`."""
+    """Return the SDK's run status for a turn's status: an outcome's, `pending` or `running`."""
     if status in ("pending", "running"):
         return status
     if status in ("failed", "rejected"):
@@ -47,11 +47,11 @@ def run_status(status: str, code: str = "") -> str:
     return "success" if status == "completed" else "interrupted"
 
 
-def shown(interrupts: tuple[Interrupt, ...]) -> list[dict[str, Any]]:
-    """Return questions as the SDK knows them, with the schema and the time of an answer, if any."""
-    found: list[dict[str, Any]] = []
+def shown(interrupts: tuple[Interrupt, ...]) -> list[dict[str, object]]:
+    """Return questions in the SDK's form, with schema and deadline of the answer if given."""
+    found: list[dict[str, object]] = []
     for one in interrupts:
-        question: dict[str, Any] = {"value": raw(one.payload), "id": one.id}
+        question: dict[str, object] = {"value": raw(one.payload), "id": one.id}
         if one.response_schema:
             question["response_schema"] = raw(one.response_schema)
         if one.expires_at:
@@ -61,5 +61,5 @@ def shown(interrupts: tuple[Interrupt, ...]) -> list[dict[str, Any]]:
 
 
 def error_shown(code: str, message: str) -> dict[str, str]:
-    """Return an error as the SDK knows it."""
+    """Return an error in the SDK's form."""
     return {"error": code or "failed", "message": message or code or "the turn failed"}

@@ -1,9 +1,8 @@
-"""What the SDK's run-scoped stream is made of: its modes, and the events that they show."""
+"""The items of the SDK's run-scoped stream, and its modes."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import msgspec
 
@@ -30,17 +29,18 @@ class RunEvent:
     """One server-sent event: its name and its data, a JSON value (`msgspec.Raw` for JSON text)."""
 
     event: str
-    data: Any
+    data: object
 
 
 @dataclass(frozen=True, slots=True)
 class StateWanted:
-    """State belongs here: of one checkpoint, or ("") the last one that the turn wrote.
+    """A place for a state: that of a checkpoint, or ("") the last one that the turn wrote.
 
-    `before`: the one that the turn began with. `ns`: the LangGraph namespace of the graph whose
-    state it is. `values`: whether the mode `values` shows it. `asked` are the questions that
-    stopped the graph, as a JSON list. `final` says that the turn is over, so that the state is
-    there; else its checkpoint may be a moment away, or never come.
+    - `before`: the state with which the turn began;
+    - `ns`: the LangGraph namespace of the state's graph;
+    - `values`: whether the mode `values` shows it;
+    - `asked`: the questions that stopped the graph, as a JSON list;
+    - `final`: the turn is over, so the state is committed. Else it may come later, or never.
     """
 
     checkpoint_id: str = ""
@@ -54,19 +54,20 @@ class StateWanted:
 
 @dataclass(frozen=True, slots=True)
 class TaskWanted:
-    """A task's input or result belongs into events that follow; the log does not hold a large one.
+    """A large input or result of a task, which later events show and the log does not hold.
 
-    It is that of the task at the checkpoint, or ("") at the one that the turn began with. `about`
-    is the task as the modes `tasks` and `debug` show it, and is filled in; `update` likewise, by
-    the node's name, where the task has ended. `sent`: its input is no part of the state.
+    It is that of the task at a checkpoint, or ("") at the one with which the turn began. The reader
+    of the state fills it into `about`, the task in the form of the modes `tasks` and `debug`. If
+    the task has ended, it also fills `update`, by the node's name. `sent`: the input came from a
+    `Send` and is not part of the state.
     """
 
     checkpoint_id: str
     ns: str
     node: str
     task_id: str
-    about: dict[str, Any]
-    update: dict[str, Any] | None = None
+    about: dict[str, object]
+    update: dict[str, object] | None = None
     sent: bool = False
 
 
@@ -74,5 +75,5 @@ RunItem = RunEvent | StateWanted | TaskWanted
 
 
 def raw(text: str) -> msgspec.Raw:
-    """Return JSON text as a value that is embedded as it is."""
+    """Return JSON text as a value that is encoded unchanged."""
     return msgspec.Raw(embed(text))

@@ -1,9 +1,9 @@
-"""A run's messages as the run-scoped modes `messages` and `messages-tuple` show them."""
+"""A run's messages in the run-scoped modes `messages` and `messages-tuple`."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
@@ -35,22 +35,22 @@ if TYPE_CHECKING:
 
 PLACES = ("langgraph_", "checkpoint_", "ls_", "lc_versions", "tags")
 
-# an event's name, the path at which it was said, its data
-Said = tuple[str, str, Any]
+Said = tuple[str, str, object]
+"""An event's name, the path at which it was said, and its data."""
 
 
 class _Open(NamedTuple):
     message: Message
-    metadata: dict[str, Any]
+    metadata: dict[str, object]
 
 
 @dataclass(slots=True)
 class RunMessages:
-    """The messages that are open; each method takes a record in and yields what is shown of it.
+    """The open messages of a run; each method takes a record and yields what is shown of it.
 
     `partial`: the log has lost the run's beginning. A message that began there is not shown.
-    `keep_nested`: keep what nested graphs said, for readers that are not shown it there, because a
-    node around them may return it. What that node says besides is held until then, for the order.
+    `keep_nested`: keep messages of nested graphs, which the reader is not shown there, because a
+    node around them may return them. The node's own messages are held until then, for the order.
     """
 
     modes: frozenset[str]
@@ -60,15 +60,15 @@ class RunMessages:
     _open: dict[str, _Open] = field(default_factory=dict)
     _nested: dict[str, _Open] = field(default_factory=dict)
     _held: dict[str, dict[str, _Open]] = field(default_factory=dict)
-    _told: set[str] = field(default_factory=set)  # messages/metadata shows, once for each
+    _told: set[str] = field(default_factory=set)  # messages whose metadata was shown
 
     def began(self, record: MessageStarted) -> None:
-        """Open a message: nothing is shown until something is said."""
+        """Open a message; it is shown with its first tokens."""
         metadata = self.tasks.metadata_of(record)
         self._open[record.message_id] = _Open(Message.of(record), metadata)
 
     def take(self, record: TokensEmitted) -> tuple[_Open, Block] | None:
-        """Add tokens to their message; None for one that is not shown."""
+        """Add tokens to their message; return None if the message is not shown."""
         opened = self._open.get(record.message_id)
         if opened is None:
             if self.partial:
@@ -79,7 +79,7 @@ class RunMessages:
         return opened, opened.message.take(record)
 
     def tokens(self, record: TokensEmitted) -> Iterator[Said]:
-        """Show tokens: as a chunk, or as the whole message so far."""
+        """Show tokens as a chunk, and as the message so far."""
         taken = self.take(record)
         if taken is None:
             return
@@ -106,10 +106,11 @@ class RunMessages:
             self._held.setdefault(message.path, {})[record.message_id] = opened
         else:
             last = last_chunk(message) if streamed else whole(message)
-            yield from self._complete(message.path, last, whole(message), opened.metadata)
+            name = message.message_id
+            yield from self._complete(name, message.path, last, whole(message), opened.metadata)
 
     def returned(self, record: StepFinished) -> Iterator[Said]:
-        """Show what nested graphs said and a node around them returned, in the order it gave."""
+        """Show messages of nested graphs that a node around them returned, in the node's order."""
         held = self._held.pop(record.path, {})
         if not (held or record.messages):
             return
@@ -117,26 +118,27 @@ class RunMessages:
         for message_id in dict.fromkeys((*given, *record.messages, *held)):
             if (own := held.get(message_id)) is not None:
                 said = whole(own.message)
-                yield from self._complete(record.path, said, said, own.metadata)
+                yield from self._complete(message_id, record.path, said, said, own.metadata)
             elif message_id in record.messages and message_id in self._nested:
                 inner = self._nested.pop(message_id)
-                # the node may have given it a name
-                said = given.get(message_id) or whole(inner.message)
+                # the node may have named it
+                named = given.get(message_id) or whole(inner.message)
                 about = _foreign(inner.metadata) | self.tasks.metadata(record.path)
-                yield from self._complete(record.path, said, said, about)
+                yield from self._complete(message_id, record.path, named, named, about)
 
     def _encloses(self, path: str) -> bool:
         return any(covers(f"{path}|", inner.message.path) for inner in self._nested.values())
 
     def tool(self, record: ToolFinished | ToolFailed) -> Iterator[Said]:
-        """Show what a tool answered, unless that is said as a message of its own."""
+        """Show a tool's answer, unless it comes as a message of its own."""
         if not record.apart:
             message = tool_message(record)
             about = self.tasks.metadata(record.path)
-            yield from self._complete(record.path, message, message, about)
+            name = tool_message_id(record)
+            yield from self._complete(name, record.path, message, message, about)
 
     def taken_back(self, dropped: tuple[Event, ...]) -> Iterator[Said]:
-        """Remove each message of which something was dropped."""
+        """Take back each message of which something was dropped."""
         gone: dict[str, str] = {}
         for item in dropped:
             match item:
@@ -153,33 +155,34 @@ class RunMessages:
             self._nested.pop(message_id, None)
             removed = remove_message(message_id)
             self._told.add(message_id)
-            yield from self._complete(path, removed, removed, self.tasks.metadata(path))
+            about = self.tasks.metadata(path)
+            yield from self._complete(message_id, path, removed, removed, about)
 
     def _complete(
-        self, path: str, last: Any, complete: Any, metadata: dict[str, Any]
+        self, message_id: str, path: str, last: object, complete: object, metadata: object
     ) -> Iterator[Said]:
         if "messages-tuple" in self.modes:
             yield "messages", path, [last, metadata]
         if "messages" in self.modes:
-            yield from self._tell(complete["id"], path, metadata)
+            yield from self._tell(message_id, path, metadata)
             yield "messages/complete", path, [complete]
-        self._told.discard(complete["id"])
+        self._told.discard(message_id)
 
-    def _tell(self, message_id: str, path: str, metadata: dict[str, Any]) -> Iterator[Said]:
+    def _tell(self, message_id: str, path: str, metadata: object) -> Iterator[Said]:
         if message_id not in self._told:
             self._told.add(message_id)
             yield "messages/metadata", path, {message_id: {"metadata": metadata}}
 
 
-def _foreign(metadata: dict[str, Any]) -> dict[str, Any]:
-    """Return what a nested graph added to a message's metadata, LangGraph's own left out."""
+def _foreign(metadata: dict[str, object]) -> dict[str, object]:
+    """Return the metadata that a nested graph added, without LangGraph's own."""
     return {key: item for key, item in metadata.items() if not key.startswith(PLACES)}
 
 
-def _messages_in(update: str) -> dict[str, Any]:
-    """Return the messages in an update, by id, where LangGraph looks for them: two levels deep."""
-    found: dict[str, Any] = {}
-    values = msgspec.json.decode(update) if update else None
+def _messages_in(update: str) -> dict[str, object]:
+    """Return the messages in an update by id, two levels deep, as LangGraph looks for them."""
+    found: dict[str, object] = {}
+    values: object = msgspec.json.decode(update) if update else None
     for value in values.values() if isinstance(values, dict) else ():
         for one in value if isinstance(value, list) else (value,):
             if isinstance(one, dict) and isinstance(one.get("id"), str) and "content" in one:

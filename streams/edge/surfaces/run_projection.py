@@ -1,22 +1,21 @@
-"""A run as the SDK's run-scoped stream shows it: fold changes in, server-sent events out. Pure.
+"""A run in the SDK's run-scoped stream: changes of the fold in, server-sent events out. Pure.
 
 Modes: `values`, `updates`, `messages`, `messages-tuple`, `custom`, `tasks`, `checkpoints`, `debug`,
-`tools`. What needs the thread's state comes out as `StateWanted`; the caller reads the state and
-passes it to `state_events`. The first record of an attempt gives `metadata` (with the attempt's
-number), a failed turn ends with `error`, any other with `end`.
+`tools`. A place for the thread's state comes out as `StateWanted`; the caller reads the state and
+passes it to `state_events`. Each attempt begins with `metadata` and the attempt's number. A failed
+turn ends with `error`, any other with `end`.
 
-Where the log has lost the run's beginning, or the cursor is void, `reset` comes first: what the
-client has is void, `values` are the truth, and of messages only those are shown that began later.
+If the log has lost the run's beginning, or the cursor is void, `reset` comes first. What the client
+has is void then, `values` are the truth, and only messages that began later are shown.
 
-A rewind: each message that was taken back is sent once more as a `remove` message, `metadata` tells
-the new attempt's number, and a `values` snapshot restores the truth. New text has new message ids.
+On a rewind, each message that was taken back comes once more as a `remove` message, `metadata` has
+the new attempt's number, and a `values` snapshot shows the truth. New text has new message ids.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from turnstream.schemas.fold.fold import Verdict
 from turnstream.schemas.records.events import (
@@ -35,6 +34,7 @@ from turnstream.schemas.records.events import (
     ToolStarted,
     TurnInterrupted,
 )
+from turnstream.streams.edge.surfaces.encoding import encode
 from turnstream.streams.edge.surfaces.run_endings import ending, error_shown, run_status, shown
 from turnstream.streams.edge.surfaces.run_events import (
     CHECKPOINT_MODES,
@@ -46,9 +46,14 @@ from turnstream.streams.edge.surfaces.run_events import (
 )
 from turnstream.streams.edge.surfaces.run_messages import RunMessages
 from turnstream.streams.edge.surfaces.run_states import INTERRUPT, RunStates
-from turnstream.streams.edge.surfaces.run_tasks import Tasks
+from turnstream.streams.edge.surfaces.run_tasks import (
+    Tasks,
+    debugged,
+    task_ended,
+    task_started,
+    task_update,
+)
 from turnstream.streams.edge.surfaces.run_tools import tool_event
-from turnstream.streams.edge.surfaces.states import encode
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -65,19 +70,22 @@ TASK_MODES = frozenset({"tasks", "debug"})
 
 @dataclass(slots=True)
 class RunProjection:
-    """One reader's view of one run; feed it the changes of the run's thread in log order.
+    """One reader's view of one run; `apply` takes the changes of its thread in log order.
 
-    `modes` are those asked for; `subgraphs` shows what nested graphs say too, under the event name
-    and their namespace (`updates|node:task`). `resumed`: the run answers questions. `about` goes
-    into every message's metadata. The caller sets `shown` to the checkpoint whose values it has
-    shown last. `questions` are those that the run ended with, as a JSON list.
+    - `modes`: those that the reader asked for;
+    - `subgraphs`: also show nested graphs, with their namespace in an event's name
+      (`updates|node:task`);
+    - `resumed`: the run answers questions;
+    - `about`: goes into every message's metadata;
+    - `shown`: the checkpoint whose values were shown last, set by the caller;
+    - `questions`: those with which the run ended, as a JSON list.
     """
 
     run_id: str
     modes: frozenset[str]
     subgraphs: bool = False
     resumed: bool = False
-    about: Mapping[str, Any] = field(default_factory=dict)
+    about: Mapping[str, object] = field(default_factory=dict)
     done: bool = False
     status: str = "running"
     attempts: int = 0
@@ -96,7 +104,7 @@ class RunProjection:
         self._messages = RunMessages(self.modes, self._tasks, keep_nested=not self.subgraphs)
 
     def apply(self, change: Change) -> list[RunItem]:
-        """Return what the change shows, in order; nothing for other turns and void records."""
+        """Return what a change shows, in order; nothing for other turns and void records."""
         record = change.record
         if self.done or not isinstance(record, Event) or record.turn_id != self.run_id:
             return []
@@ -128,8 +136,10 @@ class RunProjection:
                 self._messages.began(record)
             case MessageFinished():
                 self._say(self._messages.ended(record), out)
-            case StepStarted() | StepFinished():
-                self._step(record, out)
+            case StepStarted():
+                self._started(record, out)
+            case StepFinished():
+                self._finished(record, out)
             case ToolStarted() | ToolProgressed() | ToolFinished() | ToolFailed():
                 self._tool(record, out)
             case CustomEmitted():
@@ -142,50 +152,43 @@ class RunProjection:
             case _:
                 pass
 
-    def _step(self, record: StepStarted | StepFinished, out: list[RunItem]) -> None:
-        about: dict[str, Any] = {"id": record.task_id, "name": record.node}
-        if isinstance(record, StepStarted):
-            self._tasks.began(record)
-            self._state(self._states.began(record, self._tasks.space(record.path)), out)
-            given = raw(record.input) if record.input else None
-            about |= {"input": given, "triggers": record.triggers}
-            if not record.input and record.triggers:
-                self._large(record, about, None, out)
-            if record.metadata:
-                about["metadata"] = raw(record.metadata)
-            kind = "task"
-        else:
-            if not self.subgraphs:
-                self._say(self._messages.returned(record), out)
-            update = raw(record.update) if record.update else None
-            asked = raw(record.interrupts) if record.interrupts else []
-            shown_as = {INTERRUPT: asked} if record.interrupts else {record.node: update}
-            if not (record.update or record.error or record.interrupts):
-                self._large(record, about, shown_as, out)
-            if "updates" in self.modes and not record.error:
-                self._put(out, "updates", record.path, shown_as)
-            self._asked = self._asked or bool(record.interrupts)
-            result: Any = raw(record.result) if record.result else update
-            if record.update == "null" or record.interrupts:
-                result = {}
-            about |= {"error": record.error or None, "interrupts": asked, "result": result}
-            kind = "task_result"
+    def _started(self, record: StepStarted, out: list[RunItem]) -> None:
+        self._tasks.began(record)
+        self._state(self._states.began(record, self._tasks.space(record.path)), out)
+        about = task_started(record)
+        if not record.input and record.triggers:
+            self._large(record, about, None, out)
+        self._task(record, about, out)
+
+    def _finished(self, record: StepFinished, out: list[RunItem]) -> None:
+        if not self.subgraphs:
+            self._say(self._messages.returned(record), out)
+        about, update = task_ended(record), task_update(record)
+        if not (record.update or record.error or record.interrupts):
+            self._large(record, about, update, out)
+        if "updates" in self.modes and not record.error:
+            self._put(out, "updates", record.path, update)
+        self._asked = self._asked or bool(record.interrupts)
+        self._task(record, about, out)
+
+    def _task(
+        self, record: StepStarted | StepFinished, about: dict[str, object], out: list[RunItem]
+    ) -> None:
         if "tasks" in self.modes:
             self._put(out, "tasks", record.path, about)
         if isinstance(record, StepFinished):
             self._state(self._states.ended(record, self._tasks.space(record.path)), out)
         if "debug" in self.modes:
-            data = {"type": kind, "step": record.step, "timestamp": _iso(record.at)}
-            self._put(out, "debug", record.path, {**data, "payload": about})
+            self._put(out, "debug", record.path, debugged(record, about))
 
     def _large(
         self,
         record: StepStarted | StepFinished,
-        about: dict[str, Any],
-        update: dict[str, Any] | None,
+        about: dict[str, object],
+        update: dict[str, object] | None,
         out: list[RunItem],
     ) -> None:
-        """Ask for what the log does not hold of a task, if it is shown."""
+        """Ask for a task's large input or result, if it is shown."""
         wanted = TASK_MODES if update is None else TASK_MODES | {"updates"}
         if self.modes & wanted and self._shown(record.path):
             ns = self._tasks.space(record.path)
@@ -219,14 +222,14 @@ class RunProjection:
         self._end(error, asked, out)
 
     def reset(self) -> list[RunItem]:
-        """Return what voids all that was shown: the cursor is void, or the run's beginning lost."""
+        """Return the items that void all earlier ones."""
         out: list[RunItem] = [RunEvent("reset", {"run_id": self.run_id})]
         if "values" in self.modes:
             out.append(StateWanted())
         return out
 
     def lost(self, outcome: Outcome) -> list[RunItem]:
-        """Return the end of a run whose terminal the log lost, from the ledger's outcome."""
+        """Return the end of a run from the ledger's outcome; the log has lost its terminal."""
         self.status = run_status(outcome.status, outcome.code)
         failed = outcome.status in ("failed", "rejected")
         out: list[RunItem] = []
@@ -244,7 +247,7 @@ class RunProjection:
         if error is not None:
             out.append(RunEvent("error", error))
             return
-        if asked and not self._asked and "updates" in self.modes:  # no task told of it
+        if asked and not self._asked and "updates" in self.modes:  # no task showed them
             out.append(RunEvent("updates", {INTERRUPT: shown(asked)}))
         self.questions = encode(shown(asked)).decode() if asked else ""
         if "values" in self.modes and not self._is_shown(asked):
@@ -252,13 +255,13 @@ class RunProjection:
         out.append(RunEvent("end", {"run_id": self.run_id, "status": self.status}))
 
     def _is_shown(self, asked: tuple[Interrupt, ...]) -> bool:
-        """Tell whether the values with which the run ends were the last that were shown."""
+        """Return whether the values with which the run ends were shown last."""
         if asked:
             return self._asked
         return self.status == "success" and bool(self._values) and self.shown == self._values
 
     def _rewind(self, dropped: tuple[Event, ...], out: list[RunItem]) -> None:
-        """Take back the messages of which something was dropped, and the tasks that began."""
+        """Take back messages of which something was dropped, and started tasks."""
         for item in dropped:
             if isinstance(item, StepStarted):
                 self._tasks.undone(item)
@@ -271,17 +274,13 @@ class RunProjection:
     def _shown(self, path: str) -> bool:
         return self.subgraphs or "|" not in path
 
-    def _put(self, out: list[RunItem], event: str, path: str, data: Any) -> None:
-        """Add an event said at `path`; its mode is the part of its name before a slash."""
+    def _put(self, out: list[RunItem], event: str, path: str, data: object) -> None:
+        """Add an event of a record at `path`; its mode is its name up to a slash."""
         nested = "|" in path
         if nested and not self.subgraphs:
             return
         if event == "custom" and "custom" not in self.modes:
             return
-        if nested and not event.startswith("messages/"):  # LangGraph's server adds no namespace
+        if nested and not event.startswith("messages/"):  # LangGraph's server names none
             event = f"{event}|{self._tasks.space(path)}"
         out.append(RunEvent(event, data))
-
-
-def _iso(at_us: int) -> str:
-    return (datetime.fromtimestamp(0, UTC) + timedelta(microseconds=at_us)).isoformat()

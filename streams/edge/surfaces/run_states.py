@@ -1,9 +1,9 @@
-"""A thread's state as the run-scoped modes show it, and when they show it."""
+"""A thread's state in the run-scoped modes: when they show it, and in which form."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from turnstream.schemas.records.events import CheckpointSaved, StepFinished, StepStarted
+    from turnstream.streams.edge.surfaces.state_json import StateJson, TaskJson
 
 INTERRUPT = "__interrupt__"
 NOTHING = "null"
@@ -21,10 +22,10 @@ CHECKPOINTS_OWN = ("source", "step", "parents", "counters_since_delta_snapshot")
 
 @dataclass(slots=True)
 class RunStates:
-    """Which states a run shows, as LangGraph would: by the namespaces of its graphs.
+    """The states that a run shows, as LangGraph does, by the namespaces of its graphs.
 
-    `resumed`: the run answers questions. The mode `values` shows the state that such a run goes on
-    from, and each state that a step changed: a step that wrote nothing has a checkpoint, and no
+    `resumed`: the run answers questions. The mode `values` shows the state from which such a run
+    goes on, and each state that a step changed. A step that wrote nothing has a checkpoint and no
     values.
     """
 
@@ -38,12 +39,12 @@ class RunStates:
         return self._last.get(ns, "")
 
     def anew(self) -> None:
-        """Begin again: another attempt goes on where the checkpoints stand."""
+        """Begin again: the next attempt goes on from the last checkpoints."""
         self._begun.clear()
         self._wrote.clear()
 
     def saved(self, record: CheckpointSaved) -> StateWanted:
-        """Take in a checkpoint."""
+        """Take a checkpoint; return its state's place."""
         ns, is_input = record.ns, record.source == "input"
         values = not is_input and ns in self._wrote
         self._begun.add(ns)
@@ -54,14 +55,14 @@ class RunStates:
         return StateWanted(record.checkpoint_id, record.step, ns=ns, values=values)
 
     def began(self, record: StepStarted, ns: str) -> StateWanted | None:
-        """Take in a task's start: without a checkpoint before it, the graph goes on from one."""
+        """Take a task's start; return the state from which a resumed graph goes on."""
         if ns in self._begun or not self.resumed:
             return None
         self._begun.add(ns)
         return StateWanted(step=record.step - 1, ns=ns, before=True)
 
     def ended(self, record: StepFinished, ns: str) -> StateWanted | None:
-        """Take in a task's end."""
+        """Take a task's end; return the state's place if the task asked something."""
         if record.interrupts:
             return StateWanted(ns=ns, asked=record.interrupts)
         if not record.error and record.update != NOTHING:
@@ -69,10 +70,8 @@ class RunStates:
         return None
 
 
-def state_events(
-    wanted: StateWanted, modes: frozenset[str], state: Mapping[str, Any]
-) -> list[RunEvent]:
-    """Return what the modes show of a state (in the form of `states.thread_state`)."""
+def state_events(wanted: StateWanted, modes: frozenset[str], state: StateJson) -> list[RunEvent]:
+    """Return what the modes show of a state."""
     out: list[RunEvent] = []
     place = f"|{wanted.ns}" if wanted.ns else ""
     if "values" in modes and wanted.values:
@@ -101,17 +100,19 @@ def state_events(
     return out
 
 
-def _metadata(metadata: Mapping[str, Any], wanted: StateWanted) -> Mapping[str, Any]:
-    """Return a checkpoint's metadata: that of a new one has not the run's own yet."""
+def _metadata(metadata: Mapping[str, object], wanted: StateWanted) -> Mapping[str, object]:
+    """Return a checkpoint's metadata; a new checkpoint does not have the run's own yet."""
     if wanted.before:
         return metadata
     return {key: metadata[key] for key in CHECKPOINTS_OWN if key in metadata}
 
 
-def _task(task: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a task as it stands when its checkpoint is written: nothing of it has run."""
+def _task(task: TaskJson) -> dict[str, object]:
+    """Return a task as it is when its checkpoint is written, before it runs."""
     inner = task["checkpoint"]
-    place = {key: inner[key] for key in ("thread_id", "checkpoint_ns")} if inner else None
+    place = None
+    if inner:
+        place = {"thread_id": inner["thread_id"], "checkpoint_ns": inner["checkpoint_ns"]}
     return {
         "id": task["id"],
         "name": task["name"],

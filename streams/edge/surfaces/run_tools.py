@@ -1,15 +1,15 @@
-"""A tool's events as the run-scoped mode `tools` shows them."""
+"""A tool's events in the run-scoped mode `tools`."""
 
 from __future__ import annotations
-
-from typing import Any
 
 from turnstream.schemas.records.events import ToolFailed, ToolFinished, ToolProgressed, ToolStarted
 from turnstream.streams.edge.surfaces.run_events import raw
 
 
-def tool_event(record: ToolStarted | ToolProgressed | ToolFinished | ToolFailed) -> dict[str, Any]:
-    """Return what the mode `tools` shows of a tool's event."""
+def tool_event(
+    record: ToolStarted | ToolProgressed | ToolFinished | ToolFailed,
+) -> dict[str, object]:
+    """Return the mode's event for a record."""
     match record:
         case ToolStarted():
             return {

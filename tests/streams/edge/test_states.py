@@ -13,7 +13,8 @@ from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.types import interrupt
 
 from turnstream.schemas.errors import ConflictError, NotFoundError
-from turnstream.streams.edge.surfaces.states import States, encode
+from turnstream.streams.edge.surfaces.encoding import encode
+from turnstream.streams.edge.surfaces.states import States
 
 KEY = "acme/t"
 

@@ -22,7 +22,7 @@ from websockets.exceptions import ConnectionClosed
 
 from turnstream.schemas.records import events as ev
 from turnstream.streams.app.edge import open_edge
-from turnstream.streams.edge.routes.socket import Frame
+from turnstream.streams.edge.routes.plain_dialect import Frame
 
 SECRET = "a secret of at least thirty-two bytes"
 MARK = "only-acme-knows"

@@ -9,7 +9,7 @@ from turnstream.streams.edge.deliver.event_stream import EventStream, sse
 from turnstream.streams.edge.follow.cursor import Cursor
 from turnstream.streams.edge.follow.surface import follow
 from turnstream.streams.edge.routes.deps import Caller
-from turnstream.streams.edge.surfaces.states import encode
+from turnstream.streams.edge.surfaces.encoding import encode
 
 router = APIRouter()
 
