@@ -18,7 +18,8 @@ from turnstream.streams.cli.options import HERE, Dir, parsed
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from turnstream.streams.client.terminal import Chat, End, Piece
+    from turnstream.streams.client.pieces import End, Piece
+    from turnstream.streams.client.terminal import Chat
 
 EXIT_FAILED = 1
 EXIT_CANCELLED = 130
@@ -109,7 +110,7 @@ def _converse(runner: asyncio.Runner, talk: "Chat", as_json: bool, err: "Console
 
 async def _turn(talk: "Chat", call: Any, screen: "Screen") -> "tuple[End, list[Piece]]":
     """Run one turn to its end; Ctrl-C asks for its cancel, a second one leaves at once."""
-    from turnstream.streams.client.terminal import End
+    from turnstream.streams.client.pieces import End
 
     loop = asyncio.get_running_loop()
     stopping: list[asyncio.Task[None]] = []

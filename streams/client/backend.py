@@ -11,7 +11,6 @@ checks the fields and matches the answers.
 
 from __future__ import annotations
 
-import asyncio
 import os
 import time
 from contextlib import AsyncExitStack
@@ -19,19 +18,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
-import structlog
-from aiokafka import AIOKafkaProducer, TopicPartition
+from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
 from turnstream.connectors.avro import Codec
 from turnstream.connectors.kafka.wire.clients import client_options, open_client
-from turnstream.connectors.kafka.wire.consumers import new_consumer, partitions_of
+from turnstream.connectors.kafka.wire.consumers import new_consumer
 from turnstream.schemas.errors import (
     InvalidRequestError,
     KafkaUnavailableError,
     RecordTooLargeError,
-    TooManyRequestsError,
-    UndecodableError,
 )
 from turnstream.schemas.ids import (
     check_tenant,
@@ -42,20 +38,18 @@ from turnstream.schemas.ids import (
     turn_id_of_key,
 )
 from turnstream.schemas.records.commands import CancelTurn, ResumeTurn, StartTurn
-from turnstream.schemas.records.results import DEAD_LETTER, TurnResult
 from turnstream.schemas.topics import COMMAND_BYTES_MAX, Topics
+from turnstream.streams.client.results import Results
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from types import TracebackType
 
     from turnstream.schemas.records.commands import OnBusy
-
-log = structlog.get_logger(__name__)
+    from turnstream.schemas.records.results import TurnResult
 
 PENDING_MAX = 10_000
 _RECORD_OVERHEAD = 1024
-_POLL_MS = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,12 +88,8 @@ class TurnClient:
         self._actor = actor
         names = topics or Topics()
         self._commands = names.turns_of(tenant)
-        self._results = names.results_of(tenant)
         self._codec = codec or Codec()
-        self._pending_max = pending_max
-        self._pending: dict[str, asyncio.Future[TurnResult]] = {}
         self._stack = AsyncExitStack()
-        self._reading: asyncio.Task[None] | None = None
         self._producer = AIOKafkaProducer(
             acks="all", enable_idempotence=True, **client_options(bootstrap, kafka)
         )
@@ -110,6 +100,7 @@ class TurnClient:
             max_partition_fetch_bytes=8 << 20,
             **kafka,
         )
+        self._results = Results(self._consumer, names.results_of(tenant), self._codec, pending_max)
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
@@ -117,11 +108,11 @@ class TurnClient:
                 await open_client(one.start, one.stop, self._bootstrap)
                 stack.push_async_callback(one.stop)
             try:
-                await self._seek_to_end()
+                await self._results.seek_to_end()
             except KafkaError as error:
-                raise KafkaUnavailableError(f"results of {self._results}: {error!r}") from error
-            self._reading = asyncio.create_task(self._read(), name="turn-results")
-            stack.push_async_callback(self._stop_reading)
+                raise KafkaUnavailableError(f"results of {self._tenant}: {error!r}") from error
+            stack.push_async_callback(self._results.stop)
+            self._results.start()
             self._stack = stack.pop_all()
         return self
 
@@ -206,12 +197,7 @@ class TurnClient:
         command that became a dead letter has the code `dead_letter`; the turn's own result, which
         follows a requeue, replaces it until this is called.
         """
-        waiting = self._pending.get(published.turn_id)
-        if waiting is None:
-            raise InvalidRequestError(f"turn {published.turn_id} is not awaited", field="turn_id")
-        async with asyncio.timeout(timeout_s):
-            await self._until(waiting)
-        return self._pending.pop(published.turn_id).result()
+        return await self._results.wait(published.turn_id, timeout_s)
 
     async def run(
         self, thread_id: str, text: str, *, timeout_s: float | None = 300.0, **options: Any
@@ -247,16 +233,13 @@ class TurnClient:
         value = self._codec.encode(command)
         if len(key) + len(value) + _RECORD_OVERHEAD > COMMAND_BYTES_MAX:
             raise RecordTooLargeError(f"the command has {len(value)} bytes")
-        if awaited and command.turn_id not in self._pending:
-            if len(self._pending) >= self._pending_max:
-                raise TooManyRequestsError(f"{self._pending_max} results are awaited already")
-            # before the send: a result may be quicker than the acknowledgement
-            self._pending[command.turn_id] = asyncio.get_running_loop().create_future()
+        if awaited:  # before the send: a result may be quicker than the acknowledgement
+            self._results.expect(command.turn_id)
         try:
             stored = await self._producer.send_and_wait(self._commands, value, key=key)
         except KafkaError as error:
             if awaited:
-                self._pending.pop(command.turn_id, None)
+                self._results.forget(command.turn_id)
             raise KafkaUnavailableError(f"{self._commands}: {error!r}") from error
         return Published(
             turn_id=command.turn_id,
@@ -266,53 +249,6 @@ class TurnClient:
             partition=stored.partition,
             offset=stored.offset,
         )
-
-    async def _until(self, waiting: asyncio.Future[TurnResult]) -> None:
-        """Wait for the result, or for the reading to end, which then says why."""
-        reading = self._reading
-        if reading is None:
-            raise KafkaUnavailableError("the client is not open")
-        both: set[asyncio.Future[Any]] = {waiting, reading}
-        await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
-        if not waiting.done():
-            reading.result()
-            raise KafkaUnavailableError("the client has been closed")
-
-    async def _seek_to_end(self) -> None:
-        numbers = await partitions_of(self._consumer, self._results)
-        targets = [TopicPartition(self._results, number) for number in numbers]
-        self._consumer.assign(targets)
-        for target, offset in (await self._consumer.end_offsets(targets)).items():
-            self._consumer.seek(target, offset)
-
-    async def _read(self) -> None:
-        while True:
-            for records in (await self._consumer.getmany(timeout_ms=_POLL_MS)).values():
-                for record in records:
-                    self._take(record.value or b"")
-
-    def _take(self, value: bytes) -> None:
-        try:
-            result = self._codec.decode(value)
-        except UndecodableError as error:
-            log.warning("a result cannot be read", code=error.code)
-            return
-        if isinstance(result, TurnResult):
-            waiting = self._pending.get(result.turn_id)
-            if waiting is None:
-                return
-            if not waiting.done():
-                waiting.set_result(result)  # repeats are equal: the first one counts
-            elif waiting.result().code == DEAD_LETTER != result.code:
-                # the letter was requeued, and this is the turn's own result
-                renewed: asyncio.Future[TurnResult] = asyncio.get_running_loop().create_future()
-                renewed.set_result(result)
-                self._pending[result.turn_id] = renewed
-
-    async def _stop_reading(self) -> None:
-        if self._reading is not None:
-            self._reading.cancel()
-            await asyncio.gather(self._reading, return_exceptions=True)
 
 
 def _json(value: Any) -> str:

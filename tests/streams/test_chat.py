@@ -10,7 +10,8 @@ from aiohttp import WSMsgType, web
 from aiohttp.test_utils import TestServer
 
 from turnstream.schemas.errors import UnavailableError
-from turnstream.streams.client.terminal import Chat, ChatError, End, Piece, Reader
+from turnstream.streams.client.pieces import End, Piece, Reader
+from turnstream.streams.client.terminal import Chat, ChatError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

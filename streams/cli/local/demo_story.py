@@ -25,7 +25,8 @@ from turnstream.schemas.errors import (
 )
 from turnstream.schemas.ids import new_turn_id, thread_key
 from turnstream.schemas.text import text_sha256
-from turnstream.streams.client.terminal import Chat, End, Piece
+from turnstream.streams.client.pieces import End, Piece
+from turnstream.streams.client.terminal import Chat
 from turnstream.streams.replay.log import Replayer
 
 if TYPE_CHECKING:
