@@ -4,8 +4,6 @@ import asyncio
 import getpass
 import json
 import sys
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -16,6 +14,8 @@ from turnstream.schemas.ids import check_tenant
 from turnstream.streams.cli.options import HERE, AsJson, Dir, parsed
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from turnstream.streams.letters.dead_letters import DeadLetters
     from turnstream.streams.letters.scan import Letter, LetterPage, Place, Wanted
 
@@ -64,6 +64,7 @@ def list_letters(
     A page that ends early (its limit, its time) says where the next one begins. Exit code 3: the
     time was over.
     """
+    from turnstream.streams.cli.letter_output import page_json, print_page
     from turnstream.streams.letters.scan import Wanted, parse_place
 
     wanted = Wanted(
@@ -78,9 +79,9 @@ def list_letters(
     place = parsed(parse_place, start, "--after") if start else None
     page = asyncio.run(_page(folder, wanted, place, limit, budget_s))
     if as_json:
-        typer.echo(json.dumps(_page_json(page), indent=2, ensure_ascii=False))
+        typer.echo(json.dumps(page_json(page), indent=2, ensure_ascii=False))
     else:
-        _print_page(page)
+        print_page(page)
     if page.cut:
         raise typer.Exit(3)
 
@@ -95,6 +96,7 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """Show a letter: what its bytes are, whether they would be taken now, and what became of it."""
+    from turnstream.streams.cli.letter_output import print_letter
     from turnstream.streams.letters.reading import shown_json
     from turnstream.streams.letters.scan import parse_place
 
@@ -111,7 +113,7 @@ def show(
     elif as_json:
         typer.echo(json.dumps(shown, indent=2, ensure_ascii=False))
     else:
-        _print_letter(shown)
+        print_letter(shown)
 
 
 @app.command()
@@ -208,25 +210,15 @@ async def _with(folder: Path, do: "Callable[[DeadLetters], Awaitable[T]]") -> T:
 async def _page(
     folder: Path, wanted: "Wanted", start: "Place | None", limit: int, budget_s: float
 ) -> "LetterPage":
-    with _progress() as tell:
+    from turnstream.streams.cli.letter_output import progress
+
+    with progress() as tell:
         return await _with(
             folder,
             lambda letters: letters.page(
                 wanted, start=start, limit=limit, budget_s=budget_s, on_progress=tell
             ),
         )
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[int, int], None]]:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
-    err = Console(stderr=True)
-    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
-        task = progress.add_task("letters read", total=None)
-        yield lambda done, total: progress.update(task, completed=done, total=total)
 
 
 def _actor() -> str:
@@ -240,58 +232,3 @@ def _bytes_of(file: str) -> bytes:
         return Path(file).read_bytes()
     except OSError as error:
         raise typer.BadParameter(f"{file}: {error.strerror}") from error
-
-
-def _page_json(page: "LetterPage") -> dict[str, Any]:
-    from turnstream.streams.letters.reading import letter_json
-
-    return {
-        "letters": [letter_json(letter) for letter in page.letters],
-        "after": None if page.following is None else str(page.following),
-        "cut": page.cut,
-        "unreadable": page.unreadable,
-    }
-
-
-def _print_page(page: "LetterPage") -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False)
-    for title in ("letter", "state", "code", "from", "bytes", "why"):
-        table.add_column(title, overflow="fold")
-    for letter in page.letters:
-        record = letter.record
-        table.add_row(
-            str(letter.place),
-            letter.state,
-            record.code,
-            f"{record.topic}[{record.partition}]@{record.offset}",
-            str(len(record.value)),
-            record.message[:80],
-        )
-    Console().print(table)
-    if page.unreadable:
-        typer.echo(f"{page.unreadable} records are no letters", err=True)
-    if page.following is not None:
-        why = "the time is over" if page.cut else "more"
-        typer.echo(f"{why}: --after {page.following}", err=True)
-
-
-def _print_letter(shown: dict[str, Any]) -> None:
-    reading = shown["reading"]
-    typer.echo(f"letter   {shown['letter']} ({shown['state']}), requeued {shown['requeues']} times")
-    typer.echo(f"from     {shown['topic']}[{shown['partition']}]@{shown['offset']}, {shown['at']}")
-    typer.echo(f"refused  {shown['code']}: {shown['message']}")
-    typer.echo(f"key      {shown.get('key', shown.get('key_base64'))}")
-    typer.echo(f"bytes    {shown['size']}: {reading['form']} {reading['type']}".rstrip())
-    for name, value in reading["fields"].items():
-        typer.echo(f"         {name}: {json.dumps(value, ensure_ascii=False)[:300]}")
-    now = f"{reading['code']}: {reading['message']}" if reading["code"] else "it would be taken"
-    typer.echo(f"now      {now}")
-    for one in shown["history"]:
-        sent = f", sent to [{one['sent_partition']}]@{one['sent_offset']}" * bool(one["sent_at"])
-        edited = " (edited)" * one["edited"]
-        typer.echo(
-            f"decided  {one['at']} {one['actor']}: {one['what']}{edited}{sent} {one['note']}"
-        )

@@ -8,8 +8,6 @@ have decided once.
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -20,12 +18,12 @@ from turnstream.schemas.errors import (
     KafkaUnavailableError,
     NotFoundError,
     RecordTooLargeError,
-    TooManyRequestsError,
     UndecodableError,
 )
 from turnstream.schemas.limits import check_label
 from turnstream.schemas.records.results import DeadLetter
 from turnstream.schemas.topics import COMMAND_BYTES_MAX
+from turnstream.streams.letters.looks import Looks
 from turnstream.streams.letters.reading import Reading, read_letter
 from turnstream.streams.letters.scan import (
     Letter,
@@ -39,24 +37,17 @@ from turnstream.streams.replay.log import no_progress
 from turnstream.streams.worker.outlets import is_cut
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Container, Sequence
+    from collections.abc import Callable, Container, Sequence
 
     from turnstream.connectors.kafka.read.scan import RawRecord
     from turnstream.connectors.postgres.stores.letters import Letters
-    from turnstream.streams.replay.log import Log, OnProgress
+    from turnstream.streams.letters.looks import OpenLog
+    from turnstream.streams.replay.log import OnProgress
     from turnstream.streams.worker.admission import Rules
-
-    OpenLog = Callable[[], AbstractAsyncContextManager[Log]]
 
 PAGE_MAX = 500
 BUDGET_S = 20.0
 """Of one look into the topic, when nothing else is asked for; a scan that is cut goes on later."""
-
-READERS_PER_TENANT_MAX = 4
-"""Looks into the topic by callers of one tenant at the same time; one more gets 429."""
-
-READERS_MAX = 16
-"""Looks of all tenants; each is a Kafka consumer of its own. One more waits within its budget."""
 
 HOPELESS = frozenset(
     {
@@ -91,14 +82,12 @@ class DeadLetters:
         tenant_of: Callable[[str], str | None],
         inputs: Container[str],
     ) -> None:
-        self._open_log = open_log
+        self._looks = Looks(open_log)
         self._topic = topic
         self._letters = letters
         self._rules = rules
         self._tenant_of = tenant_of
         self._inputs = inputs
-        self._readers: Counter[str] = Counter()
-        self._room = asyncio.Semaphore(READERS_MAX)
 
     # -- look ------------------------------------------------------------------------------------
 
@@ -126,7 +115,7 @@ class DeadLetters:
             on_progress=on_progress,
         )
         try:
-            async with asyncio.timeout(budget_s), self._reader(caller) as log:
+            async with asyncio.timeout(budget_s), self._looks.open(caller) as log:
                 await scan.run(log, self._topic)
         except TimeoutError:
             return scan.page(cut=True)
@@ -135,7 +124,7 @@ class DeadLetters:
     async def get(self, place: Place, *, caller: str = "", budget_s: float = BUDGET_S) -> Letter:
         """Return one letter; raises `NotFoundError` (`letter_not_found`)."""
         try:
-            async with asyncio.timeout(budget_s), self._reader(caller) as log:
+            async with asyncio.timeout(budget_s), self._looks.open(caller) as log:
                 raw = await log.record(self._topic, place.partition, place.offset)
         except TimeoutError:
             raise KafkaUnavailableError(f"no answer in {budget_s:g} s") from None
@@ -167,22 +156,6 @@ class DeadLetters:
         """Return the letters with what was decided of them."""
         known = await self._letters.of([letter.key for letter in letters])
         return [replace(letter, decision=known.get(letter.key)) for letter in letters]
-
-    @asynccontextmanager
-    async def _reader(self, caller: str) -> AsyncIterator[Log]:
-        if self._readers[caller] >= READERS_PER_TENANT_MAX:
-            raise TooManyRequestsError(
-                f"your tenant looks at the dead letters {READERS_PER_TENANT_MAX} times already",
-                code="letters_busy",
-            )
-        self._readers[caller] += 1
-        try:
-            async with self._room, self._open_log() as log:
-                yield log
-        finally:
-            self._readers[caller] -= 1
-            if not self._readers[caller]:
-                del self._readers[caller]
 
     # -- decide ----------------------------------------------------------------------------------
 

@@ -31,7 +31,7 @@ from turnstream.schemas.errors import (
 from turnstream.schemas.records.events import AttemptStarted, TurnCompleted
 from turnstream.streams.app.edge import open_edge
 from turnstream.streams.app.letters import open_dead_letters
-from turnstream.streams.letters.dead_letters import READERS_PER_TENANT_MAX
+from turnstream.streams.letters.looks import READERS_PER_TENANT_MAX
 from turnstream.streams.letters.reading import letter_json
 from turnstream.streams.letters.scan import Place, Wanted, parse_place
 from turnstream.streams.worker.admission import LETTER_HEADER
@@ -371,15 +371,15 @@ async def test_a_scan_that_takes_too_long_says_where_to_go_on(scene: Any) -> Non
         await scene.until(lambda: len(scene.letters) == 4)
     values = [scene.codec.encode(letter) for letter in scene.letters]
     async with open_dead_letters(scene.settings) as letters:
-        letters._open_log = SlowLog(values, 600.0, quick=2).open
+        letters._looks._open_log = SlowLog(values, 600.0, quick=2).open
         page = await letters.page(Wanted(), budget_s=1.0)
         assert page.cut
         assert len(page.letters) == 2
-        letters._open_log = SlowLog(values, 0.0).open
+        letters._looks._open_log = SlowLog(values, 0.0).open
         rest = await letters.page(Wanted(), start=page.following)
         assert not rest.cut
         assert len(page.letters) + len(rest.letters) == 4
-        letters._open_log = SlowLog(values, 600.0).open
+        letters._looks._open_log = SlowLog(values, 600.0).open
         began = time.monotonic()
         nothing = await letters.page(Wanted(), budget_s=0.3)
         assert (nothing.cut, nothing.letters, nothing.following) == (True, [], Place(0, 0))
@@ -396,7 +396,7 @@ def token(user: str, tenant: str, *roles: str) -> dict[str, str]:
 async def test_one_tenants_looks_leave_room_for_anothers(scene: Any, letters: DeadLetters) -> None:
     values = [b"no letter"] * 3
     held = SlowLog(values, 600.0)
-    letters._open_log = held.open
+    letters._looks._open_log = held.open
     looks = [
         asyncio.create_task(letters.page(Wanted(), caller=f"t{n % 3}"))
         for n in range(3 * READERS_PER_TENANT_MAX)
@@ -406,7 +406,7 @@ async def test_one_tenants_looks_leave_room_for_anothers(scene: Any, letters: De
         with pytest.raises(TooManyRequestsError) as error:
             await letters.page(Wanted(), caller="t0")
         assert (error.value.code, error.value.status) == ("letters_busy", 429)
-        letters._open_log = SlowLog(values, 0.0).open
+        letters._looks._open_log = SlowLog(values, 0.0).open
         assert (await letters.page(Wanted(), caller="calm")).unreadable == len(values)
     finally:
         for look in looks:

@@ -6,11 +6,14 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from turnstream.deploy.local import LocalStack
 
 
 def demo(
@@ -24,9 +27,6 @@ def demo(
     Kafka, Postgres and the model are real and come from packages; it leaves nothing running.
     Exit code 1: something was other than promised.
     """
-    from turnstream.deploy.local import LocalStack, Plan
-    from turnstream.deploy.local.state import PartState, Status
-    from turnstream.schemas.errors import PartError
     from turnstream.streams.app.settings import load_settings
     from turnstream.streams.cli.local.demo_story import Doors, show
 
@@ -35,30 +35,13 @@ def demo(
     def say(line: str) -> None:
         typer.echo(f"[{time.monotonic() - began:5.1f} s] {line}")
 
-    def report(part: PartState) -> None:
-        if part.status in {Status.READY, Status.FAILED}:
-            say(f"   {part.name} {part.status} {part.detail}")
-
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="turnstream-demo-")))
         scripted = stack.enter_context(_scripted_server(folder))
-        env = {"TURNSTREAM_MODEL_ROUTES": json.dumps({"scripted": scripted})}
-        servers = ("kafka", "postgres")
-        services = ("worker", "edge")
         say("Starting Kafka, Postgres, a model, two workers, an edge (first time: fetched)")
-        real = not no_model
-        while True:
-            parts = (*servers, *(("model",) if real else ()), *services)
-            url = "" if real else scripted
-            plan = Plan(parts=parts, workers=2, env=env, model_url=url)
-            try:
-                local = stack.enter_context(LocalStack(folder / "stack", plan=plan, report=report))
-                break
-            except PartError as error:
-                if error.part != "model":
-                    raise
-                say(f"   no model runs here ({error.cause}): scripted answers instead")
-                real = False
+        local = _local_stack(folder / "stack", scripted, say, no_model=no_model)
+        stack.callback(local.stop)
+        real = local.model_url != scripted
         workers = {p.pid for name, p in local.processes.items() if name.startswith("worker")}
         doors = Doors(
             kafka_bootstrap=local.kafka_bootstrap,
@@ -83,6 +66,38 @@ NEXT = (
     "  .venv/bin/turnstream replay view --thread T   what the log holds of a thread",
     "  ARCHITECTURE.md                        how a turn survives",
 )
+
+
+def _local_stack(
+    folder: Path, scripted: str, say: Callable[[str], None], *, no_model: bool
+) -> "LocalStack":
+    """Start the stack, with the scripted server where no model is wanted or none runs here."""
+    from turnstream.deploy.local import LocalStack, Plan
+    from turnstream.deploy.local.state import PartState, Status
+    from turnstream.schemas.errors import PartError
+
+    def report(part: PartState) -> None:
+        if part.status in {Status.READY, Status.FAILED}:
+            say(f"   {part.name} {part.status} {part.detail}")
+
+    def started(*, model: bool) -> LocalStack:
+        plan = Plan(
+            parts=("kafka", "postgres", *(("model",) if model else ()), "worker", "edge"),
+            workers=2,
+            env={"TURNSTREAM_MODEL_ROUTES": json.dumps({"scripted": scripted})},
+            model_url="" if model else scripted,
+        )
+        local = LocalStack(folder, plan=plan, report=report)
+        local.start()
+        return local
+
+    try:
+        return started(model=not no_model)
+    except PartError as error:
+        if error.part != "model":
+            raise
+        say(f"   no model runs here ({error.cause}): scripted answers instead")
+        return started(model=False)
 
 
 @contextlib.contextmanager

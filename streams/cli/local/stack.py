@@ -48,7 +48,7 @@ def up(
     started and nothing else; the data is kept for the next start. Exit code 1: a part did not
     start; 3: a stack runs on this folder already.
     """
-    from turnstream.streams.cli.local import runs as local
+    from turnstream.streams.cli.local import runs
 
     unwanted = {"model": no_model, "processor": no_processor}
     ports = {"kafka": kafka_port, "postgres": postgres_port, "model": model_port, "edge": edge_port}
@@ -57,17 +57,17 @@ def up(
     if "worker" in plan.parts and "model" not in plan.parts and not plan.model_url:
         raise typer.BadParameter("a worker needs a model: set TURNSTREAM_MODEL_URL to a server")
     if detach:
-        raise typer.Exit(local.start_apart(folder))
+        raise typer.Exit(runs.start_apart(folder))
     if events_fd >= 0:
-        raise typer.Exit(local.run_apart(folder, plan, events_fd))
-    raise typer.Exit(local.run(folder, plan))
+        raise typer.Exit(runs.run_apart(folder, plan, events_fd))
+    raise typer.Exit(runs.run(folder, plan))
 
 
 def down(*, folder: Dir = HERE) -> None:
     """Stop the stack that `up` started on this folder, and what a killed one has left."""
-    from turnstream.streams.cli.local import runs as local
+    from turnstream.streams.cli.local.orders import stop
 
-    raise typer.Exit(local.stop(folder))
+    raise typer.Exit(stop(folder))
 
 
 def status(
@@ -83,9 +83,9 @@ def status(
     rarely; how often, and how it ended last, stands beside it. Exit code 0: all is up; 1: a part is
     missing; 3: no stack runs on this folder.
     """
-    from turnstream.streams.cli.local import runs as local
+    from turnstream.streams.cli.local.found import look
 
-    found = local.look(folder)
+    found = look(folder)
     if as_json:
         typer.echo(json.dumps(found.as_json(), indent=2))
     else:
@@ -105,9 +105,9 @@ def restart(
     It gets the environment that `up` had, and reads `.env` anew. Exit code 1: it did not become
     ready; 3: no stack runs on this folder.
     """
-    from turnstream.streams.cli.local import runs as local
+    from turnstream.streams.cli.local import orders
 
-    raise typer.Exit(local.restart(folder, part))
+    raise typer.Exit(orders.restart(folder, part))
 
 
 def logs(
