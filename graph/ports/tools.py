@@ -64,7 +64,7 @@ class ToolCallContext:
     thread_key: str
     tool_call_id: str
     idempotency_key: str
-    progress: Callable[[Any], None]
+    progress: Callable[[object], None]
 
 
 class Tool(Protocol):
@@ -89,7 +89,7 @@ class Tool(Protocol):
         """Return the arguments in the tool's own form; raises `ToolArgumentsError`."""
         ...
 
-    async def run(self, arguments: Any, context: ToolCallContext) -> Any:
+    async def run(self, arguments: Any, context: ToolCallContext) -> object:
         """Return text, or what JSON can hold; raises `ToolError` with words for the model.
 
         A tool with effects raises `ToolError` where it knows what it did; of anything else that it
@@ -108,4 +108,4 @@ class Effects:
     """
 
     honours_key: bool = False
-    find: Callable[[Any, str], Awaitable[Any]] | None = None
+    find: Callable[[Any, str], Awaitable[object]] | None = None

@@ -36,7 +36,7 @@ class CalculateArguments(BaseModel):
     )
 
 
-def _bounded(value: Any) -> Number:
+def _bounded(value: object) -> Number:
     """Return the number; refuses what is none, not finite, or too large."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise ToolArgumentsError("the expression has a part that is no number")

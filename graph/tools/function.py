@@ -30,7 +30,7 @@ class FunctionTool(Generic[A]):
 
     def __init__(
         self,
-        function: Callable[[A, ToolCallContext], Any],
+        function: Callable[[A, ToolCallContext], object],
         arguments: type[A],
         *,
         name: str = "",
@@ -48,7 +48,7 @@ class FunctionTool(Generic[A]):
             parameters=_without_titles(arguments.model_json_schema()),
         )
 
-    def check(self, arguments: Mapping[str, Any]) -> A:
+    def check(self, arguments: Mapping[str, object]) -> A:
         """Return the arguments as the pydantic model; raises `ToolArgumentsError`."""
         try:
             return self._arguments.model_validate(arguments)
@@ -59,7 +59,7 @@ class FunctionTool(Generic[A]):
             )
             raise ToolArgumentsError(f"the arguments are wrong: {faults}") from error
 
-    async def run(self, arguments: A, context: ToolCallContext) -> Any:
+    async def run(self, arguments: A, context: ToolCallContext) -> object:
         """Return what the function returns."""
         if inspect.iscoroutinefunction(self._function):
             return await self._function(arguments, context)

@@ -100,7 +100,7 @@ async def _found(call: ToolCall, find: Callable[[], Awaitable[Any]]) -> Any:
     try:
         return await find()
     except Exception:  # noqa: BLE001  not knowing is an answer
-        _log.warning("tool query failed", tool=call.name, exc_info=True)
+        _log.warning("tool_query_failed", tool=call.name, exc_info=True)
         return None
 
 

@@ -7,7 +7,7 @@ import sys
 import uuid
 from contextlib import AsyncExitStack, aclosing
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -16,6 +16,8 @@ from turnstream.schemas.text import visible_text
 from turnstream.streams.cli.options import HERE, Dir, parsed
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
     from rich.console import Console
 
     from turnstream.streams.client.pieces import End, Piece
@@ -108,7 +110,9 @@ def _converse(runner: asyncio.Runner, talk: "Chat", as_json: bool, err: "Console
             err.print(f"error ({error.code}): {error}", style="red", markup=False)
 
 
-async def _turn(talk: "Chat", call: Any, screen: "Screen") -> "tuple[End, list[Piece]]":
+async def _turn(
+    talk: "Chat", call: "Awaitable[None]", screen: "Screen"
+) -> "tuple[End, list[Piece]]":
     """Run one turn to its end; Ctrl-C asks for its cancel, a second one leaves at once."""
     from turnstream.streams.client.pieces import End
 
@@ -241,7 +245,7 @@ class Screen:
             self._write("\n")
 
 
-def _value(typed: str) -> Any:
+def _value(typed: str) -> object:
     """Return what was typed as JSON where it is JSON, else as text."""
     try:
         return json.loads(typed)

@@ -129,10 +129,10 @@ class TurnClient:
         thread_id: str,
         text: str = "",
         *,
-        input: Any = None,  # noqa: A002  the field's name
+        input: object = None,  # noqa: A002  the field's name
         graph: str = "agent",
-        config: Mapping[str, Any] | None = None,
-        metadata: Mapping[str, Any] | None = None,
+        config: Mapping[str, object] | None = None,
+        metadata: Mapping[str, object] | None = None,
         on_busy: OnBusy = "enqueue",
         idempotency_key: str = "",
         turn_id: str = "",
@@ -164,7 +164,7 @@ class TurnClient:
     async def resume(
         self,
         thread_id: str,
-        answers: Mapping[str, Any],
+        answers: Mapping[str, object],
         *,
         graph: str = "agent",
         idempotency_key: str = "",
@@ -251,7 +251,7 @@ class TurnClient:
         )
 
 
-def _json(value: Any) -> str:
+def _json(value: object) -> str:
     return "" if value is None else msgspec.json.encode(value).decode()
 
 

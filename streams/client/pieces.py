@@ -106,5 +106,5 @@ def _message(data: dict[str, Any], nested: bool) -> list[Piece | End]:
             return []
 
 
-def _plain(value: Any) -> str:
+def _plain(value: object) -> str:
     return value if isinstance(value, str) else msgspec.json.encode(value).decode()

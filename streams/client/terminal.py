@@ -98,7 +98,7 @@ class Chat:
         asked = {"messages": [{"role": "user", "content": text}]}
         await self._begin("run.start", {"assistant_id": self._assistant, "input": asked})
 
-    async def answer(self, interrupt_id: str, response: Any) -> None:
+    async def answer(self, interrupt_id: str, response: object) -> None:
         """Answer a question, which starts a turn."""
         params = {"namespace": [], "interrupt_id": interrupt_id, "response": response}
         await self._begin("input.respond", params)

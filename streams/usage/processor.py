@@ -2,9 +2,8 @@
 
 Reads `turn-results.<tenant>`, counts each turn once in the database, and publishes the totals that
 changed to `usage` (compacted; key `tenant/window/model`). Runs on Faust in the one way that loses
-nothing: no tables, one event at a time, raw bytes, handlers that never raise (ARCHITECTURE.md,
-"Processors"). A result may be handled twice, and a total may be published twice; neither counts
-twice.
+nothing: no tables, one event at a time, raw bytes, handlers that never raise (ARCHITECTURE.md, D3).
+A result may be handled twice, and a total may be published twice; neither counts twice.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ import threading
 import time
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeVar
+from typing import TYPE_CHECKING, NoReturn, Protocol, TypeVar
 
 import faust
 import structlog
@@ -30,7 +29,7 @@ from turnstream.schemas.unexpected import note
 from turnstream.streams.usage.transport import ReadableTransport
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
     from contextlib import AbstractAsyncContextManager
 
     import msgspec
@@ -56,7 +55,7 @@ _ENVELOPE_BYTES_MAX = 64 << 10
 
 
 class Store(Protocol):
-    """Where turns are counted; `connectors.postgres.usage.UsageStore` is one."""
+    """Where turns are counted; `connectors.postgres.stores.usage.UsageStore` is one."""
 
     async def count(self, result: TurnResult, window_s: int) -> bool:
         """Count the turn once; raises `UndecodableError` for one that can never be counted."""
@@ -99,6 +98,39 @@ def read_result(codec: Codec, value: bytes | None, tenant: str) -> TurnResult:
     return record
 
 
+class Message(Protocol):
+    """A Kafka record, as Faust gives it."""
+
+    topic: str
+    partition: int
+    offset: int
+    key: bytes | None
+    value: bytes | None
+    headers: Sequence[tuple[str, bytes]] | None
+
+
+class Event(Protocol):
+    """An event of a Faust stream."""
+
+    message: Message
+
+
+class Stream(Protocol):
+    """A Faust stream."""
+
+    def events(self) -> AsyncIterator[Event]:
+        """Give the events, one at a time."""
+        ...
+
+
+class Topic(Protocol):
+    """A Faust topic."""
+
+    async def send(self, *, key: bytes | None, value: bytes) -> Awaitable[object]:
+        """Hand a record over; what it returns waits for the ack."""
+        ...
+
+
 class Counter:
     """What the processor does with one record, and with the totals that are due."""
 
@@ -108,7 +140,7 @@ class Counter:
         self._tenants = tenants
         self._window_s = window_s
 
-    async def take(self, message: Any) -> DeadLetter | None:
+    async def take(self, message: Message) -> DeadLetter | None:
         """Count a record's turn; return a dead letter for one that cannot be. May be repeated."""
         unreadable = unreadable_of(list(message.headers or ()))
         if unreadable is not None:
@@ -127,7 +159,7 @@ class Counter:
             return self._dead_letter(message, "internal", why)
         return None
 
-    def _dead_letter(self, message: Any, code: str, why: str) -> DeadLetter:
+    def _dead_letter(self, message: Message, code: str, why: str) -> DeadLetter:
         room = EVENT_BYTES_MAX - _ENVELOPE_BYTES_MAX
         return DeadLetter(
             code=code,
@@ -199,13 +231,13 @@ def build_usage_app(
     app.open_counter = open_counter
     usage, dead_letters = app.topic(topics.usage), app.topic(topics.dead_letters)
 
-    async def take(message: Any) -> None:
+    async def take(message: Message) -> None:
         letter = await app.counter.take(message)
         if letter is not None:
-            log.warning("parked", code=letter.code, topic=letter.topic, offset=letter.offset)
+            log.warning("record_parked", code=letter.code, topic=letter.topic, offset=letter.offset)
             await _send(dead_letters, letter.key, codec.encode(letter))
 
-    async def count(stream: Any) -> None:
+    async def count(stream: Stream) -> None:
         async for event in stream.events():
             await until_done(partial(take, event.message))
 
@@ -220,7 +252,7 @@ def build_usage_app(
     return app
 
 
-async def _send(topic: Any, key: bytes, value: bytes) -> None:
+async def _send(topic: Topic, key: bytes, value: bytes) -> None:
     await (await topic.send(key=key or None, value=value))
 
 
@@ -235,12 +267,12 @@ async def until_done(call: Callable[[], Awaitable[_T]]) -> _T:
         try:
             return await call()
         except (UnavailableError, KafkaError, OSError, TimeoutError) as error:
-            log.warning("processor retries", error=repr(error), pause_s=pause)
+            log.warning("processor_retries", error=repr(error), pause_s=pause)
             if time.monotonic() - since > GIVE_UP_S:
-                log.exception("processor gives up")
+                log.exception("processor_gave_up", after_s=GIVE_UP_S)
                 os._exit(EXIT_GAVE_UP)
         except Exception:
-            log.exception("processor leaves: nothing that a retry would mend")
+            log.exception("processor_broken")
             os._exit(EXIT_BROKEN)
         await asyncio.sleep(pause)
         pause = min(pause * 2, RETRY_MAX_S)
@@ -249,7 +281,7 @@ async def until_done(call: Callable[[], Awaitable[_T]]) -> _T:
 def run_usage_app(app: UsageApp, log_level: str) -> NoReturn:
     """Run until SIGTERM or SIGINT; then stop, at the latest after `STOP_TIMEOUT_S`."""
 
-    def leave(*_: Any, **__: Any) -> None:
+    def leave(*_: object, **__: object) -> None:
         # Faust may wait for ever for a broker that has gone; nothing is lost by leaving
         timer = threading.Timer(STOP_TIMEOUT_S, os._exit, (0,))
         timer.daemon = True

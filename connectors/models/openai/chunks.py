@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 
@@ -22,7 +22,7 @@ class Function(msgspec.Struct, gc=False):
     """What a piece of a tool call says; old llama.cpp has the call's id in here."""
 
     name: str | None = None
-    arguments: str | dict[str, Any] | None = None
+    arguments: str | dict[str, object] | None = None
     id: str | None = None
 
 
@@ -50,8 +50,8 @@ class Choice(msgspec.Struct, gc=False):
     index: int | None = None
     delta: ChunkDelta | None = None
     finish_reason: str | None = None
-    usage: Any = None
-    error: Any = None
+    usage: object = None
+    error: object = None
     completes: bool = False
 
 
@@ -59,9 +59,9 @@ class Chunk(msgspec.Struct, gc=False):
     """One event of an answer."""
 
     choices: Sequence[Choice] | None = None
-    usage: Any = None
+    usage: object = None
     model: str | None = None
-    error: Any = None
+    error: object = None
 
 
 # The usual form: where a field that is None here holds anything, the fast reader refuses the event.
@@ -88,8 +88,10 @@ decode_chunk = msgspec.json.Decoder(_UsualChunk).decode
 """Reads the usual form; raises `msgspec.DecodeError` or `RecursionError` for any other."""
 
 
-def read_usage(value: Any, model: str) -> Usage | None:
+def read_usage(value: object, model: str) -> Usage | None:
     """Return the usage in a chunk's field; None where it counts nothing that can be read."""
+    if not isinstance(value, dict):
+        return None
     spent = _count(value, "prompt_tokens", "input_tokens")
     made = _count(value, "completion_tokens", "output_tokens")
     if spent is None and made is None:
@@ -103,8 +105,10 @@ def read_usage(value: Any, model: str) -> Usage | None:
     )
 
 
-def _count(value: Any, *names: str) -> int | None:
-    for name in names if isinstance(value, dict) else ():
+def _count(value: object, *names: str) -> int | None:
+    if not isinstance(value, dict):
+        return None
+    for name in names:
         count = value.get(name)
         if isinstance(count, str):
             count = int(count) if count.isdecimal() and len(count) < 16 else None  # noqa: PLR2004

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -105,12 +105,12 @@ def error_of_response(
     return _judged(status, value, headers, key)
 
 
-def error_of_event(error: Any, headers: Mapping[str, str], *, key: str = "") -> ModelError:
+def error_of_event(error: object, headers: Mapping[str, str], *, key: str = "") -> ModelError:
     """Return the error of an error object in an answer; without a status it counts as a 500."""
     return _judged(_status(error) or _UNKNOWN, error, headers, key)
 
 
-def error_in(value: Mapping[str, Any]) -> Mapping[str, Any] | None:
+def error_in(value: Mapping[str, object]) -> Mapping[str, object] | None:
     """Return the error that an object is or holds, None where it is none.
 
     `value` is a chunk, or what came in its place: OpenAI's and vLLM's `{"error": …}`,
@@ -130,7 +130,7 @@ def error_in(value: Mapping[str, Any]) -> Mapping[str, Any] | None:
     return value if any(_message(value.get(name), _DEPTH_MAX) for name in named) else None
 
 
-def message_of(value: Any, key: str = "") -> str:
+def message_of(value: object, key: str = "") -> str:
     """Return the message of an error, fit to be shown; "" where it has none."""
     return shown(_message(value, _DEPTH_MAX), key)
 
@@ -159,7 +159,7 @@ def retry_after_s(headers: Mapping[str, str]) -> float:
         return 0.0
 
 
-def _judged(status: int, value: Any, headers: Mapping[str, str], key: str) -> ModelError:
+def _judged(status: int, value: object, headers: Mapping[str, str], key: str) -> ModelError:
     message = message_of(value, key)
     if any(_DECLINED.search(_words(level)) for level in _levels(value)):
         return ModelDeclinedError(f"the model server refused to answer: {message}".rstrip(": "))
@@ -177,14 +177,14 @@ def _error(status: int, message: str, texts: str, wait_s: float) -> ModelError:
     return ModelRefusedError(said, code=code)
 
 
-def _says(error: Any) -> bool:
+def _says(error: object) -> bool:
     """Tell whether an `error` beside choices is one; some servers send it with empty fields."""
     if isinstance(error, dict):
         return any(_says(item) for item in error.values())
     return bool(error)
 
 
-def _message(value: Any, depth: int) -> str:
+def _message(value: object, depth: int) -> str:
     if isinstance(value, str):
         return value
     if depth == 0:
@@ -202,9 +202,9 @@ def _message(value: Any, depth: int) -> str:
     return ""
 
 
-def _levels(error: Any) -> list[dict[str, Any]]:
+def _levels(error: object) -> list[dict[str, object]]:
     """Return an error object and those that it holds, the innermost first."""
-    levels: list[dict[str, Any]] = []
+    levels: list[dict[str, object]] = []
     while isinstance(error, dict) and len(levels) < _DEPTH_MAX:
         levels.insert(0, error)
         inner = error.get("error")
@@ -212,17 +212,17 @@ def _levels(error: Any) -> list[dict[str, Any]]:
     return levels
 
 
-def _words(error: dict[str, Any]) -> str:
+def _words(error: dict[str, object]) -> str:
     return " ".join(word for name in _WORDS if isinstance(word := error.get(name), str))
 
 
-def _texts(error: Any) -> str:
+def _texts(error: object) -> str:
     """Return what tells the kind of an error: its codes, types and message."""
     words = [_words(level) for level in _levels(error)]
     return " ".join((*words, _message(error, _DEPTH_MAX)))[:_READ_CHARS_MAX]
 
 
-def _status(error: Any) -> int:
+def _status(error: object) -> int:
     """Return the HTTP status that an error object tells; 0 where it tells none."""
     levels = _levels(error)
     for level in levels:

@@ -28,7 +28,7 @@ class Request(msgspec.Struct):
     stream: bool = False
     stream_options: dict[str, Any] | None = None
     tools: list[dict[str, Any]] | None = None
-    tool_choice: Any = None
+    tool_choice: object = None
     max_tokens: int | None = None
     max_completion_tokens: int | None = None
 
