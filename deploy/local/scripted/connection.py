@@ -16,7 +16,7 @@ from turnstream.deploy.local.scripted.answer import (
     script_of,
 )
 from turnstream.deploy.local.scripted.bodies import frames_of, whole_body
-from turnstream.deploy.local.scripted.http_request import RefusedError, Requests
+from turnstream.deploy.local.scripted.http_request import Refusal, Requests
 from turnstream.deploy.local.scripted.metrics import metrics_text
 from turnstream.deploy.local.scripted.stream import Stream
 
@@ -78,11 +78,10 @@ class Connection(asyncio.Protocol):
             self._take()
 
     def _take(self) -> None:
-        try:
-            request = self._requests.take()
-        except RefusedError as error:
+        request = self._requests.take()
+        if isinstance(request, Refusal):
             self._busy = True  # nothing else of this connection is read
-            self._reply(error.status, _error(error.status, str(error)))
+            self._reply(request.status, _error(request.status, request.message))
             self._transport.close()
             return
         if self._requests.continues:

@@ -20,12 +20,11 @@ class HttpRequest(NamedTuple):
     body: bytes
 
 
-class RefusedError(Exception):
-    """The bytes are no request that is taken; the connection cannot go on."""
+class Refusal(NamedTuple):
+    """Bytes that are no request which is taken; the connection cannot go on."""
 
-    def __init__(self, status: int, message: str) -> None:
-        super().__init__(message)
-        self.status = status
+    status: int
+    message: str
 
 
 class Requests:
@@ -45,12 +44,12 @@ class Requests:
         """Add the bytes of one read."""
         self._buffer += data
 
-    def take(self) -> HttpRequest | None:
-        """Return the next request, None while it is not whole; raises `RefusedError`."""
+    def take(self) -> HttpRequest | Refusal | None:
+        """Return the next request or why it is refused, None while it is not whole."""
         end = self._buffer.find(b"\r\n\r\n")
         if end < 0:
             if len(self._buffer) > HEAD_BYTES_MAX:
-                raise RefusedError(413, "headers too large")
+                return Refusal(413, "headers too large")
             return None
         lines = self._buffer[:end].split(b"\r\n")
         headers = {
@@ -63,7 +62,7 @@ class Requests:
         except ValueError:
             length = -1
         if length < 0 or length > BODY_BYTES_MAX or b"transfer-encoding" in headers:
-            raise RefusedError(400, "a request needs a Content-Length")
+            return Refusal(400, "a request needs a Content-Length")
         if len(self._buffer) < end + 4 + length:
             if headers.get(b"expect", b"").lower() == b"100-continue":
                 self.continues = True
