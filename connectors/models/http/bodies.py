@@ -1,4 +1,4 @@
-"""Bodies that a server or a proxy compressed, though nothing asked it to."""
+"""Bodies that a server or a proxy compressed, though the request did not ask for it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 PIECE_BYTES_MAX = 64 << 10
-"""Decompressed bytes handed over at once: a reader that counts can stop a bomb."""
+"""Decompressed bytes passed on at once. A reader that counts them can stop a bomb."""
 _ZLIB_OR_GZIP, _RAW_DEFLATE = 32 + zlib.MAX_WBITS, -zlib.MAX_WBITS
 _PLAIN = frozenset({"", "identity", "none"})
 _KNOWN = frozenset({"gzip", "x-gzip", "deflate"})

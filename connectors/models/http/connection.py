@@ -78,7 +78,7 @@ class Connection(asyncio.Protocol):
         await self._ended
 
     def forget(self) -> None:
-        """Let go of the exchange, whose errors hold frames that hold this connection."""
+        """Drop the exchange: its errors hold frames, and the frames hold this connection."""
         self.feed = self._parser = self._headed = self._ended = None
 
     @property
@@ -99,9 +99,9 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse, and hand the body over."""
-        # no name for the future here: an error of the reader holds this frame, and it the error
+        # no local name for the future: it holds the reader's error, and that holds this frame
         if self._parser is None or self._ended is None or self._ended.done():
-            self.transport.abort()  # nobody asked
+            self.transport.abort()  # no request is open
             return
         self.heard = True
         try:
@@ -111,7 +111,7 @@ class Connection(asyncio.Protocol):
             if not self._complete:  # what follows a whole answer does not matter
                 self._fail(ModelBadResponseError(f"no HTTP answer: {type(error).__name__}"))
                 return
-        if not self._chunks:  # a head, or what stands behind a body's last chunk
+        if not self._chunks:  # a head, or what follows a body's last chunk
             self._head_bytes += len(data)
             if self._head_bytes > HEAD_BYTES_MAX:
                 self._fail(ModelBadResponseError(f"an answer's head above {HEAD_BYTES_MAX} bytes"))
@@ -122,7 +122,7 @@ class Connection(asyncio.Protocol):
             _settle(self._ended)
 
     def connection_lost(self, error: Exception | None) -> None:
-        """End the exchange: well, where the connection's end is the body's."""
+        """End the exchange; without an error if the connection's end is the end of the body."""
         self.lost = True
         ended = self._ended
         if ended is None or ended.done():
@@ -145,7 +145,7 @@ class Connection(asyncio.Protocol):
         self.headers[name.decode("latin-1").lower()] = value.decode("latin-1")
 
     def on_headers_complete(self) -> None:
-        """Let who waits for the head go on."""
+        """Wake the task that waits for the head."""
         if self._parser is None or self._headed is None:
             return
         self.status = self._parser.get_status_code()
@@ -177,7 +177,7 @@ class Connection(asyncio.Protocol):
         for future in (self._headed, self._ended):
             if future is not None and not future.done():
                 future.set_exception(error)
-                future.exception()  # who has gone away does not ask
+                future.exception()  # read once: the task that awaits it may be gone
         self.transport.abort()
 
 

@@ -24,7 +24,7 @@ IDLE_S_MAX = 4.0
 
 
 class Exchange:
-    """A request and its answer; leaving it early closes the connection: that frees the slot."""
+    """A request and its answer. Leaving it early closes the connection, which frees the slot."""
 
     def __init__(self, transport: HttpTransport, request: bytes) -> None:
         self._http = transport
@@ -68,7 +68,7 @@ class Exchange:
 class HttpTransport:
     """Connections to the server of `base_url`; at most `connections_max` exchanges at a time.
 
-    Raises `ConfigurationError` for a URL that is none.
+    Raises `ConfigurationError` for anything but an http or https URL.
     """
 
     def __init__(

@@ -38,7 +38,8 @@ if TYPE_CHECKING:
 _log = structlog.get_logger(__name__)
 
 END_WAIT_S = 2.0
-"""After an answer's last event, for the end of its HTTP body; then its connection is not kept."""
+"""Seconds to wait, after an answer's last event, for the end of its HTTP body. The connection of a
+body that has not ended by then is closed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +70,7 @@ class Server:
     limits: ModelLimits
 
     def unreachable(self, error: OSError) -> ModelError:
-        """Log where the server should be, and return an error that does not tell it."""
+        """Log the server's address, and return an error without it."""
         why = type(error).__name__
         if type(error).__module__ == "builtins" and isinstance(error.errno, int):
             why = os.strerror(error.errno)
@@ -103,7 +104,7 @@ class Call:
                 self._watch = self.loop.call_at(first, deadline.reschedule, first)
                 return await self._read(deadline)
         except TimeoutError as error:
-            if self.parser.whole:  # the server said all, and did not end its body
+            if self.parser.whole:  # only the end of the body is missing
                 return self._conclude({})
             if self.pushed:
                 raise ModelTokenGapTimeoutError(
@@ -132,7 +133,7 @@ class Call:
             self._watch = self.loop.call_at(at, self.watch_gap, deadline)
 
     def expect_end(self, deadline: asyncio.Timeout) -> None:
-        """Wait for the end of the body, and not for long."""
+        """Wait at most `END_WAIT_S` for the end of the body."""
         if self.ending:
             return
         self.ending = True
@@ -155,11 +156,11 @@ class Call:
         except OSError as error:
             if headers is None:
                 raise server.unreachable(error) from error
-            # its end is judged below: a server may drop the connection behind a whole answer
+            # its end is judged below: a server may drop the connection after a whole answer
         return self._conclude(headers or {})
 
     def _conclude(self, headers: dict[str, str]) -> ChatAnswer:
-        """Hand over the last deltas, and return the answer if it is whole."""
+        """Push the last deltas, and return the answer if it is whole."""
         parser = self.parser
         try:
             deltas = parser.end()
@@ -179,7 +180,7 @@ class Call:
         )
 
     def _check(self, headers: dict[str, str]) -> None:
-        """Raise what an answer that is not whole is."""
+        """Raise the error of an answer that is not whole."""
         parser, key = self.parser, self.server.key
         if parser.error is not None:
             raise error_of_event(parser.error, headers, key=key)
@@ -202,11 +203,11 @@ class Call:
 
 
 class _EndedError(Exception):
-    """The server has said all that matters."""
+    """Nothing more of the body matters."""
 
 
 class _Reading:
-    """What is done with each network read of an answer: the hot path of a worker."""
+    """Handles each network read of an answer: the hot path of a worker."""
 
     __slots__ = ("_call", "_deadline", "_parser", "_room", "_seen")
 
@@ -218,7 +219,7 @@ class _Reading:
         self._seen = 0
 
     def feed(self, data: bytes) -> None:
-        """Take the bytes of one read; deltas are said before it returns."""
+        """Take the bytes of one read, and push its deltas before returning."""
         call, parser = self._call, self._parser
         try:
             deltas = parser.feed(data)
@@ -251,7 +252,7 @@ def _unreadable(error: Exception) -> ModelError:
 
 
 async def body_of(response: Connection, bytes_max: int) -> bytes:
-    """Return a body as far as it is wanted."""
+    """Return the first `bytes_max` bytes of a body."""
     body = bytearray()
 
     def take(data: bytes) -> None:

@@ -1,7 +1,7 @@
 """Streaming chat client for any OpenAI-compatible server; docs/models.md says what it reads.
 
-Writes `POST <base>/chat/completions` with `stream: true`, reads server-sent events, hands the
-deltas of each network read over in one call. Nothing is awaited per token.
+Writes `POST <base>/chat/completions` with `stream: true`, reads server-sent events, passes the
+deltas of each network read on in one call. Nothing is awaited per token.
 """
 
 from __future__ import annotations

@@ -76,7 +76,7 @@ class DeltaParser:
 
     @property
     def ending(self) -> Ending:
-        """Return what the server says of the answer's end."""
+        """Return what the `finish_reason` means."""
         return ending_of(self.finish_reason)
 
     @property
@@ -138,7 +138,7 @@ class DeltaParser:
     # -- events that do more than add to the answer, or are of another form ---------------------
 
     def _event(self, chunk: Chunk | None, data: bytes, deltas: list[Delta]) -> None:
-        """Read an event; `chunk` is None where the fast reader cannot."""
+        """Read an event; `chunk` is None if the fast reader cannot read it."""
         if self.over:
             return
         if chunk is not None and (chunk.choices or (chunk.choices is not None and chunk.usage)):

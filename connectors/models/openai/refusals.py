@@ -29,13 +29,13 @@ if TYPE_CHECKING:
 
 MESSAGE_CHARS_MAX = 500
 _READ_CHARS_MAX = 8000
-"""Of an error's texts, that are looked through."""
+"""Characters of an error's texts that are searched."""
 _DEPTH_MAX = 5
 _DIGITS = re.compile(r"\s*[0-9]{3}\s*")
 _TOO_MANY = 429
 _CLIENT, _SERVER = 4, 5  # classes of HTTP status
 _RETRYABLE = frozenset({408, 409, 424, 425, 429})  # 424: TGI's generation failed
-_UNKNOWN = 500  # of an error object that tells no status
+_UNKNOWN = 500  # the status of an error object without one
 _MESSAGES = ("message", "error", "detail", "msg", "errors", "error_message", "error_msg",
              "status_msg", "error_description", "description", "reason", "title")  # fmt: skip
 _STATUSES = (
@@ -178,7 +178,7 @@ def _error(status: int, message: str, texts: str, wait_s: float) -> ModelError:
 
 
 def _says(error: object) -> bool:
-    """Tell whether an `error` beside choices is one; some servers send it with empty fields."""
+    """Return whether an `error` beside choices is one; some servers send it with empty fields."""
     if isinstance(error, dict):
         return any(_says(item) for item in error.values())
     return bool(error)

@@ -16,7 +16,7 @@ Part = tuple[Literal["text", "reasoning"], str]
 
 
 class Thinking:
-    """Splits an answer's text; `plain` says that all that follows is text."""
+    """Splits an answer's text; `plain`: all that follows is text."""
 
     __slots__ = ("_close", "_held", "_strips", "plain")
 
