@@ -1,4 +1,4 @@
-"""One answer of a model as it comes: said through the emitter, collected into a message."""
+"""One answer of a model: its deltas go to the emitter as they come, and become one message."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 
 
 class Answer:
-    """Takes deltas in and says them; `push` is the hot path.
+    """Emits an answer's deltas as they come; `push` is the hot path.
 
-    Blocks are numbered in the order in which they begin. `taken` are tool-call ids that the history
-    has: a server that repeats one, or gives none, has it replaced by one made of the message's id,
-    so that a run after a crash finds the same.
+    Blocks are numbered in the order in which they begin. `taken` are the tool-call ids of the
+    history. An id that a server repeats or leaves out is replaced by one made of the message's id,
+    so that a run after a crash makes the same.
     """
 
     def __init__(self, emitter: Emitter, path: str, message_id: str, taken: set[str]) -> None:
@@ -42,7 +42,7 @@ class Answer:
         self._open: Block | None = None  # the block of the delta before, unless a tool call's
 
     def push(self, deltas: list[Delta]) -> None:
-        """Say the deltas of one network read."""
+        """Emit the deltas of one network read."""
         tokens = self._emitter.tokens
         for delta in deltas:
             kind = delta.kind
@@ -101,7 +101,7 @@ class Answer:
         return given
 
     def finish(self, answer: ChatAnswer, params: dict[str, Any]) -> AIMessage:
-        """Say that the message is whole and return it."""
+        """Emit `MessageFinished` and return the message."""
         if not self._message.blocks:
             self._start()
         text = self._message.text

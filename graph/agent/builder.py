@@ -1,7 +1,7 @@
 """The built-in agent: model and tools in a bounded loop.
 
-Its nodes say what happens straight into the turn's emitter, in the order in which it happens; run
-it with `stream_mode=[]`. `Runtime.context` must be a `TurnContext`.
+Its nodes emit events straight into the turn's emitter, in the order in which they happen. Run it
+with `stream_mode=[]`. `Runtime.context` must be a `TurnContext`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """When a model call that failed is made again. Pure, but for the randomness of the waits.
 
-The task runs again as a whole: `TaskRetried` takes back what it said (F4), so it does not matter
-whether the answer failed before its first token or in the middle.
+The task runs again as a whole. `TaskRetried` voids its events (F4), so it does not
+matter whether the answer failed before its first token or in the middle.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Retries:
         self._made = 0
 
     def wait_s(self, settings: RetrySettings, error: Exception, tries: int) -> float | None:
-        """Return the seconds to wait before another try, after so many; None: there is none.
+        """Return the seconds to wait before the next try; None if the call is not made again.
 
         A request that the server refused for the request's own fault is never repeated.
         """

@@ -18,7 +18,7 @@ from turnstream.schemas.errors import InvalidRequestError
 
 
 class AgentState(TypedDict):
-    """What LangChain people know: a list of messages that grows."""
+    """The state that LangChain users know: a list of messages that grows."""
 
     messages: Annotated[list[AnyMessage], add_messages]
 

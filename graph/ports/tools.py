@@ -40,7 +40,7 @@ class ToolCalls(Protocol):
         ...
 
     async def finish(self, call: ToolCall, result: object) -> None:
-        """Record what a call came to: anything that a checkpoint can hold."""
+        """Record the result of a call: anything that a checkpoint can hold."""
         ...
 
     async def begun(self) -> Sequence[ToolCall]:
@@ -54,7 +54,7 @@ class ToolCalls(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ToolCallContext:
-    """What a running tool knows of its call.
+    """What a running tool knows about its call.
 
     `idempotency_key` (a UUID) is the same when the call is made again, after a crash or in a
     resume; `progress` takes anything that JSON can hold and never waits.
@@ -72,17 +72,17 @@ class Tool(Protocol):
 
     @property
     def spec(self) -> ToolSpec:
-        """What the model is told."""
+        """The description for the model."""
         ...
 
     @property
     def timeout_s(self) -> float:
-        """Time after which a call is given up."""
+        """Seconds after which a call is given up."""
         ...
 
     @property
     def effects(self) -> Effects | None:
-        """What the tool says of its effects; None has none, and its calls are not recorded."""
+        """The tool's effects; None: it has none, and its calls are not recorded."""
         ...
 
     def check(self, arguments: Mapping[str, object]) -> Any:
@@ -92,19 +92,19 @@ class Tool(Protocol):
     async def run(self, arguments: Any, context: ToolCallContext) -> object:
         """Return text, or what JSON can hold; raises `ToolError` with words for the model.
 
-        A tool with effects raises `ToolError` where it knows what it did; of anything else that it
-        raises the model is told that nobody knows (`tool_indeterminate`).
+        A tool with effects raises `ToolError` where it knows what it did. After any other error
+        the model sees that the result is unknown (`tool_indeterminate`).
         """
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Effects:
-    """What a tool says of its effects outside; one without any has None in this one's place.
+    """A tool's effects outside; a tool without any has None instead.
 
-    `honours_key`: a second call with the same idempotency key does nothing and returns the first
-    one's result. `find(arguments, idempotency_key)` looks whether a call took effect: it returns
-    the result, or None, which permits nothing, for the call may be about to begin.
+    `honours_key`: a second call with the same idempotency key does nothing and returns the result
+    of the first. `find(arguments, idempotency_key)` returns the result of a call that took effect,
+    else None. After None no call is made again, because the first may still be about to begin.
     """
 
     honours_key: bool = False

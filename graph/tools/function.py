@@ -23,9 +23,9 @@ A = TypeVar("A", bound=BaseModel)
 class FunctionTool(Generic[A]):
     """Implements `turnstream.graph.ports.tools.Tool`.
 
-    A plain function runs in a thread, which nobody can stop: after its time-out it goes on unseen.
-    The description is the function's docstring unless given. `effects` is what it does outside;
-    None if it only reads or computes, so that it may be called any number of times.
+    A plain function runs in a thread, which cannot be stopped: it goes on unseen after its
+    time-out. The description is the function's docstring unless given. `effects` is what it does
+    outside; None if it only reads or computes, so that it may be called any number of times.
     """
 
     def __init__(

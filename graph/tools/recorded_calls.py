@@ -48,9 +48,9 @@ async def call_once(
 ) -> Any:
     """Return the call's result: the recorded one, or that of `run`, recorded then (T1 to T3).
 
-    `find` returns what an earlier call came to, or None; `unknown` makes a result of the words that
-    say why there is none. What `run` raises leaves the call as begun: it may have taken effect. A
-    question (`interrupt()`) in it is asked, and the call is made again with the answer.
+    `find` returns the result of an earlier call, or None. `unknown` makes a result of the reason
+    why there is none. An error of `run` leaves the call as begun: it may have taken effect. A
+    question (`interrupt()`) in `run` is asked, and the call is made again with the answer.
     """
     known = await ledger.start(call)
     if known.state == "done":
@@ -79,7 +79,7 @@ async def _run(ledger: ToolCalls, call: ToolCall, run: Callable[[], Awaitable[An
     except Exception:
         del ledger.open[place]
         raise
-    del ledger.open[place]  # but not where it was cancelled: the turn's end then tells of it
+    del ledger.open[place]  # a cancelled call stays: the end of the turn reports it
     return result
 
 
@@ -99,7 +99,7 @@ def _sorted(value: Any) -> Any:
 async def _found(call: ToolCall, find: Callable[[], Awaitable[Any]]) -> Any:
     try:
         return await find()
-    except Exception:  # noqa: BLE001  not knowing is an answer
+    except Exception:  # noqa: BLE001  a query that fails has found nothing
         _log.warning("tool_query_failed", tool=call.name, exc_info=True)
         return None
 

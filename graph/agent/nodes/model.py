@@ -1,4 +1,4 @@
-"""The node that calls the model and says what it answers."""
+"""The node that calls the model and emits its answer."""
 
 import asyncio
 import itertools
@@ -30,7 +30,7 @@ _log = structlog.get_logger(__name__)
 
 
 def model_node(specs: Sequence[ToolSpec], settings: AgentSettings) -> Node:
-    """Return the node; it says itself where it goes on, which costs less than an edge that reads.
+    """Return the node. It names its successor itself: cheaper than an edge with a condition.
 
     The last call that `steps_max` allows is made without tools, so that the turn ends with an
     answer; a model that asks for tools all the same ends it with `StepLimitError`. A call that
@@ -75,13 +75,13 @@ def model_node(specs: Sequence[ToolSpec], settings: AgentSettings) -> Node:
 async def _begin_again(
     here: Step, context: TurnContext, settings: RetrySettings, error: ModelError, tries: int
 ) -> bool:
-    """Wait, and say that the node runs again (W11); False where it is not to."""
+    """Wait, and emit that the node runs again (W11); return False if the error ends the turn."""
     wait_s = context.retries.wait_s(settings, error, tries)
     if wait_s is None:
         return False
     _log.warning(
         "model_call_failed",
-        turn=str(here.turn_id),
+        turn_id=str(here.turn_id),
         code=error.code,
         error=str(error),
         tries=tries,

@@ -27,15 +27,14 @@ if TYPE_CHECKING:
 
 ERROR_CHARS_MAX = 2000
 UPDATE_CHARS_MAX = 256 << 10
-"""Of a step's update as an event carries it; a larger one is left out, the checkpoint has it."""
+"""Characters of a step's update in its event. A larger one is left out; the checkpoint has it."""
 
 
 @dataclass(slots=True)
 class Step:
-    """Where a node runs. `path` is its events' path; `update` what the node returns.
+    """One run of a node. `path` is its events' path; `update` what the node returns.
 
-    `place` is what idempotency keys say of where it stands, `started` the fields of its
-    `StepStarted`.
+    `place` names it in idempotency keys; `started` are the fields of its `StepStarted`.
     """
 
     emitter: Emitter
@@ -47,20 +46,20 @@ class Step:
     update: dict[str, Any] = field(default_factory=dict)
 
     def again(self, keep: Sequence[Keep], attempt: int, error: Exception) -> None:
-        """Say that the node runs again in this attempt: what it said goes, but for `keep`."""
+        """Emit that the node runs again in this attempt: its events are void, except `keep`."""
         code = error.code if isinstance(error, TurnstreamError) else type(error).__name__
         text = f"{code}: {error}"[:ERROR_CHARS_MAX]
         self.emitter.emit(TaskRetried, path=self.path, keep=list(keep), attempt=attempt, error=text)
         self.emitter.emit(StepStarted, **self.started)
 
     def id_of(self, what: str = "") -> uuid.UUID:
-        """Return an id that a run after a crash gives again: task ids do not change."""
+        """Return an id that is the same when the task runs again after a crash."""
         return uuid.uuid5(self.turn_id, f"{self.task_id}/{what}" if what else self.task_id)
 
 
 @contextmanager
 def step(runtime: Runtime[TurnContext]) -> Iterator[Step]:
-    """Say that the node began, and how it ended; says nothing more when it is cancelled."""
+    """Emit that the node began and how it ended; after a cancel nothing more is emitted."""
     info = runtime.execution_info
     if info is None:
         raise RuntimeError("a native node runs inside a graph only")

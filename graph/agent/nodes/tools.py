@@ -43,7 +43,7 @@ def calls_of(message: object) -> list[Call]:
 
 
 def tool_node(tools: Mapping[str, Tool], settings: AgentSettings) -> Node:
-    """Return the node. A tool that fails ends no turn: the model is told and goes on."""
+    """Return the node. A tool that fails ends no turn: the model sees the error and goes on."""
 
     async def call_tools(state: AgentState, *, runtime: Runtime[TurnContext]) -> dict[str, Any]:
         with step(runtime) as here:
@@ -57,7 +57,7 @@ def tool_node(tools: Mapping[str, Tool], settings: AgentSettings) -> Node:
                 for ordinal, call in enumerate(calls_of(state["messages"][-1]))
             ]
             try:
-                # an interrupt waits for the others, for they shall run only once
+                # an interrupt waits for the other calls, so that they run only once
                 ended = await asyncio.gather(*running, return_exceptions=True)
             finally:
                 for task in running:
@@ -81,7 +81,7 @@ class _Runs:
     tool_run: ToolRun
 
     async def run(self, call: Call, ordinal: int) -> ToolMessage:
-        """Run one call, say how it went, and return the message for the model."""
+        """Run one call, emit how it went, and return the message for the model."""
         here, ledger = self.here, self.turn.tool_calls
         emit = here.emitter.emit
         said = {"path": here.path, "tool_call_id": call.id, "name": call.name}
