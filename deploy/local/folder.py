@@ -1,6 +1,6 @@
 """The folder that one local stack lives in, and the lock that gives it to one supervisor.
 
-.gitignore         so that nobody commits it
+.gitignore         keeps the folder out of git
 lock               held (flock) as long as a supervisor lives
 state.json         see `state`
 postgres.password  mode 0600
@@ -129,7 +129,8 @@ def stop_parts(
     """Stop all processes of a state, the last started first; return the names of those stopped.
 
     Only processes that are the recorded ones are touched (pid and start time). Those of a tier are
-    asked together; who is not gone in its time, or when `hurry` says so, is killed.
+    asked together. Those that have not gone in their time, or once `hurry` returns True, are
+    killed.
     """
     stopped = []
     for tier in sorted({part.tier for part in state.parts}, reverse=True):

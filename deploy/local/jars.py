@@ -1,4 +1,4 @@
-"""Fetch the jars that a lock names into the cache, and let none pass whose SHA-256 differs.
+"""Fetch the jars that a lock names into the cache; refuse a jar with another SHA-256.
 
 Reads `kafka.lock` of this package (`group:artifact:version sha256`, one a line) and the cache
 folder; writes the cache. With everything cached no network is used. jgo only warns of a wrong
@@ -45,7 +45,7 @@ class Jar:
         return folder / f"{self.artifact}-{self.version}.jar"
 
     def intact(self, repository: Path) -> bool:
-        """Return whether the repository holds it, and with the right content."""
+        """Return whether the repository holds the jar with the right content."""
         try:
             with self.path(repository).open("rb") as file:
                 return hashlib.file_digest(file, "sha256").hexdigest() == self.sha256

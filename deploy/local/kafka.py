@@ -106,14 +106,14 @@ def kafka_part(
         url=f"127.0.0.1:{port}",
         ports={"broker": port, "controller": node.controller_ports[node.number - 1]},
         again=lambda logged: not logged.strip(),
-        restarts_max=1,  # seen once in 19 starts: the JVM ends at once and says nothing
+        restarts_max=1,  # seen once in 19 starts: the JVM ends at once without a log
         stop_timeout_s=20,
         explain=explain,
     )
 
 
 def _has_identity(folder: Path) -> bool:
-    """Return whether the data say whose they are; put that file back where a crash has cost it."""
+    """Return whether the data have their identity file; restore it if a crash lost it."""
     data = folder / "data"
     held, kept = data / _IDENTITY, folder / _IDENTITY
     whole = _whole(held)
@@ -136,7 +136,7 @@ def _whole(identity: Path) -> bool:
 
 
 def explain(_: int, logged: str) -> str:
-    """Say what Kafka found wrong with its data, where its log tells."""
+    """Return what Kafka found wrong with its data, "" if its log has nothing of it."""
     lines = [line for line in logged.splitlines() if any(word in line for word in _DAMAGED)]
     return f"{lines[-1].strip()[:300]}; if its data are damaged, {START_OVER}" if lines else ""
 
@@ -188,7 +188,7 @@ def _configuration(data: Path, port: int, node: Node) -> dict[str, str]:
         "transaction.state.log.num.partitions": "3",
         "share.coordinator.state.topic.num.partitions": "3",
         "group.initial.rebalance.delay.ms": "0",
-        "auto.create.topics.enable": "false",  # topics have settings, and a typo is no topic
+        "auto.create.topics.enable": "false",  # topics have settings, and a typo must not make one
     }
 
 

@@ -40,10 +40,10 @@ def _as_it_was(_: int, __: str) -> str:
 class Part:
     """What to run.
 
-    `ready` is asked again and again: it returns whether the part serves, and may raise `OSError`
-    for "not yet". `again` gets what a part that died before it was ready had logged, and says
-    whether another start may help (at most `restarts_max`). `explain` gets its return code and
-    what it logged, and may say the cause in better words. Times are in seconds.
+    `ready` is called again and again: it returns whether the part serves, and may raise `OSError`
+    for "not yet". `again` takes the log of a part that died before it was ready, and returns
+    whether another start may help (at most `restarts_max`). `explain` takes its return code and
+    its log, and may return the cause in better words. Times are in seconds.
     """
 
     name: str
@@ -117,7 +117,7 @@ class Running:
             self._popen.wait(timeout=1)
 
     def failure(self, cause: str) -> PartError:
-        """Return the error that tells what the part logged last."""
+        """Return the error, with the last lines of the part's log."""
         lines = tuple(self._logged().splitlines()[-TAIL_LINES:])
         error = PartError(part=self.part.name, cause=cause, tail=lines, log=str(self.part.log))
         error.add_note("\n".join(lines))  # for the traceback of who holds the stack in a program
@@ -136,7 +136,7 @@ class Running:
             self._start()
 
     def _port_taken(self, logged: str) -> str:
-        """Say so where somebody took a port between its choice and the part's start."""
+        """Return the cause if another process took a port between its choice and the start."""
         if _IN_USE not in logged.lower():
             return ""
         ports = ", ".join(f"{port} ({use})" for use, port in self.part.ports.items())

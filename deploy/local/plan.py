@@ -1,4 +1,4 @@
-"""What a local stack shall have: its parts, and what is known of them before the start."""
+"""The plan of a local stack: its parts, and their settings."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ def postgres_part(
     settings = {
         "listen_addresses": "127.0.0.1",
         "port": str(port),
-        "unix_socket_directories": "",  # nobody needs one, and its path may be too long
+        "unix_socket_directories": "",  # not needed, and its path may be too long
         "max_connections": "200",
         "log_line_prefix": "%m [%p] ",
         **options,
@@ -67,7 +67,7 @@ def postgres_part(
 
 
 def server_answers(url: str) -> bool:
-    """Return whether the server lets us in, with our database there (created when it is not)."""
+    """Return whether the server accepts us; creates our database if it is missing."""
     import psycopg  # noqa: PLC0415 - a tenth of a second that only a start needs
 
     admin = f"{url.rpartition('/')[0]}/postgres"
@@ -82,7 +82,7 @@ def server_answers(url: str) -> bool:
 
 
 def explain(_: int, logged: str) -> str:
-    """Say what Postgres found wrong with its data, where its log tells."""
+    """Return what Postgres found wrong with its data, "" if its log has nothing of it."""
     lines = [line for line in logged.splitlines() if "FATAL:" in line or "PANIC:" in line]
     damaged = [line for line in lines if any(words in line for words in _DAMAGED)]
     if not damaged:

@@ -80,7 +80,7 @@ def _password(path: Path) -> tuple[str, bool]:
 
 
 def _set_password(binaries: Binaries, place: Path, password: str, env: Mapping[str, str]) -> None:
-    """Give the server another password: the file with the one before is lost."""
+    """Set a new password: the file with the old one is lost."""
     code, said = binaries.run(
         *("postgres", "--single", "-D", str(place / "data"), "postgres"),
         env=env,
@@ -110,8 +110,8 @@ def _mended(data: Path, account: Account | None) -> bool:
 def _end_leftover(data: Path) -> None:
     """End a server that still runs on the data, and remove a pid file that names another process.
 
-    The folder's lock is ours, so no supervisor wants it. Postgres itself takes any process of its
-    account that has the pid in the file for a server, which after a reboot may be anything.
+    The folder's lock is ours, so no supervisor uses it. Postgres itself takes any process of its
+    account with the pid in the file for a server; after a reboot that may be any process.
     """
     file = data / "postmaster.pid"
     try:

@@ -1,7 +1,7 @@
 """Start, recognise and stop processes; writes nothing but the children's logs.
 
 Reads a process's start from `/proc`, in clock ticks since the boot: a data folder keeps it, and
-whoever opens the folder later finds the process by it. `psutil.Process.create_time` is based on the
+the next command finds the process by it. `psutil.Process.create_time` is based on the
 system clock, so the same process would have another start after the clock was set.
 """
 
@@ -114,7 +114,7 @@ def spawn(
 def wait_gone(
     processes: Sequence[Identity], timeout_s: float, hurry: Callable[[], bool] = lambda: False
 ) -> list[Identity]:
-    """Block until all have ended, the time is up or `hurry` says so; return those still there."""
+    """Block until all have ended, the time is up or `hurry` returns True; return the others."""
     deadline = time.monotonic() + timeout_s
     while True:
         left = [process for process in processes if process.alive()]
@@ -133,7 +133,7 @@ def kill_group(process: Identity) -> None:
 
 
 def ending(returncode: int) -> str:
-    """Say in words how a process ended."""
+    """Return in words how a process ended."""
     if returncode >= 0:
         return f"ended with exit code {returncode}"
     try:

@@ -1,6 +1,7 @@
 """The parts that are turnstream itself: workers, the edge, the usage processor.
 
-Each is this Python running `turnstream.streams.cli`, told by `TURNSTREAM_*` where the others are.
+Each is this Python running `turnstream.streams.cli`; variables `TURNSTREAM_*` tell it where the
+other parts are.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ _HAND_OVER_S = 15.0
 def worker_part(
     number: int, *, logs: Path, env: Mapping[str, str], port: int, drain_s: float
 ) -> Part:
-    """Return worker `number` (from 1); it says on `port` whether it is ready.
+    """Return worker `number` (from 1); it answers `/readyz` on `port`.
 
     `drain_s`: its drain budget; it is not killed before that is over.
     """
@@ -56,7 +57,7 @@ def edge_part(*, logs: Path, env: Mapping[str, str], port: int) -> Part:
 
 
 def processor_part(*, folder: Path, logs: Path, env: Mapping[str, str]) -> Part:
-    """Return the usage processor; it serves nothing, so ready is what its log says."""
+    """Return the usage processor. It serves nothing; it is ready once its log has Faust's line."""
     log = logs / "processor.log"
     return Part(
         name="processor",
@@ -69,7 +70,7 @@ def processor_part(*, folder: Path, logs: Path, env: Mapping[str, str]) -> Part:
 
 
 def answers_ready(port: int) -> bool:
-    """Return whether `/readyz` on that port says 200; raises `OSError` when nobody answers."""
+    """Return whether `/readyz` on that port answers 200; raises `OSError` without an answer."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=_READY_TIMEOUT_S)
     try:
         connection.request("GET", "/readyz")

@@ -1,7 +1,7 @@
 """What is known of a stack from outside its supervisor: `state.json` in the stack's folder.
 
 Written by the supervisor after every change (atomically, mode 0600: it holds the database's
-password), read by `status`, `logs`, `down` and whoever wants to use the running stack.
+password), read by `status`, `logs`, `down` and every command that uses the running stack.
 """
 
 from __future__ import annotations
@@ -59,8 +59,8 @@ class PartState(msgspec.Struct, kw_only=True):
 class StackState(msgspec.Struct, kw_only=True):
     """A stack: its supervisor, its parts in the order of their start, and how to reach it.
 
-    `embedded` says that the supervisor is a program that holds the stack for itself (a test run),
-    which nobody shall stop for the sake of the stack.
+    `embedded`: the supervisor is a program that holds the stack for itself (a test run), so that
+    `turnstream down` must not stop it.
     """
 
     version: int = _VERSION

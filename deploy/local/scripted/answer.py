@@ -63,7 +63,7 @@ def text_of(message: dict[str, Any]) -> str:
 
 
 def script_of(request: Request) -> Script:
-    """Return what the model's name and the last user message tell."""
+    """Return the script in the last user message, over that in the model's name."""
     users = [message for message in request.messages if message.get("role") == "user"]
     return read_script(text_of(users[-1]) if users else "", read_script(request.model))
 

@@ -2,8 +2,8 @@
 
 `python -m turnstream.deploy.local.scripted.server --port 8000`, or `async with ScriptedServer()`.
 Serves `POST /v1/chat/completions` (stream or not), `GET /v1/models`, `/health`, and `/metrics`
-under vLLM's names. What it answers is told by directives in the model's name or the last user
-message: see `script.py`. It refuses a history that vLLM or OpenAI would refuse.
+under vLLM's names. Directives in the model's name or the last user message say what it answers: see
+`script.py`. It refuses a history that vLLM or OpenAI would refuse.
 
 An asyncio protocol of its own, because it stands in benches at 10,000 tokens a second, where its
 CPU must be small.

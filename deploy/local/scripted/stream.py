@@ -80,7 +80,7 @@ class Stream:
         self.parked = False  # off the wheel until the peer reads
 
     def step(self, now: float) -> bool:
-        """Write what is due; tell whether there is more."""
+        """Write what is due; return whether there is more."""
         upto = FLAT_BURST
         if self.interval:
             upto = 1 + int((now + EARLY_S - self.due) / self.interval)
