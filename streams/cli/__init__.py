@@ -67,7 +67,7 @@ def _root(
 def main() -> None:
     """Run the command line; an error ends it with its code, one sentence and no traceback."""
     hold_standard_fds()
-    # what a command has to say it says itself; long-lived processes configure their log anew
+    # commands print for themselves; long-lived processes configure their log anew
     logging.getLogger().addHandler(logging.NullHandler())
     try:
         app()

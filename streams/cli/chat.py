@@ -33,17 +33,17 @@ def chat(
     token: Annotated[
         str, typer.Option(help="Bearer token.", envvar="TURNSTREAM_TOKEN", show_envvar=True)
     ] = "",
-    thread: Annotated[str, typer.Option(help="Thread to go on with; default: a new one.")] = "",
+    thread: Annotated[str, typer.Option(help="Thread to continue; default: a new one.")] = "",
     assistant: Annotated[str, typer.Option(help="Graph that answers.")] = "agent",
     folder: Dir = HERE,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON line a turn, nothing else.")] = (
-        False
-    ),
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON line a turn, nothing else.")
+    ] = (False),
 ) -> None:
-    """Talk to an agent: tokens as they come, tools as they run.
+    """Talk to an agent; shows tokens and tool calls as they come.
 
-    Ctrl-C stops the turn and keeps what was said; at the prompt it leaves, as Ctrl-D does. Text on
-    standard input is one message: `echo hello | turnstream chat`. Exit code 1: the turn failed,
+    Ctrl-C stops the turn and keeps its text; at the prompt it ends the chat, as Ctrl-D does. Text
+    on standard input is one message: `echo hello | turnstream chat`. Exit code 1: the turn failed;
     130: it was stopped.
     """
     from rich.console import Console

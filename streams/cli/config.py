@@ -71,7 +71,7 @@ def check(
     folder: Dir = HERE,
     as_json: AsJson = False,
 ) -> None:
-    """Check the settings, the graphs and the servers; exit with 3 if one fails.
+    """Check the settings, the graphs and the servers. Exit code 3: a check failed.
 
     Graphs are loaded as a worker loads them; those that are functions are called once, without a
     run's config.
@@ -97,7 +97,7 @@ def check(
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What one check came to."""
+    """The result of one check."""
 
     what: str
     ok: bool
@@ -119,7 +119,7 @@ def _consistent(settings: "Settings") -> list[Finding]:
     if not (secret or settings.jwks_url):
         local = settings.edge_host in {"127.0.0.1", "::1", "localhost"}
         where = "on loopback only" if local else f"on {settings.edge_host}"
-        found.append(Finding("auth", ok=local, detail=f"nobody has to prove who they are, {where}"))
+        found.append(Finding("auth", ok=local, detail=f"callers need no token, {where}"))
     return found or [Finding("values", ok=True, detail="consistent")]
 
 
@@ -165,7 +165,7 @@ async def _try(
     try:
         async with asyncio.timeout(_CHECK_TIMEOUT_S):
             return Finding(what, ok=True, detail=hidden(await check(settings)))
-    except Exception as error:  # noqa: BLE001  whatever it is, it is the answer
+    except Exception as error:  # noqa: BLE001  any error is the check's result
         return Finding(what, ok=False, detail=hidden(f"{type(error).__name__}: {error}")[:300])
 
 

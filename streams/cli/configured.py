@@ -1,4 +1,4 @@
-"""The settings a command works with: as configured, and from the local stack where nothing is."""
+"""The settings of a command: as configured; the local stack fills in what is not set."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 
 class State(StrEnum):
-    """What became of a letter."""
+    """The state of a letter."""
 
     OPEN = "open"
     REQUEUE_DUE = "requeue_due"
@@ -33,36 +33,41 @@ class State(StrEnum):
 
 
 app = typer.Typer(
-    help="List, show, requeue and drop records that could not be taken.", no_args_is_help=True
+    help="List, show, requeue and drop records that were refused.", no_args_is_help=True
 )
 
 Which = Annotated[list[str], typer.Argument(help="partition-offset, as `list` shows it.")]
-Note = Annotated[str, typer.Option(help="Why, for whoever looks later.")]
-Budget = Annotated[float, typer.Option("--timeout", help="Seconds to read for.", min=0.1)]
+Note = Annotated[str, typer.Option(help="Reason, kept with the decision.")]
+Budget = Annotated[
+    float,
+    typer.Option("--timeout", help="Most seconds to read the topic for.", min=0.1),
+]
 
 
 @app.command("list")
 def list_letters(
     *,
-    tenant: Annotated[str, typer.Option(help="Of this tenant's topic.")] = "",
-    code: Annotated[str, typer.Option(help="Refused with this code.")] = "",
-    topic: Annotated[str, typer.Option(help="From this input topic.")] = "",
-    state: Annotated[State, typer.Option(help="What became of them.")] = State.OPEN,
+    tenant: Annotated[str, typer.Option(help="Only letters of this tenant.")] = "",
+    code: Annotated[str, typer.Option(help="Only letters refused with this code.")] = "",
+    topic: Annotated[str, typer.Option(help="Only letters from this input topic.")] = "",
+    state: Annotated[State, typer.Option(help="Only letters in this state.")] = State.OPEN,
     partition: Annotated[
-        int, typer.Option(help="Of the dead-letters topic; -1: all.", min=-1)
+        int, typer.Option(help="Partition of the dead-letters topic; -1: all.", min=-1)
     ] = -1,
     first: Annotated[int, typer.Option("--from", help="First offset.", min=0)] = 0,
     end: Annotated[int, typer.Option("--to", help="Offset after the last; -1: end.", min=-1)] = -1,
-    limit: Annotated[int, typer.Option(help="Letters on a page.", min=1, max=500)] = 50,
-    start: Annotated[str, typer.Option("--after", help="Where the page before ended.")] = "",
+    limit: Annotated[int, typer.Option(help="Letters on one page.", min=1, max=500)] = 50,
+    start: Annotated[
+        str, typer.Option("--after", help="Where to go on, as the page before printed it.")
+    ] = "",
     budget_s: Budget = 60.0,
     folder: Dir = HERE,
     as_json: AsJson = False,
 ) -> None:
-    """List letters in order of partition and offset, those first that nobody has decided on.
+    """List letters, by default those without a decision, in order of partition and offset.
 
-    A page that ends early (its limit, its time) says where the next one begins. Exit code 3: the
-    time was over.
+    A page that ends early, at its limit or its time, prints where the next page begins. Exit code
+    3: the time ran out.
     """
     from turnstream.streams.cli.letter_output import page_json, print_page
     from turnstream.streams.letters.scan import Wanted, parse_place
@@ -90,12 +95,12 @@ def list_letters(
 def show(
     letter: Annotated[str, typer.Argument(help="partition-offset, as `list` shows it.")],
     *,
-    raw: Annotated[bool, typer.Option("--raw", help="Print the record's bytes alone.")] = False,
+    raw: Annotated[bool, typer.Option("--raw", help="Print only the record's bytes.")] = False,
     budget_s: Budget = 20.0,
     folder: Dir = HERE,
     as_json: AsJson = False,
 ) -> None:
-    """Show a letter: what its bytes are, whether they would be taken now, and what became of it."""
+    """Show a letter: its bytes, whether they would be accepted now, and what was decided."""
     from turnstream.streams.cli.letter_output import print_letter
     from turnstream.streams.letters.reading import shown_json
     from turnstream.streams.letters.scan import parse_place
@@ -121,21 +126,21 @@ def requeue(
     letters: Which,
     *,
     value: Annotated[
-        str, typer.Option(help="File with the bytes to send instead; - is standard input.")
+        str, typer.Option(help="File with the bytes to send instead; - for standard input.")
     ] = "",
-    key: Annotated[str | None, typer.Option(help="Key to send instead; empty: none.")] = None,
+    key: Annotated[str | None, typer.Option(help="Key to send instead; empty for none.")] = None,
     note: Note = "",
-    force: Annotated[bool, typer.Option(help="Also what would be refused again.")] = False,
+    force: Annotated[bool, typer.Option(help="Send even what would be refused again.")] = False,
     wait_s: Annotated[
-        float, typer.Option("--wait", help="Seconds for a worker to send it.", min=0)
+        float, typer.Option("--wait", help="Seconds to wait until a worker has sent it.", min=0)
     ] = 10,
     folder: Dir = HERE,
     as_json: AsJson = False,
 ) -> None:
     """Send letters to their topics once more, as they are or edited.
 
-    The decision is durable before this ends; a worker carries it out, once. Exit code 1: somebody
-    has decided already, or it would be refused again. Exit code 3: no worker has sent it yet.
+    The decision is durable before the command ends; a worker carries it out, once. Exit code 1: the
+    letter is decided already, or would be refused again. Exit code 3: no worker has sent it yet.
     """
     if value and len(letters) > 1:
         raise typer.BadParameter("an edit is of one letter")
@@ -160,7 +165,7 @@ def requeue(
 
 @app.command()
 def drop(letters: Which, *, note: Note = "", folder: Dir = HERE, as_json: AsJson = False) -> None:
-    """Decide that nothing is to be done about letters; their bytes stay until the topic forgets."""
+    """Drop letters: no worker sends them again. Their bytes stay for the topic's retention."""
 
     async def decide(service: "DeadLetters", letter: "Letter") -> "Letter":
         return await service.drop(letter, actor=_actor(), note=note)

@@ -1,4 +1,4 @@
-"""`turnstream edge`: hold the sockets of the clients."""
+"""`turnstream edge`: the process that clients connect to."""
 
 import asyncio
 from contextlib import asynccontextmanager

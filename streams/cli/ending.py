@@ -1,4 +1,4 @@
-"""How a command ends that could not do its work: one sentence on standard error, exit code 1."""
+"""How a failed command ends: one sentence on standard error, exit code 1."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ EXIT_FAILED = 1
 
 
 def end(error: Exception) -> NoReturn:
-    """Say what went wrong and exit; say nothing where the reader of our output has gone."""
+    """Print what went wrong and exit; print nothing if the reader of our output has gone."""
     cause = _first(error)
     if isinstance(cause, BrokenPipeError):
         # the interpreter flushes standard output once more as it ends

@@ -13,7 +13,7 @@ Dir = Annotated[
     Path,
     typer.Option(
         "--dir",
-        help="Folder of the local stack, which fills in what is not set.",
+        help="Folder of the local stack, which fills in settings that are not set.",
         metavar="DIR",
         file_okay=False,
     ),
@@ -22,7 +22,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a ta
 
 
 def parsed(parse: Callable[[str], T], text: str, option: str) -> T:
-    """Return what `parse` makes of an option's text; what it refuses is a usage error (exit 2)."""
+    """Return the parsed text; a text that `parse` refuses is a usage error (exit code 2)."""
     from turnstream.schemas.errors import InvalidRequestError
 
     try:

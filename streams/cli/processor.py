@@ -11,15 +11,15 @@ app = typer.Typer(help="Run a processor: a stream derived from another one.", no
 
 @app.callback()
 def _group() -> None:
-    """Keep `usage` a command of its own: other processors stand beside it."""
+    """Keep `usage` a command of its own, so that others can follow."""
 
 
 @app.command()
 def usage(*, folder: Dir = HERE) -> None:
     """Total the tokens of each tenant, hour and model into the topic `usage`.
 
-    Any number may run; the partitions of `turn-results.<tenant>` are shared between them. Stops on
-    SIGTERM. Servers that are away when it starts are waited for, TURNSTREAM_START_TIMEOUT_S long.
+    Any number may run; they share the partitions of `turn-results.<tenant>`. Stops on
+    SIGTERM. At its start it waits for Kafka and Postgres, TURNSTREAM_START_TIMEOUT_S at most.
     Exit code 75: a server did not answer for minutes; start it again.
     """
     from turnstream.streams.app.contradictions import refuse_contradictions

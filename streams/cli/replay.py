@@ -20,7 +20,7 @@ app = typer.Typer(
 
 @app.callback()
 def _group() -> None:
-    """Keep `view` a command of its own: other replays stand beside it."""
+    """Keep `view` a command of its own, so that others can follow."""
 
 
 @app.command()

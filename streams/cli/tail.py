@@ -19,27 +19,35 @@ if TYPE_CHECKING:
 
 def tail(
     *,
-    thread: Annotated[str, typer.Option(help="Of this thread; default: of all.")] = "",
-    turn: Annotated[str, typer.Option(help="Of this turn, a UUID.")] = "",
-    tenant: Annotated[str, typer.Option(help="Of this tenant; of a thread: default.")] = "",
+    thread: Annotated[
+        str, typer.Option(help="Only events of this thread; default: of all threads.")
+    ] = "",
+    turn: Annotated[str, typer.Option(help="Only events of this turn, a UUID.")] = "",
+    tenant: Annotated[
+        str,
+        typer.Option(help="Only events of this tenant; with --thread the default is `default`."),
+    ] = "",
     types: Annotated[
-        str, typer.Option("--type", help="Of these types: TokensEmitted,ToolStarted …")
+        str,
+        typer.Option(
+            "--type", help="Only events of these types, such as TokensEmitted,ToolStarted."
+        ),
     ] = "",
     since: Annotated[
         str,
         typer.Option(
-            help="From 10m ago, from a time as 2026-12-01T05:00 (UTC), or from the start."
+            help="Where to begin: `10m` ago, a time such as 2026-12-01T05:00 (UTC), or `start`."
         ),
     ] = "",
-    follow: Annotated[bool, typer.Option(help="Go on until Ctrl-C.")] = True,
+    follow: Annotated[bool, typer.Option(help="Keep printing until Ctrl-C.")] = True,
     folder: Dir = HERE,
     as_json: Annotated[
-        bool, typer.Option("--json", help="One JSON object a line; the form for pipes.")
+        bool, typer.Option("--json", help="Print one JSON object a line; the default for pipes.")
     ] = False,
 ) -> None:
     """Print events from now on, or since a time. Events of a thread come in their order.
 
-    On a terminal a line is for people; into a pipe or a file it is JSON.
+    On a terminal the lines are text; in a pipe or a file they are JSON.
     """
     from turnstream.streams.replay.event_lines import Wanted, parse_since, parse_types
 

@@ -43,7 +43,7 @@ def create(*, folder: Dir = HERE, as_json: AsJson = False) -> None:
 
 @app.command()
 def check(*, folder: Dir = HERE, as_json: AsJson = False) -> None:
-    """Compare the topics with what is wanted; exit with 3 where one is missing or differs."""
+    """Compare the topics with their settings. Exit code 3: a topic is missing or differs."""
     _, _, drifts = asyncio.run(_look(folder))
     if as_json:
         typer.echo(json.dumps(_drift_rows(drifts), indent=2))

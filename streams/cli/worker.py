@@ -24,13 +24,13 @@ def worker(
     ] = True,
     folder: Dir = HERE,
 ) -> None:
-    """Take turns from the input topics, run them, publish what they say.
+    """Take turns from the input topics, run them, and publish their events.
 
     Any number may run; they divide the turns. SIGTERM hands over what still runs: turns get half
     of TURNSTREAM_DRAIN_TIMEOUT_S to end, then stop at a step's end, at last at a token. Above
     TURNSTREAM_WORKER_MEMORY_MAX_MIB it does the same and starts anew under the same process id.
     At its start it waits for Kafka and Postgres, TURNSTREAM_START_TIMEOUT_S at most. Exit code 1:
-    something makes going on impossible, and standard error names it.
+    the worker cannot go on; standard error has the reason.
     """
     import uvloop
 

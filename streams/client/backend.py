@@ -184,7 +184,8 @@ class TurnClient:
     async def cancel(self, thread_id: str, turn_id: str, *, reason: str = "") -> Published:
         """Stop a turn, running or queued or not there yet; what it has said is kept.
 
-        It has no result of its own: the turn's result says `cancelled`, or how it ended before.
+        It has no result of its own. The turn's result has the status `cancelled`, or that of an
+        earlier end.
         """
         turn_id = str(parse_turn_id(turn_id))
         command = CancelTurn(**self._envelope(thread_id, turn_id, "", ""), reason=reason)

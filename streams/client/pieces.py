@@ -10,7 +10,7 @@ import msgspec
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Something new to show.
+    """One new thing to show.
 
     `kind`: `text`, `reasoning`, `message-end`, `tool-started`, `tool-progress`, `tool-finished`,
     `tool-failed`, `rewound` (the open message is void, it begins anew), `question` (its id is `id`)
@@ -26,7 +26,7 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """The turn is over; `error` says why it failed (`cancelled`: somebody stopped it)."""
+    """The turn is over; `error` is why it failed (`cancelled`: a caller stopped it)."""
 
     status: Literal["completed", "failed", "interrupted"]
     error: str = ""

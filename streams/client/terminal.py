@@ -90,7 +90,7 @@ class Chat:
         await self._post(f"{self._url}/threads", body, "create")
 
     async def subscribed(self) -> None:
-        """Wait until `turn`, iterated elsewhere, is told of every event from now on."""
+        """Wait until `turn`, iterated elsewhere, receives every event from now on."""
         await self._subscribed.wait()
 
     async def send(self, text: str) -> None:
@@ -108,7 +108,7 @@ class Chat:
         await self._call("run.cancel", {"run_id": self.run_id})
 
     async def turn(self) -> AsyncGenerator[Piece | End, None]:
-        """Yield what the turn shows, up to and with its `End`.
+        """Yield the pieces of the turn, up to and with its `End`.
 
         A dropped socket is opened again, up to 20 times in a row without an event between.
         """
@@ -180,7 +180,7 @@ class Chat:
         return answer
 
     def _away(self, error: Exception) -> UnavailableError:
-        """Say in one sentence that the edge does not answer."""
+        """Return the error of an edge that does not answer."""
         cause = getattr(error, "os_error", error)
         number = getattr(cause, "errno", None)
         why = os.strerror(number) if number else type(error).__name__
@@ -222,7 +222,7 @@ class _Socket:
 
 
 def _check_close(code: int) -> None:
-    """Raise `ChatError` for a close code that says: do not come back."""
+    """Raise `ChatError` for a close code after which a reconnect is useless."""
     if code in _CLIENT_ERRORS and code not in _RETRIED_CLOSES:
         raise ChatError(f"the edge closed the socket with {code}")
 

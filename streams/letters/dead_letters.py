@@ -1,8 +1,8 @@
 """Dead letters: find them, read them, and decide: requeue, with an edit or without, or drop.
 
 Reads the dead-letters topic; a decision goes to Postgres and nowhere else. Workers carry requeues
-out (`Outlets.requeue`), so that whoever decided may die right after, and two who decide at once
-have decided once.
+out (`Outlets.requeue`), so that a process may die right after its decision, and two decisions at
+once count as one.
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ class DeadLetters:
         return letter
 
     def read(self, record: DeadLetter) -> Reading:
-        """Say what the bytes are, and whether they would be taken now."""
+        """Return what the bytes are, and whether an intake would take them now."""
         return read_letter(
             record, record.key, record.value, self._rules, self._tenant_of(record.topic)
         )
@@ -171,7 +171,7 @@ class DeadLetters:
     ) -> Letter:
         """Decide that the record goes to its topic once more, with these bytes where there are any.
 
-        Raises `ConflictError` (`letter_decided`) where somebody has decided, and
+        Raises `ConflictError` (`letter_decided`) where a decision stands, and
         `InvalidRequestError` (`letter_refused`) for bytes that would be refused again; with `force`
         only for those that are refused whatever the settings and the version of the workers.
         """
@@ -194,7 +194,7 @@ class DeadLetters:
         return await self._decide(letter, decision, (record_key, data))
 
     async def drop(self, letter: Letter, *, actor: str, note: str = "") -> Letter:
-        """Decide that nothing is to be done; the letter stays until its topic forgets it."""
+        """Decide that the letter is not sent again; it stays for its topic's retention."""
         return await self._decide(letter, _decision(letter, "drop", actor, note), None)
 
     async def sent(self, letter: Letter, *, timeout_s: float) -> Letter:
@@ -210,7 +210,7 @@ class DeadLetters:
         self, record: DeadLetter, key: bytes, value: bytes, *, edited: bool, force: bool
     ) -> None:
         code, message = record.code, record.message
-        if edited or code != "turn_id_reused":  # which the ledger says, not the record
+        if edited or code != "turn_id_reused":  # the ledger decides that, not the record
             reading = read_letter(record, key, value, self._rules, self._tenant_of(record.topic))
             code, message = reading.code, reading.message
         if code and (not force or code in HOPELESS):

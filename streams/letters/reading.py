@@ -89,12 +89,12 @@ def _decoded(value: bytes, rules: Rules) -> msgspec.Struct | None:
     """Return the record, None for one that cannot be read; its admission tells why."""
     try:
         return command_of_json(value) if is_json(value) else rules.wire.decode(value)
-    except Exception:  # noqa: BLE001  the bytes are anybody's
+    except Exception:  # noqa: BLE001  the bytes are foreign
         return None
 
 
 def form_of(value: bytes) -> str:
-    """Say how the bytes are framed, by their beginning."""
+    """Return how the bytes are framed, by their beginning."""
     if not value:
         return "nothing"
     if is_json(value):

@@ -51,7 +51,7 @@ def parse_place(text: str) -> Place:
 
 
 def is_letter(record: DeadLetter) -> bool:
-    """Tell whether a worker of ours may have written it: anything can lie on a topic."""
+    """Return whether a worker of ours may have written it: a topic can hold anything."""
     try:
         UUID(record.letter_id)
     except ValueError:
@@ -102,7 +102,7 @@ class Wanted:
     end: int | None = None
 
     def takes(self, record: DeadLetter) -> bool:
-        """Tell whether a letter is wanted, as far as the letter itself says."""
+        """Return whether a letter is wanted, as far as its own fields tell."""
         return (
             (self.tenant is None or record.tenant == self.tenant)
             and self.code in ("", record.code)
@@ -180,7 +180,7 @@ class LetterScan:
                 yield replace(span, first=first, end=end)
 
     async def _take(self, batch: Sequence[RawRecord]) -> bool:
-        """Add what is wanted of a batch; tell whether the page is full."""
+        """Add the wanted letters of a batch; return whether the page is full."""
         letters = []
         for raw in batch:
             record = self._letter_in(raw)

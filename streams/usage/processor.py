@@ -49,7 +49,7 @@ RETRY_MAX_S = 5.0
 GIVE_UP_S = 300.0
 STOP_TIMEOUT_S = 10.0
 ACK_TIMEOUT_S = 30.0
-EXIT_GAVE_UP = 75  # EX_TEMPFAIL: start me again
+EXIT_GAVE_UP = 75  # EX_TEMPFAIL: start the processor again
 EXIT_BROKEN = 70  # EX_SOFTWARE
 _ENVELOPE_BYTES_MAX = 64 << 10
 
@@ -87,7 +87,7 @@ def read_result(codec: Codec, value: bytes | None, tenant: str) -> TurnResult:
     """Return the result that a record holds; raises `UndecodableError` with the reason."""
     record = codec.decode(value or b"")
     if isinstance(record, UnknownEvent):
-        raise UndecodableError(f"nobody here knows {record.type}", code="unknown_schema")
+        raise UndecodableError(f"unknown record type {record.type!r}", code="unknown_schema")
     if not isinstance(record, TurnResult):
         raise UndecodableError(f"{type(record).__name__} is no result", code="not_a_result")
     if record.tenant != tenant:

@@ -1,4 +1,4 @@
-"""`turnstream demo`: the whole story on this machine, in about a minute."""
+"""`turnstream demo`: a stack, a crash and a replay on this machine, in about a minute."""
 
 import asyncio
 import contextlib
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 def demo(
     *,
     no_model: Annotated[
-        bool, typer.Option("--no-model", help="Scripted answers only, no llama.cpp.")
+        bool, typer.Option("--no-model", help="Use scripted answers only, no llama.cpp.")
     ] = False,
 ) -> None:
     """Start a stack, run turns through Kafka, kill a worker in mid-turn, replay, stop.
 
     Kafka, Postgres and the model are real and come from packages; it leaves nothing running.
-    Exit code 1: something was other than promised.
+    Exit code 1: a promise did not hold.
     """
     from turnstream.streams.app.settings import load_settings
     from turnstream.streams.cli.local.demo_story import Doors, show

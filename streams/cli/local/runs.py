@@ -1,7 +1,7 @@
 """Run a local stack for the command line: in the foreground, or apart from the terminal.
 
-Apart: the command starts itself once more as the supervisor, which tells of every change in JSON
-lines over a pipe until all is ready or something failed.
+Apart: the command starts itself once more as the supervisor. The supervisor writes every change
+as a JSON line to a pipe until all parts are ready or one failed.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def run(folder: Path, plan: Plan) -> int:
 
 
 def run_apart(folder: Path, plan: Plan, events_fd: int) -> int:
-    """Be the supervisor of a detached start: tell its starter of every change, up to the end."""
+    """Be the supervisor of a detached start: write every change to its starter."""
     with os.fdopen(events_fd, "wb", buffering=0) as events:
 
         def tell(message: PartState | _Outcome) -> None:
@@ -93,7 +93,7 @@ def run_apart(folder: Path, plan: Plan, events_fd: int) -> int:
 
 
 def start_apart(folder: Path) -> int:
-    """Start the same command once more, without `--detach`, and show what it tells."""
+    """Start the same command once more, without `--detach`, and show the changes it writes."""
     console = Console()
     log = private(Folder(folder).logs / SUPERVISOR_LOG)
     read_fd, write_fd = os.pipe()
@@ -126,7 +126,7 @@ def start_apart(folder: Path) -> int:
 
 @contextmanager
 def _ending(supervisor: subprocess.Popen[bytes]) -> Iterator[None]:
-    """Stop a start under way when Ctrl-C says so."""
+    """Stop the supervisor when Ctrl-C interrupts the start."""
     try:
         yield
     except KeyboardInterrupt:

@@ -10,7 +10,7 @@ from turnstream.streams.cli.options import HERE, Dir
 if TYPE_CHECKING:
     from turnstream.deploy.local.plan import Plan
 
-Port = Annotated[int, typer.Option(min=0, max=65535, help="0: a free one.")]
+Port = Annotated[int, typer.Option(min=0, max=65535, help="0 for a free port.")]
 
 
 def up(
@@ -21,32 +21,35 @@ def up(
         str,
         typer.Option(
             metavar="PARTS",
-            help="Start these only, of: kafka,postgres,model,worker,edge,processor.",
+            help="Start only these: kafka,postgres,model,worker,edge,processor.",
         ),
     ] = "",
     no_model: Annotated[
-        bool, typer.Option("--no-model", help="Start no llama.cpp: TURNSTREAM_MODEL_URL is set.")
+        bool, typer.Option("--no-model", help="Start no llama.cpp; needs TURNSTREAM_MODEL_URL.")
     ] = False,
     no_processor: Annotated[
         bool, typer.Option("--no-processor", help="Start no usage processor.")
     ] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Remove all data first.")] = False,
     detach: Annotated[
-        bool, typer.Option("--detach", help="Return when all is ready; `down` stops it.")
+        bool, typer.Option("--detach", help="Return once all parts are ready; `down` stops them.")
     ] = False,
     kafka_port: Port = 0,
     postgres_port: Port = 0,
     model_port: Port = 0,
     edge_port: Annotated[
-        int, typer.Option(min=0, max=65535, help="0: as set, else 8123, else a free one.")
+        int,
+        typer.Option(
+            min=0, max=65535, help="0 for the configured port, else 8123, else a free one."
+        ),
     ] = 0,
     events_fd: Annotated[int, typer.Option(hidden=True)] = -1,
 ) -> None:
-    """Start all that a laptop needs: Kafka, Postgres, a model, a worker, the edge, a processor.
+    """Start a local stack: Kafka, Postgres, a model, workers, the edge and the usage processor.
 
-    What is configured by URL is used, not started. Stays until Ctrl-C, which stops what it
-    started and nothing else; the data is kept for the next start. Exit code 1: a part did not
-    start; 3: a stack runs on this folder already.
+    A server whose URL is configured is used, not started. Ctrl-C stops what was started and nothing
+    else; the data is kept for the next start. Exit code 1: a part did not start; 3: a stack runs on
+    this folder already.
     """
     from turnstream.streams.cli.local import runs
 
@@ -74,14 +77,14 @@ def status(
     *,
     folder: Dir = HERE,
     as_json: Annotated[
-        bool, typer.Option("--json", help="For scripts; includes the database's password.")
+        bool, typer.Option("--json", help="Print JSON, with the database's password.")
     ] = False,
 ) -> None:
-    """Show the parts, where they are reached, and whether they live.
+    """Show the parts, their addresses, and whether they run.
 
-    A part that ended by itself is started again, at first after half a second, then ever more
-    rarely; how often, and how it ended last, stands beside it. Exit code 0: all is up; 1: a part is
-    missing; 3: no stack runs on this folder.
+    A part that ended by itself is started again, first after half a second, then after longer
+    pauses. The table shows how often, and how it ended last. Exit code 0: all parts run; 1: a part
+    does not; 3: no stack runs on this folder.
     """
     from turnstream.streams.cli.local.found import look
 
@@ -102,7 +105,7 @@ def restart(
 ) -> None:
     """Stop a part of the running stack and start it again; a worker hands its turns over first.
 
-    It gets the environment that `up` had, and reads `.env` anew. Exit code 1: it did not become
+    The part gets the environment of `up`, and reads `.env` again. Exit code 1: it did not become
     ready; 3: no stack runs on this folder.
     """
     from turnstream.streams.cli.local import orders
@@ -114,8 +117,12 @@ def logs(
     part: Annotated[str, typer.Argument(help="kafka, postgres, model, worker-1, …; all.")] = "",
     *,
     folder: Dir = HERE,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until Ctrl-C.")] = False,
-    lines: Annotated[int, typer.Option("--lines", "-n", min=0, help="Of each; 0: all.")] = 20,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Keep printing until Ctrl-C.")
+    ] = False,
+    lines: Annotated[
+        int, typer.Option("--lines", "-n", min=0, help="Lines of each log; 0 for all.")
+    ] = 20,
 ) -> None:
     """Print the last lines that the parts logged. Exit code 3: there is no such log."""
     from turnstream.streams.cli.local.log_tail import print_logs
