@@ -1,9 +1,9 @@
-"""The real ledger functions beside a model of the rules, under schedules that hypothesis draws.
+"""The real ledger functions beside the model of the rules, under random schedules.
 
 Two input partitions with two intakes each, three workers, attempts that live on after they were
 fenced, busy policies, expiry, and restores: the database goes back to an earlier state on a higher
 timeline. Checkpoints and outcomes go through the real saver. After every step the rows of the
-ledger, and the checkpoints, equal the model's.
+ledger, and the checkpoints, equal the model's, which is that of `tests/model` for each thread.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ import os
 import random
 import uuid
 from collections import Counter
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 import asyncpg
 import pytest
 from psycopg_pool import AsyncConnectionPool
 
+from tests.contracts.threads_model import Command, Model
 from turnstream.connectors.memory.emitter import MemoryEmitter
 from turnstream.connectors.postgres.checkpoints.commit_pool import CommitPool
 from turnstream.connectors.postgres.checkpoints.commits import Session
@@ -45,7 +45,6 @@ pytestmark = pytest.mark.promises("P1", "P2", "P6", "P12")
 
 THREADS = ("acme/a", "acme/b")
 TURNS = tuple(f"t{i}" for i in range(1, 15))
-LIFE = 1 << 40
 TABLES = (
     "threads", "turns", "ready", "ended", "expiries", "expired_interrupts", "early_cancels",
     "intake", "workers", "checkpoints",
@@ -59,307 +58,6 @@ def turn_uuid(name: str) -> uuid.UUID:
 
 
 NAMES = {turn_uuid(name): name for name in TURNS}
-
-
-# -- the model ------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Command:
-    kind: str
-    turn: str
-    thread: str
-    answers: tuple[str, ...] = ()
-    policy: str = "enqueue"
-    known: bool = True
-    expires: bool = False
-
-    @property
-    def front(self) -> bool:
-        return self.policy in ("interrupt", "rollback")
-
-
-@dataclass
-class Turn:
-    name: str
-    command: Command
-    seq: int
-    origin: str
-    started: bool = False
-    closed: bool = False
-    outcome: str | None = None
-    why: str = ""
-
-
-@dataclass
-class Thread:
-    epoch: int = 0
-    owner: int | None = None
-    head: str | None = None
-    cancel: str | None = None
-    state: tuple[tuple[str, str], ...] = ()
-    expired: frozenset[str] = frozenset()
-    asks: tuple[str, tuple[str, ...]] | None = None
-    told: tuple[tuple[str, int, str], ...] = ()
-    rev: int = 0
-    ready: int | None = None
-    attempts: int = 0
-
-
-@dataclass
-class Model:
-    """The store of the rules. Methods return what the real functions must return."""
-
-    timeline: int
-    positions: list[int] = field(default_factory=lambda: [0, 0])
-    threads: dict[str, Thread] = field(default_factory=dict)
-    turns: dict[str, Turn] = field(default_factory=dict)
-    early: set[tuple[str, str]] = field(default_factory=set)
-    workers: set[int] = field(default_factory=set)
-    suspects: dict[int, str] = field(default_factory=dict)
-    expiries: set[tuple[str, str]] = field(default_factory=set)
-    drawn: int = 0
-    waits: int = 0
-
-    def next(self, key: str) -> Turn | None:
-        waiting = [
-            t
-            for t in self.turns.values()
-            if t.command.thread == key and t.outcome is None and not t.started
-        ]
-        return min(waiting, key=lambda t: (not t.command.front, t.seq), default=None)
-
-    def wait(self, key: str) -> None:
-        self.waits += 1
-        if self.threads[key].ready is None:
-            self.threads[key].ready = self.waits
-
-    def admit(self, part: int, at: int, batch: list[Command], worker: int, room: int):
-        """(claims, ended, woken, cancelled), or what was refused; then nothing has changed."""
-        if self.positions[part] != at:
-            return "moved", self.positions[part]
-        before = copy.deepcopy(self.__dict__)
-        ended, reused, cancelled = [], [], []
-        known = set(self.threads)
-        for i, c in enumerate(batch):
-            thread = self.threads.setdefault(c.thread, Thread())
-            turn = self.turns.get(c.turn)
-            if c.kind == "cancel":
-                if turn is None:
-                    self.early.add((c.turn, c.thread))
-                elif turn.command.thread != c.thread or turn.outcome:
-                    pass
-                elif thread.head == c.turn:
-                    thread.cancel = thread.cancel or "cancel"
-                    cancelled.append(c.thread)
-                else:
-                    turn.outcome = "cancelled"
-                    ended.append(c.turn)
-            elif turn is None:
-                self.drawn += 1
-                new = Turn(c.turn, c, self.drawn, c.turn, outcome=self.verdict(c))
-                self.turns[c.turn] = new
-                if new.outcome:
-                    ended.append(c.turn)
-                    continue
-                if c.expires:
-                    self.expiries.add((c.turn, "turn"))
-                head = self.turns.get(thread.head or "")
-                if c.front and head and not head.outcome:
-                    again = thread.cancel if c.policy == "interrupt" else None
-                    thread.cancel = again or c.policy
-                    cancelled.append(c.thread)
-            elif turn.command != c:
-                reused.append(at + i)
-        if reused:
-            self.__dict__.update(before)
-            return "reused", tuple(reused)
-        self.positions[part] = at + len(batch)
-        with_turns = {turn.command.thread for turn in self.turns.values()}
-        for key in self.threads.keys() - known - with_turns:
-            del self.threads[key]
-        keys = [
-            key
-            for key in dict.fromkeys(c.thread for c in batch)
-            if key in self.threads
-            and self.threads[key].owner is None
-            and self.threads[key].ready is None
-        ]
-        claims, woken = self.claim(keys, worker, room)
-        return claims, ended, woken, list(dict.fromkeys(cancelled))
-
-    def verdict(self, c: Command) -> str | None:
-        if (c.turn, c.thread) in self.early:
-            return "cancelled"
-        if not c.known:
-            return "failed"
-        busy = any(t.command.thread == c.thread and not t.outcome for t in self.turns.values())
-        return "rejected" if c.policy == "reject" and busy else None
-
-    def claim(self, keys: list[str], worker: int, room: int):
-        claims, woken = [], []
-        if worker not in self.workers:
-            room = 0
-        for key in keys:
-            thread = self.threads[key]
-            if thread.owner is not None:
-                continue
-            turn = self.turns[thread.head] if thread.head else self.next(key)
-            if turn is None:
-                continue
-            if len(claims) == room:
-                self.wait(key)
-                woken.append(key)
-                continue
-            again, parked = turn.started, False
-            if again and not turn.outcome and thread.attempts >= 2:
-                parked = thread.attempts >= 4
-                if thread.attempts >= 5:
-                    turn.outcome = "failed"
-                elif not parked and not self.take_suspect(worker, key):
-                    self.wait(key)
-                    continue
-            thread.epoch = max(thread.epoch, self.timeline * LIFE) + 1
-            thread.owner, thread.head = worker, turn.name
-            thread.attempts = thread.attempts + 1 if again else 1
-            if not again:
-                turn.started, thread.cancel = True, None
-                self.settle(thread, turn)
-            claims.append(
-                (key, turn.name, thread.epoch, turn.origin, self.said(turn), thread.cancel, again,
-                 thread.told, thread.attempts, parked)
-            )  # fmt: skip
-        return claims, woken
-
-    def take_suspect(self, worker: int, key: str) -> bool:
-        """A worker runs one suspect at a time."""
-        held = self.threads.get(self.suspects.get(worker, ""))
-        if held and held.owner == worker and held.attempts > 2:
-            return False
-        self.suspects[worker] = key
-        return True
-
-    def said(self, turn: Turn) -> str | None:
-        return f"rejected {turn.why}" if turn.outcome == "rejected" else turn.outcome
-
-    def settle(self, thread: Thread, turn: Turn) -> None:
-        ids, actor = (), "superseded"
-        if turn.command.kind == "resume":
-            ids, actor = turn.command.answers, "ann"
-            if not (ids and thread.asks and set(ids) <= set(thread.asks[1])):
-                late = set(ids) & thread.expired
-                turn.outcome, turn.why = "rejected", "expired" if late else "unknown"
-                ids = ()
-            else:
-                turn.origin = self.turns[thread.asks[0]].origin
-        elif thread.asks:
-            ids = thread.asks[1]
-        rev = max(thread.rev, self.timeline * LIFE)
-        thread.told = tuple((id_, rev + i, actor) for i, id_ in enumerate(ids, 1))
-        # a resume takes a rev for each question of the interrupt, answered or not
-        thread.rev = rev + (len(thread.asks[1]) if ids and thread.asks else 0)
-        if ids:
-            thread.asks = None
-
-    def own(self, key: str, epoch: int) -> Thread | None:
-        thread = self.threads.get(key)
-        current = thread and thread.epoch == epoch and epoch // LIFE == self.timeline
-        return thread if current and thread.head else None
-
-    def over(self, key: str, epoch: int) -> bool:
-        """Whether this attempt ended its turn, so that it writes nothing any more."""
-        thread = self.threads.get(key)
-        if not thread or thread.epoch != epoch:
-            return False
-        return thread.head is None or bool(self.turns[thread.head].outcome)
-
-    def end(
-        self, key: str, epoch: int, outcome: str, asks: tuple[str, ...], *, expires: bool = False
-    ) -> str:
-        """ "": done; else "fenced", or the cause that is ahead of this outcome."""
-        thread = self.own(key, epoch)
-        if not thread:
-            return "fenced"
-        if thread.cancel and (asks or (thread.cancel == "rollback" and outcome != "rollback")):
-            return thread.cancel
-        self.turns[thread.head].outcome = "cancelled" if outcome == "rollback" else outcome
-        thread.asks = (thread.head, asks) if asks else None
-        if asks and expires:
-            self.expiries.add((thread.head, "interrupt"))
-        if outcome == "rollback":
-            thread.state = tuple(c for c in thread.state if c[0] != thread.head)
-        return ""
-
-    def step(self, key: str, epoch: int, checkpoint: str) -> bool:
-        thread = self.own(key, epoch)
-        if thread:
-            thread.state += ((thread.head, checkpoint),)
-        return bool(thread)
-
-    def expire(self, due: list[tuple[str, str]]):
-        """(ended, cancelled)"""
-        ended, cancelled = [], []
-        for name, what in due:
-            self.expiries.discard((name, what))
-            turn = self.turns[name]
-            thread = self.threads[turn.command.thread]
-            if what == "interrupt":
-                if thread.asks and thread.asks[0] == name:
-                    ids = thread.asks[1]
-                    thread.rev = max(thread.rev, self.timeline * LIFE) + len(ids)
-                    thread.expired |= set(ids)
-                    thread.asks = None
-            elif turn.outcome:
-                pass
-            elif thread.head == name:
-                thread.cancel = thread.cancel or "expired"
-                cancelled.append(turn.command.thread)
-            else:
-                turn.outcome = "failed"
-                ended.append(name)
-        return ended, list(dict.fromkeys(cancelled))
-
-    def finish(self, worker: int, room: int, items: list[tuple[str, int]]):
-        keys = []
-        for key, epoch in items:
-            thread = self.own(key, epoch)
-            if thread and self.turns[thread.head].outcome:
-                self.turns[thread.head].closed = True
-                thread.head = thread.owner = thread.ready = None
-                thread.cancel, thread.told = None, ()
-                keys.append(key)
-        return self.claim(keys, worker, room)[0]
-
-    def release(self, key: str, epoch: int) -> bool:
-        thread = self.own(key, epoch)
-        if not thread or thread.owner is None:
-            return False
-        thread.owner = None
-        thread.attempts = max(thread.attempts - 1, 0)
-        self.wait(key)
-        return True
-
-    def reclaim(self, worker: int, room: int):
-        if worker not in self.workers:
-            return []
-        waiting = [key for key, t in self.threads.items() if t.ready is not None]
-        keys = sorted(waiting, key=lambda key: self.threads[key].ready)[:room]
-        for key in keys:
-            self.threads[key].ready = None
-        return self.claim(keys, worker, room)[0]
-
-    def reap(self, worker: int, *, counts: bool) -> None:
-        self.workers.discard(worker)
-        self.suspects.pop(worker, None)
-        for key in sorted(self.threads):
-            thread = self.threads[key]
-            if thread.owner == worker:
-                thread.owner = None
-                thread.attempts = max(thread.attempts - (not counts), 0)
-                self.wait(key)
-
-    def unclaimed(self) -> set[str]:
-        return {t.name for t in self.turns.values() if t.outcome and not t.started and not t.closed}
 
 
 # -- the schedules --------------------------------------------------------------------------------
@@ -424,7 +122,7 @@ class Schedule:
         thread = home if self.rng.random() < 0.95 else draw(THREADS)
         kind = draw(["start", "start", "start", "resume", "resume", "cancel"])
         if kind == "cancel":
-            heads = [(t.head, key) for key, t in self.model.threads.items() if t.head]
+            heads = [(t.rows.head, key) for key, t in self.model.threads.items() if t.rows.head]
             if heads and self.rng.random() < 0.5:
                 turn, thread = draw(heads)
             return Command(kind, turn, thread)
@@ -481,12 +179,12 @@ class Schedule:
         batch = self.logs[part][at : at + self.rng.randint(0, 4)]
         offsets = list(range(at, at + len(batch)))
         while True:
-            expected = self.model.admit_at(part, at, at + len(batch), offsets, self.logs[part],
-                                           worker, room)  # fmt: skip
+            commands = {i: self.logs[part][i] for i in offsets}
+            expected = self.model.admit(part, at, at + len(batch), commands, worker, room)
             given = self.do(
                 self.ledger.admit(
                     "turns", part, at, at + len(batch),
-                    [self.admission(self.logs[part][i], i) for i in offsets],
+                    [self.admission(command, i) for i, command in commands.items()],
                     worker=self.ids[worker], room=room,
                 )
             )  # fmt: skip
@@ -543,7 +241,7 @@ class Schedule:
             self.attempts.append((c.thread_key, c.epoch))
             self.turn_of[c.thread_key, c.epoch] = NAMES[c.turn_id]
             if not c.started_again:
-                front = self.model.turns[NAMES[c.turn_id]].command.front
+                front = self.model.commands[NAMES[c.turn_id]].front
                 self.order.append((c.thread_key, c.seq, front))
 
     def count(self, c) -> None:
@@ -586,13 +284,14 @@ class Schedule:
             status = "interrupted"
         elif holds and holds.cancel == "rollback" and self.rng.random() < 0.5:
             status = "rollback"
-        found = self.model.end(key, epoch, status, asks, expires=expires)
+        turn = self.turn_of[key, epoch]
+        found = self.model.end(key, epoch, turn, status, asks, expires=expires)
         assert self.commit(key, epoch, status, asks, expires=expires) == found
         self.seen["fenced"] += found == "fenced"
         self.seen["ahead"] += found not in ("", "fenced")
         if found not in ("", "fenced"):
             status = "rollback" if found == "rollback" else "cancelled"
-            assert self.model.end(key, epoch, status, ()) == ""
+            assert self.model.end(key, epoch, turn, status, (), expires=False) == ""
             assert self.commit(key, epoch, status, ()) == ""
         self.seen["rolled back"] += status == "rollback" and found != "fenced"
 
@@ -630,15 +329,15 @@ class Schedule:
         holds = self.model.own(key, epoch)
         self.checkpoints += 1
         checkpoint = f"c{self.checkpoints:05}"
-        turn = str(turn_uuid(self.turn_of[key, epoch]))
-        about = json.dumps({"run_id": turn})
+        turn = self.turn_of[key, epoch]
+        about = json.dumps({"run_id": str(turn_uuid(turn))})
         ns = self.rng.choice(["", "node:1"])
         rows = Rows(checkpoints=[CheckpointRow(ns, checkpoint, None, "{}", about)])
         fence = Fence(thread_key=key, epoch=epoch, keep_n=0, high_n=0, keep=b"[]", first_off=None)
         done = self.do(self.saver._execute(key, rows, fence))
-        assert (done is not None) == self.model.step(key, epoch, checkpoint)
+        assert (done is not None) == self.model.step(key, epoch, turn, checkpoint)
         if done is not None:
-            assert done[0] == holds.cancel  # every statement tells
+            assert done[0] == holds.cancel  # every statement returns it
 
     def expire(self) -> None:
         """Some of what has a time is over."""
@@ -710,7 +409,7 @@ class Schedule:
                 self.ledger.close_ended([Closed(e.thread_key, e.turn_id, 1)], timeline)
             )
             assert closed == (not stale)
-            self.model.turns[NAMES[e.turn_id]].closed = not stale
+            self.model.close_ended(NAMES[e.turn_id], timeline)
 
     def clear(self) -> None:
         for table in TABLES:
@@ -724,9 +423,10 @@ class Schedule:
         late = self.rng.random() < 0.5
         i = len(self.saved) - 1 if late else self.rng.randrange(len(self.saved))
         saved, rows = self.saved[i]
-        timeline = self.model.timeline + 1
+        timeline = self.model.timeline
         self.model = copy.deepcopy(saved)
         self.model.timeline = timeline
+        self.model.rise()
         self.clear()
         for table in TABLES:
             override = "OVERRIDING SYSTEM VALUE" if table == "turns" else ""
@@ -765,11 +465,12 @@ class Schedule:
         }  # fmt: skip
         assert threads == {
             key: (
-                t.epoch, None if t.owner is None else self.ids[t.owner], t.head, t.cancel,
-                list(t.asks[1]) if t.asks else None, t.ready is not None, t.attempts,
+                t.rows.epoch, None if t.rows.owner is None else self.ids[t.rows.owner],
+                t.rows.head or None, t.cancel, list(t.ids) or None, t.ready is not None, t.attempts,
             )
             for key, t in self.model.threads.items()
         }  # fmt: skip
+        assert self.model.broken() == {}
         turns = {
             NAMES[r["turn_id"]]: (
                 r["thread_key"], r["outcome"] and json.loads(r["outcome"])["status"],
@@ -778,8 +479,8 @@ class Schedule:
             for r in self.sql("SELECT * FROM turns")
         }  # fmt: skip
         assert turns == {
-            t.name: (t.command.thread, t.outcome, t.origin, t.closed)
-            for t in self.model.turns.values()
+            row.turn: (key, thread.status(row), row.origin, row.closed)
+            for key, thread, row in self.model.turns
         }
         assert {(NAMES[r["turn_id"]], r["what"]) for r in self.sql("SELECT * FROM expiries")} == (
             self.model.expiries
@@ -790,7 +491,7 @@ class Schedule:
         ) == sorted(
             (key, str(turn_uuid(turn)), checkpoint)
             for key, t in self.model.threads.items()
-            for turn, checkpoint in t.state
+            for turn, checkpoint in t.checkpoints
         )
         assert [r["next_off"] for r in self.sql("SELECT * FROM intake ORDER BY partition")] == (
             self.model.positions
@@ -824,19 +525,6 @@ def said(outcome: Outcome | None) -> str | None:
     if outcome is None or outcome.status != "rejected":
         return outcome and outcome.status
     return f"rejected {'expired' if outcome.code == 'interrupt_expired' else 'unknown'}"
-
-
-def admit_at(self, part, at, next_off, offsets, log, worker, room):
-    """Admit what is left of a batch; offsets of refused commands are skipped over."""
-    given = self.admit(part, at, [log[i] for i in offsets], worker, room)
-    if given[0] == "reused":
-        return "reused", tuple(offsets[i - at] for i in given[1])
-    if given[0] != "moved":
-        self.positions[part] = next_off
-    return given
-
-
-Model.admit_at = admit_at
 
 
 WANTED = frozenset(

@@ -37,9 +37,9 @@ def admit(
     decided: list[str] = []
     for command in batch:
         if isinstance(command, Cancel):
-            decided += _cancel(ledger, command)
+            decided += cancel_turn(ledger, command)
         elif command.turn not in ledger.turns:
-            decided += _insert(ledger, command)
+            decided += insert_turn(ledger, command)
     if ledger.owner is None and not ledger.ready and ledger.runnable():  # A4
         if worker is not None:
             return Admitted(tuple(decided), take(ledger, worker))
@@ -47,8 +47,8 @@ def admit(
     return Admitted(tuple(decided), None)
 
 
-def _cancel(ledger: Ledger, command: Cancel) -> list[str]:
-    """A3."""
+def cancel_turn(ledger: Ledger, command: Cancel) -> list[str]:
+    """Stop a turn, or keep the cancel for it; return the turn if it ended so (A3)."""
     row = ledger.turns.get(command.turn)
     if row is None:
         ledger.early.add(command.turn)
@@ -62,8 +62,8 @@ def _cancel(ledger: Ledger, command: Cancel) -> list[str]:
     return [row.turn]
 
 
-def _insert(ledger: Ledger, command: Start | Resume) -> list[str]:
-    """A2."""
+def insert_turn(ledger: Ledger, command: Start | Resume) -> list[str]:
+    """Admit a new turn; return it if it has its outcome already (A2)."""
     start = command if isinstance(command, Start) else Start(command.turn)
     open_turns = [turn for turn in ledger.turns.values() if turn.outcome is None]
     ledger.seq += 1

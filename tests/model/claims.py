@@ -16,9 +16,6 @@ if TYPE_CHECKING:
     from tests.model.ledger import Ledger
     from tests.model.rows import Turn
 
-ATTEMPTS_MAX = 4
-"""The ledger ends a turn by itself after so many attempts that ended without a release."""
-
 
 def take(ledger: Ledger, worker: object) -> Claim:
     """Give the thread to a worker, for its head or its next turn (W1)."""
@@ -30,7 +27,7 @@ def take(ledger: Ledger, worker: object) -> Claim:
     again = row.started
     if not again:
         _begin(ledger, row)
-    elif row.outcome is None and row.attempts >= ATTEMPTS_MAX:
+    elif row.outcome is None and row.attempts >= ledger.attempts_max:
         row.outcome, row.decided_by_claim = Outcome("failed"), True
     row.attempts += 1
     pending = {path: one for (origin, path), one in ledger.pending.items() if origin == row.origin}

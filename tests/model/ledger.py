@@ -25,6 +25,8 @@ _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
 SNAPSHOTS_KEPT = 9
+ATTEMPTS_MAX = 4
+"""Fewer than the project's 5, so that drawn schedules get there."""
 
 
 class Fenced(Exception):
@@ -37,10 +39,14 @@ class CancelAhead(Exception):
 
 @dataclass
 class Ledger:
-    """The rows. `broken` notes what must never happen and only the ledger can see."""
+    """The rows. `broken` notes what must never happen and only the ledger can see.
+
+    `attempts_max`: after so many attempts that ended without a release the ledger ends a turn.
+    """
 
     positions: list[int]
     snapshots: list[Ledger] | None = None
+    attempts_max: int = ATTEMPTS_MAX
     timeline: int = 1
     epoch: int = 0
     owner: object = None

@@ -80,14 +80,14 @@ PLANTS: dict[str, Plant] = {
         "A2",
         242,
         (Intake.run, "yield None", _DRAWN_BEFORE),
-        (admission._insert, "ledger.seq += 1", "pass"),
-        (admission._insert, "ledger.seq,", "ledger.drawn.pop(0),"),
+        (admission.insert_turn, "ledger.seq += 1", "pass"),
+        (admission.insert_turn, "ledger.seq,", "ledger.drawn.pop(0),"),
     ),
     "queued-at-the-end": plant(
-        "A2", 20, (admission._insert, 'start.policy in ("interrupt", "rollback"),', "False,")
+        "A2", 20, (admission.insert_turn, 'start.policy in ("interrupt", "rollback"),', "False,")
     ),
     "early-cancel-forgotten": plant(
-        "A3", 8, (admission._insert, "if row.turn in ledger.early:", "if False:")
+        "A3", 8, (admission.insert_turn, "if row.turn in ledger.early:", "if False:")
     ),
     "rollback-overridden": plant(
         "A3", 84, (admission.stop, 'cause if cause == "rollback" else row.cancel or cause', "cause")
