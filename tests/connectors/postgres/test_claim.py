@@ -260,6 +260,7 @@ async def test_a_start_supersedes_the_interrupt(asked):
         ("i2", "superseded"),
     ]
     assert claim.resolved[1].rev == claim.resolved[0].rev + 1
+    assert (await asked.ledger.thread("acme/a")).interrupts == ()
     (late,) = await asked.run(asked.one, claim)
     assert late.outcome.code == "unknown_interrupt"
     assert late.resolved == ()

@@ -6,6 +6,8 @@ import asyncio
 
 import asyncpg
 
+from turnstream.connectors.postgres.ledger.ledger import Ledger
+
 
 async def until_blocked(pool: asyncpg.Pool, backend: int) -> None:
     """Wait until a backend waits for a lock."""
@@ -57,3 +59,43 @@ async def test_a_finish_that_waits_does_not_claim_behind_a_new_owner(scene):
     assert again["turn_id"] == claim.turn_id
     row = await scene.ledger.thread("acme/a")
     assert (row.owner, row.epoch) == (two, again["epoch"])
+
+
+async def admitted_behind(scene, command):
+    """Admit a command from another partition while a worker starts a turn on its idle thread.
+
+    Returns that turn's claim, and what the command, which had to wait for the thread, came to.
+    """
+    one, two = await scene.worker(), await scene.worker()
+    (before,) = (await scene.admit(one, scene.start("0"))).claims
+    await scene.run(one, before)
+    await scene.ledger.open_position("turns", 1, 0)
+    async with scene.pool.acquire() as first, scene.pool.acquire() as late:
+        backend = await late.fetchval("SELECT pg_backend_pid()")
+        async with first.transaction():
+            given = await Ledger(first).admit(
+                "turns", 0, scene.at, scene.at + 1, [scene.start("1")], worker=one, room=1
+            )
+            admitting = asyncio.create_task(
+                Ledger(late).admit("turns", 1, 0, 1, [command], worker=two, room=1)
+            )
+            await until_blocked(scene.pool, backend)
+        return given.claims[0], await admitting
+
+
+async def test_whether_a_thread_is_busy_is_decided_under_its_lock(scene):
+    """A2: both batches find the thread idle if neither waits for the other."""
+    _, behind = await admitted_behind(scene, scene.start("2", on_busy="reject"))
+    (ended,) = behind.ended
+    assert ended.outcome.code == "thread_busy"
+    assert behind.claims == ()
+
+
+async def test_whether_a_thread_is_idle_is_looked_at_under_its_lock(scene):
+    """A4: the later batch would claim a thread that has an owner by now."""
+    claim, behind = await admitted_behind(scene, scene.start("2"))
+    assert behind.claims == ()
+    row = await scene.ledger.thread("acme/a")
+    assert (row.epoch, await scene.ready()) == (claim.epoch, [])
+    (after,) = await scene.run(row.owner, claim)
+    assert after.turn_id == scene.turn_id("2")
