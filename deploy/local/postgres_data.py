@@ -88,7 +88,7 @@ def _set_password(binaries: Binaries, place: Path, password: str, env: Mapping[s
     )
     if code:
         tail = tuple(said.splitlines()[-TAIL_LINES:])
-        raise PartError(part="postgres", cause="its password cannot be set anew", tail=tail)
+        raise PartError(part="postgres", cause="its password cannot be changed", tail=tail)
 
 
 def _mended(data: Path, account: Account | None) -> bool:

@@ -51,7 +51,7 @@ def _command_of(given: dict[str, object]) -> Command:
     command = _BY_NAME.get(name) if isinstance(name, str) else None
     if command is None:
         raise UndecodableError(
-            f"type {str(name)[:60]!r} is none of {', '.join(_BY_NAME)}", code="unknown_type"
+            f"unknown type {str(name)[:60]!r}; use {', '.join(_BY_NAME)}", code="unknown_type"
         )
     required = _REQUIRED[command]
     fields = {

@@ -138,7 +138,7 @@ def _clean_fields(command: StartTurn | ResumeTurn, limits: CommandLimits) -> dic
         changes["text"] = storable_text(command.text)
         if command.on_busy not in _POLICIES:
             raise InvalidRequestError(
-                f"on_busy {command.on_busy[:60]!r} is none of {', '.join(_POLICIES)}",
+                f"unknown on_busy {command.on_busy[:60]!r}; use {', '.join(_POLICIES)}",
                 code="invalid_on_busy",
                 field="on_busy",
             )

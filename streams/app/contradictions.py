@@ -35,7 +35,7 @@ def contradictions(settings: Settings) -> Iterator[tuple[str, str]]:
         text = f"{settings.topic_prefix!r} cannot begin a topic's name: letters, digits, . _ -"
         yield "topic_prefix", text
     if settings.log_level.lower() not in LOG_LEVELS:
-        yield "log_level", f"{settings.log_level!r} is none of {', '.join(LOG_LEVELS)}"
+        yield "log_level", f"unknown level {settings.log_level!r}; use {', '.join(LOG_LEVELS)}"
     if settings.model_backoff_s > settings.model_backoff_max_s:
         yield "model_backoff_s", "it is more than model_backoff_max_s, the longest pause"
     yield from _between_limits(settings)
@@ -49,9 +49,9 @@ def _between_limits(settings: Settings) -> Iterator[tuple[str, str]]:
     if strays := sorted(set(settings.json_result_tenants) - set(settings.tenants)):
         yield "json_result_tenants", f"{', '.join(strays)} is not in tenants: add it there"
     blocked_s, replaced_s = settings.graph_block_timeout_s, settings.loop_block_max_s
-    if 0 < replaced_s <= blocked_s:  # 0: every blocked worker starts anew at once
+    if 0 < replaced_s <= blocked_s:  # 0: every blocked worker restarts at once
         text = (
-            f"a worker starts anew after loop_block_max_s ({replaced_s:g}), so no graph is stopped"
+            f"a worker restarts after loop_block_max_s ({replaced_s:g}), so no graph is stopped"
             f" after {blocked_s:g} s: set it lower, or loop_block_max_s higher"
         )
         yield "graph_block_timeout_s", text

@@ -125,7 +125,7 @@ async def _turn(
             if me is not None:
                 me.cancel()
             return
-        screen.note("stopping; what was said is kept")
+        screen.note("stopping; the text so far is kept")
         stopping.append(loop.create_task(talk.cancel()))
 
     talk.run_id = ""

@@ -119,7 +119,7 @@ def _consistent(settings: "Settings") -> list[Finding]:
     if not (secret or settings.jwks_url):
         local = settings.edge_host in {"127.0.0.1", "::1", "localhost"}
         where = "on loopback only" if local else f"on {settings.edge_host}"
-        found.append(Finding("auth", ok=local, detail=f"callers need no token, {where}"))
+        found.append(Finding("auth", ok=local, detail=f"requests need no token, {where}"))
     return found or [Finding("values", ok=True, detail="consistent")]
 
 
@@ -197,7 +197,7 @@ async def _postgres(settings: "Settings") -> str:
         await connection.close()
     if commits == "off" or fsync == "off":
         raise ConfigurationError(
-            f"a crash of the server may take back what it said was committed: "
+            f"a crash of the server may undo committed transactions: "
             f"synchronous_commit={commits}, fsync={fsync} (docs/promises.md)"
         )
     return f"version {version}, synchronous_commit={commits}, standby: {standbys or 'none'}"

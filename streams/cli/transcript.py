@@ -100,7 +100,7 @@ def show(thread: ThreadReplay, console: Console | None = None) -> None:
     for turn in thread.turns.values():
         _show_turn(out, turn)
     for answer in thread.resolved:
-        by = escape(answer.actor or "nobody named")
+        by = escape(answer.actor or "an unnamed actor")
         out.print(f"question {escape(answer.interrupt_id)} resolved by {by}")
     out.print()
     if thread.problems:

@@ -87,7 +87,10 @@ def read_result(codec: Codec, value: bytes | None, tenant: str) -> TurnResult:
     """Return the result that a record holds; raises `UndecodableError` with the reason."""
     record = codec.decode(value or b"")
     if isinstance(record, UnknownEvent):
-        raise UndecodableError(f"unknown record type {record.type!r}", code="unknown_schema")
+        raise UndecodableError(
+            f"unknown record type {record.type!r}; this version does not have its schema",
+            code="unknown_schema",
+        )
     if not isinstance(record, TurnResult):
         raise UndecodableError(f"{type(record).__name__} is no result", code="not_a_result")
     if record.tenant != tenant:

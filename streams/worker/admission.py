@@ -121,7 +121,10 @@ def _command(value: bytes | None, wire: Codec) -> Command:
         return command_of_json(value)
     decoded = wire.decode(value)
     if isinstance(decoded, UnknownEvent):
-        raise UndecodableError(f"nobody here knows {decoded.type}", code="unknown_schema")
+        raise UndecodableError(
+            f"unknown record type {decoded.type!r}; this version does not have its schema",
+            code="unknown_schema",
+        )
     if not isinstance(decoded, Command):
         raise UndecodableError(f"{type(decoded).__name__} is no command", code="not_a_command")
     return decoded

@@ -99,7 +99,7 @@ async def _with_tool(doors: Doors, producer: AIOKafkaProducer) -> None:
 
 
 async def _with_kill(doors: Doors, producer: AIOKafkaProducer) -> str:
-    doors.say("3. One of two workers is killed (kill -9) while its turn is being said.")
+    doors.say("3. One of two workers is killed (kill -9) while it emits a turn.")
     turn = {"text": "tokens=120 rate=40 ttft=0.1", **_scripted()}
 
     async def kill(turn_id: str) -> None:
@@ -236,5 +236,5 @@ async def _worker_of(doors: Doors, turn_id: str) -> int:
     replay = await _replay(doors, turn_id)
     pid = int(replay.attempts[-1].worker.rpartition("-")[2])
     if pid not in doors.workers:
-        raise DemoError(f"{replay.attempts[-1].worker} is none of this stack's workers")
+        raise DemoError(f"{replay.attempts[-1].worker} is not a worker of this stack")
     return pid
