@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import asyncpg
 
+from turnstream.connectors.postgres.ledger.rows import Reused
 from turnstream.schemas.errors import DatabaseUnavailableError, TurnstreamError
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ _UNAVAILABLE = (
 )
 
 
-class ReusedTurnIdError(TurnstreamError):
+class _ReusedError(TurnstreamError):
     """Commands at these `offsets` reuse a turn id with another body; nothing was written."""
 
     def __init__(self, offsets: tuple[int, ...]) -> None:
@@ -44,11 +45,18 @@ class Calls:
     """Statements over a pool of connections.
 
     Raises `DatabaseUnavailableError`: the call may or may not have been committed. Raises
-    `ReusedTurnIdError`, and `TurnstreamError` for what Postgres refuses.
+    `TurnstreamError` for what Postgres refuses.
     """
 
     def __init__(self, pool: asyncpg.Pool) -> None:
         self._pool = pool
+
+    async def rows_or_reused(self, sql: str, *values: object) -> list[asyncpg.Record] | Reused:
+        """Return the rows, or which commands reuse a turn id with another body."""
+        try:
+            return await self.rows(sql, *values)
+        except _ReusedError as error:
+            return Reused(offsets=error.offsets)
 
     async def number(self, sql: str, *values: object) -> int:
         """Return the first column of the first row."""
@@ -82,7 +90,7 @@ def _wrapped() -> Iterator[None]:
         raise _DeadlockError(str(error)) from error
     except asyncpg.PostgresError as error:
         if error.sqlstate == _REUSED:
-            raise ReusedTurnIdError(tuple(map(int, error.detail.split(",")))) from error
+            raise _ReusedError(tuple(map(int, error.detail.split(",")))) from error
         if isinstance(error, _UNAVAILABLE):
             raise DatabaseUnavailableError(f"the ledger does not answer: {error}") from error
         raise TurnstreamError(f"the ledger refuses: {error}") from error

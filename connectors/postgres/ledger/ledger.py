@@ -10,7 +10,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from turnstream.connectors.postgres.ledger import decode
-from turnstream.connectors.postgres.ledger.calls import Calls, ReusedTurnIdError
+from turnstream.connectors.postgres.ledger.calls import Calls
 from turnstream.connectors.postgres.ledger.rows import (
     Admission,
     Admitted,
@@ -111,12 +111,11 @@ class Ledger:
         """
         columns = zip(*map(decode.command_row, commands), strict=True) if commands else ((),) * 14
         arrays = [list(column) for column in columns]
-        try:
-            rows = await self._calls.rows(
-                _ADMIT, topic, partition, at, next_off, worker, room, *arrays
-            )
-        except ReusedTurnIdError as error:
-            return Reused(offsets=error.offsets)
+        rows = await self._calls.rows_or_reused(
+            _ADMIT, topic, partition, at, next_off, worker, room, *arrays
+        )
+        if isinstance(rows, Reused):
+            return rows
         if rows and rows[0]["what"] == "moved":
             return Moved(position=rows[0]["position"])
         return Admitted(
