@@ -1,10 +1,12 @@
-"""Ids and keys: thread keys, turn ids, event ids. Pure; clocks and randomness come as arguments."""
+"""Ids and keys: thread keys, turn ids, event ids. Pure, except for `new_turn_id`."""
 
 from __future__ import annotations
 
 import re
 import uuid
 from functools import lru_cache
+
+from uuid_utils.compat import uuid7
 
 from turnstream.schemas.errors import InvalidRequestError
 
@@ -102,11 +104,9 @@ def turn_id_of_record(topic_id: str, partition: int, offset: int) -> uuid.UUID:
     return uuid.uuid5(_TURN_IDS, f"record\n{topic_id}\n{partition}\n{offset}")
 
 
-def new_turn_id(unix_ms: int, random: bytes) -> uuid.UUID:
-    """Return a UUIDv7 (RFC 9562 §5.7) of a time in milliseconds and 10 random bytes."""
-    value = (unix_ms & (1 << 48) - 1) << 80 | int.from_bytes(random[:10], "big")
-    value = value & ~(0xF << 76) | 7 << 76
-    return uuid.UUID(int=value & ~(0x3 << 62) | 2 << 62)
+def new_turn_id() -> uuid.UUID:
+    """Return a UUIDv7 (RFC 9562 §5.7) of now."""
+    return uuid7()
 
 
 def event_id(turn_id: str, epoch: int, n: int) -> str:

@@ -11,7 +11,6 @@ checks the fields and matches the answers.
 
 from __future__ import annotations
 
-import os
 import time
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -212,7 +211,7 @@ class TurnClient:
             return str(parse_turn_id(turn_id))
         if idempotency_key:
             return str(turn_id_of_key(self._tenant, idempotency_key))
-        return str(new_turn_id(time.time_ns() // 1_000_000, os.urandom(10)))
+        return str(new_turn_id())
 
     def _envelope(
         self, thread_id: str, turn_id: str, correlation_id: str, traceparent: str

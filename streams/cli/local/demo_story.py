@@ -156,7 +156,7 @@ async def _run(
     at_piece: tuple[int, Callable[[str], Awaitable[None]]] | None = None,
 ) -> tuple[str, Seen]:
     """Publish a turn to Kafka while the chat's socket watches its thread."""
-    turn_id = str(new_turn_id(time.time_ns() // 1_000_000, os.urandom(10)))
+    turn_id = str(new_turn_id())
     body = {"turn_id": turn_id, "thread_id": chat.thread_id, **turn}
     topic = doors.topics.turns_of(_TENANT)
     seen, killed_at, line = Seen(), 0.0, ""

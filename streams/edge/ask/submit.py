@@ -7,7 +7,6 @@ accepted once Kafka acked it: what happens then is the workers' and cannot be lo
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from collections import OrderedDict
 from dataclasses import dataclass, field
@@ -275,4 +274,4 @@ def _turn_id(tenant: str, turn_id: str, idempotency_key: str) -> str:
     if idempotency_key:
         check_idempotency_key(idempotency_key)
         return str(turn_id_of_key(tenant, idempotency_key))
-    return str(new_turn_id(time.time_ns() // 1_000_000, os.urandom(10)))
+    return str(new_turn_id())
