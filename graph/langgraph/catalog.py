@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import asyncio
-import hashlib
-import traceback
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from langgraph.graph.state import StateGraph
-from langgraph.pregel import Pregel
-
-from turnstream.graph.langgraph import langgraph_json
-from turnstream.graph.langgraph.factories import WANTED, Factory, Use, as_graph, factory_of
-from turnstream.graph.langgraph.graph_modules import load_module
+from turnstream.graph.langgraph.brought_graphs import (
+    brought_graphs,
+    described,
+    line_of,
+)
+from turnstream.graph.langgraph.factories import Factory, Use
 from turnstream.graph.langgraph.last_checkpoint import ends_after
 from turnstream.schemas.errors import CatalogError, GraphUnsupportedError, NotFoundError
 from turnstream.schemas.ids import assistant_id_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+    from pathlib import Path
 
     from langgraph.checkpoint.base import BaseCheckpointSaver, Checkpoint
 
@@ -139,23 +136,17 @@ class Catalog:
         one and is called for each use. Raises `CatalogError` that names the entry and what to
         change, with file and line where the graph's own code fails.
         """
-        folder = path.resolve().parent
-        for named in langgraph_json.read(path):
-            where = f"{path}: graph {named.name!r} ({named.reference})"
-            if named.name == BUILT_IN:
-                raise CatalogError(f"{where}: the built-in agent has this name; give it another")
-            value, source = _load(folder, named, where)
-            reference = f"{named.reference}\n".encode()
-            entry = GraphEntry(
-                name=named.name,
-                hash=hashlib.sha256(reference + source).hexdigest(),
-                description=named.description,
+        for brought in brought_graphs(path, BUILT_IN):
+            made = brought.made
+            self.add(
+                GraphEntry(
+                    name=brought.name,
+                    graph=None if isinstance(made, Factory) else made,
+                    factory=made if isinstance(made, Factory) else None,
+                    hash=brought.digest,
+                    description=brought.description,
+                )
             )
-            if callable(value) and not isinstance(value, (Pregel, StateGraph)):
-                entry.factory = factory_of(value, where)
-            else:
-                entry.graph = _compiled(value, where)
-            self.add(entry)
 
     async def probe(self) -> list[str]:
         """Call each factory without a run's config; return a line for each that lacks a key of it.
@@ -170,53 +161,9 @@ class Catalog:
             except GraphUnsupportedError as error:
                 raise CatalogError(f"graph {entry.name!r}: {error}") from error
             except KeyError as error:
-                lacking.append(f"{entry.name} needs {error} in its config{_line(error)}")
+                lacking.append(f"{entry.name} needs {error} in its config{line_of(error)}")
             except (Exception, SystemExit) as error:
                 raise CatalogError(
-                    f"graph {entry.name!r}: the function raises {_described(error)}"
+                    f"graph {entry.name!r}: the function raises {described(error)}"
                 ) from error
         return lacking
-
-
-def _load(folder: Path, named: langgraph_json.NamedGraph, where: str) -> tuple[object, bytes]:
-    try:
-        module, source = load_module(folder, named.place, where)
-    except (CatalogError, KeyboardInterrupt, asyncio.CancelledError):
-        raise
-    except BaseException as error:
-        raise CatalogError(f"{where}: its module raises {_described(error)}") from error
-    if not hasattr(module, named.variable):
-        raise CatalogError(
-            f"{where}: the module has no {named.variable!r}; name the graph's variable"
-        )
-    return getattr(module, named.variable), source
-
-
-def _compiled(value: object, where: str) -> AnyPregel:
-    if not isinstance(value, Pregel | StateGraph):
-        raise CatalogError(f"{where}: it is a {type(value).__name__}; it should be {WANTED}")
-    try:
-        return as_graph(value)
-    except GraphUnsupportedError as error:
-        raise CatalogError(f"{where}: {error}") from error
-    except Exception as error:
-        raise CatalogError(f"{where}: it cannot be compiled: {_described(error)}") from error
-
-
-def _described(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}{_line(error)}"
-
-
-def _line(error: BaseException) -> str:
-    """Return ` (file:line)` of where the graph's own code raised an error, "" if it is unknown."""
-    if isinstance(error, SyntaxError) and error.filename:
-        return f" ({error.filename}:{error.lineno})"
-    ours = str(Path(__file__).parents[1])
-    brought = [
-        frame
-        for frame in traceback.extract_tb(error.__traceback__)
-        if not frame.filename.startswith((ours, "<"))
-        and "site-packages" not in frame.filename
-        and "/lib/python" not in frame.filename
-    ]
-    return f" ({brought[-1].filename}:{brought[-1].lineno})" if brought else ""

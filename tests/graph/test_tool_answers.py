@@ -16,9 +16,9 @@ from langgraph.types import Command, interrupt
 from tests.graph.test_runner import KEY, Thread, chain, entry, opened, start
 from turnstream.connectors.memory.emitter import MemoryEmitter
 from turnstream.graph.langgraph import tool_answers
+from turnstream.graph.langgraph.stream.translate import MODES, Translator
+from turnstream.graph.langgraph.stream.watch_tools import ToolTasks
 from turnstream.graph.langgraph.tool_answers import signed
-from turnstream.graph.langgraph.translate import MODES, Translator
-from turnstream.graph.langgraph.watch import ToolTasks
 from turnstream.graph.run.input import TurnInput
 
 if TYPE_CHECKING:

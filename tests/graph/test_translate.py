@@ -11,7 +11,8 @@ from langgraph.runtime import Runtime
 from langgraph.store.memory import InMemoryStore
 
 from turnstream.connectors.memory.emitter import MemoryEmitter
-from turnstream.graph.langgraph.translate import UPDATE_BYTES_MAX, Translator, Written
+from turnstream.graph.langgraph.stream.translate import Translator, Written
+from turnstream.graph.langgraph.stream.translate_tasks import UPDATE_BYTES_MAX
 from turnstream.schemas.records.events import (
     CustomEmitted,
     InputRequested,

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from turnstream.graph.langgraph.stream.signing_runtime import RUNTIME, SigningRuntime
 from turnstream.graph.langgraph.stream.task_ends import TaskEnds
-from turnstream.graph.langgraph.translate import MODES, Translator
-from turnstream.graph.langgraph.watch import RUNTIME, Prompts, RetryWatch, SigningRuntime, ToolTasks
+from turnstream.graph.langgraph.stream.translate import MODES, Translator
+from turnstream.graph.langgraph.stream.watch_models import Prompts
+from turnstream.graph.langgraph.stream.watch_retries import RetryWatch
+from turnstream.graph.langgraph.stream.watch_tools import ToolTasks
 from turnstream.graph.recorded import record_with
 
 if TYPE_CHECKING:

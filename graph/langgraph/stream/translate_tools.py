@@ -16,7 +16,7 @@ from turnstream.schemas.records.events import ToolFailed, ToolFinished, ToolProg
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from turnstream.graph.langgraph.translate_paths import Namespace
+    from turnstream.graph.langgraph.stream.translate_paths import Namespace
     from turnstream.graph.ports.emitter import Emitter
     from turnstream.graph.recorded import Recalled
 
