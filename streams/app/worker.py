@@ -34,11 +34,16 @@ from turnstream.streams.worker.attempt import Bench, TurnAttempt
 from turnstream.streams.worker.claims.reclaim import Reclaim
 from turnstream.streams.worker.claims.roster import Roster
 from turnstream.streams.worker.claims.slots import Slots
+from turnstream.streams.worker.entry.dead_letters import DeadLetters
+from turnstream.streams.worker.entry.positions import Positions
+from turnstream.streams.worker.entry.record_reader import RecordReader
+from turnstream.streams.worker.entry.requeues import Requeues
 from turnstream.streams.worker.intake import Intake
 from turnstream.streams.worker.metrics import WorkerMetrics, watch_worker
 from turnstream.streams.worker.outlets import Outlets
 from turnstream.streams.worker.polls import Polls
 from turnstream.streams.worker.purge import Purge
+from turnstream.streams.worker.results import Results
 from turnstream.streams.worker.unclaimed import Unclaimed
 from turnstream.streams.worker.wake_ups import WakeUps
 from turnstream.streams.worker.watch.beats import Beats
@@ -49,8 +54,6 @@ from turnstream.streams.worker.watch.standing import Standing
 from turnstream.streams.worker.watch.stopping import Stopping
 from turnstream.streams.worker.watch.tenure import Tenure
 from turnstream.streams.worker.worker import Worker
-
-REQUEUES_AT_ONCE_MAX = 50
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -130,6 +133,11 @@ class _Outside:
     saver: FencedSaver
     signals: Signals
 
+    @property
+    def partitions(self) -> dict[str, int]:
+        """How many partitions each topic has."""
+        return {topic: state.partitions for topic, state in self.topics.items()}
+
 
 async def _outside(settings: Settings, stack: AsyncExitStack) -> _Outside:
     wire, relearn = await _codec(settings, stack)
@@ -164,7 +172,7 @@ class _Turns:
     hearing: Hearing
     pace: Pace
     pump: Pump
-    outlets: Outlets
+    results: Results
     unclaimed: Unclaimed
     roster: Roster
     metrics: WorkerMetrics
@@ -179,14 +187,14 @@ def _turns(settings: Settings, outside: _Outside, catalog: Catalog, name: str) -
         tick_s=settings.tick_ms / 1000,
         gate=standing.held,
     )
-    outlets = Outlets(
+    results = Results(
         pump,
         settings.topics,
-        {topic: state.partitions for topic, state in outside.topics.items()},
+        outside.partitions,
         wire=outside.wire,
-        store=Codec(),
-        json_results=settings.json_result_tenants,
+        json_tenants=settings.json_result_tenants,
     )
+    outlets = Outlets(pump, results, settings.topics.events, wire=outside.wire, store=Codec())
     metrics = WorkerMetrics()
     bench = Bench(
         pump=pump,
@@ -212,29 +220,35 @@ def _turns(settings: Settings, outside: _Outside, catalog: Catalog, name: str) -
         slots=Slots(pace, standing.works),
         attempt=partial(TurnAttempt, bench=bench),
     )
-    return _Turns(standing, hearing, pace, pump, outlets, unclaimed, roster, metrics)
+    return _Turns(standing, hearing, pace, pump, results, unclaimed, roster, metrics)
 
 
 def _intake(
     settings: Settings, outside: _Outside, turns: _Turns, inbox: Inbox, catalog: Catalog
 ) -> Intake:
-    partitions = outside.topics[settings.topics.events].partitions
+    rules = Rules(
+        wire=outside.wire,
+        store=Codec(),
+        graphs=catalog,
+        partitions=outside.partitions[settings.topics.events],
+        limits=settings.command_limits,
+    )
+    reader = RecordReader(
+        rules,
+        tenant_of=settings.topics.tenant_of,
+        topic_ids={topic: str(outside.topics[topic].topic_id) for topic in _inputs(settings)},
+        relearn=outside.relearn,
+    )
+    letters = settings.topics.dead_letters
     return Intake(
         inbox,
         outside.ledger,
-        turns.outlets,
         turns.roster,
-        rules=Rules(
-            wire=outside.wire,
-            store=Codec(),
-            graphs=catalog,
-            partitions=partitions,
-            limits=settings.command_limits,
+        positions=Positions(inbox, outside.ledger, settings.open_turns_max),
+        reader=reader,
+        letters=DeadLetters(
+            turns.pump, turns.results, letters, outside.partitions[letters], wire=outside.wire
         ),
-        tenant_of=settings.topics.tenant_of,
-        topic_ids={topic: str(outside.topics[topic].topic_id) for topic in _inputs(settings)},
-        open_turns_max=settings.open_turns_max,
-        relearn=outside.relearn,
     )
 
 
@@ -276,7 +290,7 @@ def _upkeep(
     settings: Settings, outside: _Outside, turns: _Turns, intake: Intake
 ) -> tuple[Loop, ...]:
     """Return what looks after turns and threads that no admission and no finish leads on."""
-    ledger, roster, outlets = outside.ledger, turns.roster, turns.outlets
+    ledger, roster = outside.ledger, turns.roster
     return (
         WakeUps(settings.direct_url, roster, intake),
         Polls(
@@ -285,7 +299,7 @@ def _upkeep(
             unclaimed=turns.unclaimed,
             ledger=ledger,
             signals=outside.signals,
-            requeue=partial(outlets.requeue, outside.letters, REQUEUES_AT_ONCE_MAX),
+            requeue=Requeues(turns.pump, outside.letters, outside.partitions).look,
             standing=turns.standing,
         ),
         Purge(

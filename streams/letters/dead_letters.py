@@ -1,7 +1,7 @@
 """Dead letters: find them, read them, and decide: requeue, with an edit or without, or drop.
 
 Reads the dead-letters topic; a decision goes to Postgres and nowhere else. Workers carry requeues
-out (`Outlets.requeue`), so that a process may die right after its decision, and two decisions at
+out (`Requeues`), so that a process may die right after its decision, and two decisions at
 once count as one.
 """
 
@@ -34,7 +34,7 @@ from turnstream.streams.letters.scan import (
     is_letter,
 )
 from turnstream.streams.replay.log import no_progress
-from turnstream.streams.worker.outlets import is_cut
+from turnstream.streams.worker.entry.dead_letters import is_cut
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Sequence

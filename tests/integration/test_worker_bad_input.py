@@ -19,7 +19,7 @@ from turnstream.connectors.avro import Codec
 from turnstream.schemas.records.commands import StartTurn
 from turnstream.schemas.records.events import MessageStarted, TurnCompleted, TurnEnded, TurnFailed
 from turnstream.schemas.text import text_sha256
-from turnstream.streams.worker.outlets import is_cut
+from turnstream.streams.worker.entry.dead_letters import is_cut
 
 CODEC = Codec()
 TURN = "0d9a1f5e-53a5-4f4e-9a0e-b3a0a4f3a111"

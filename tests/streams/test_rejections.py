@@ -13,7 +13,12 @@ from turnstream.connectors.avro import Codec
 from turnstream.schemas.ids import turn_id_of_key
 from turnstream.schemas.records.commands import CancelTurn, ResumeTurn, StartTurn
 from turnstream.schemas.records.results import DeadLetter, TurnResult
-from turnstream.streams.worker.rejections import LABEL_CHARS_MAX, NOTHING, named_in, rejection_of
+from turnstream.streams.worker.entry.rejections import (
+    LABEL_CHARS_MAX,
+    NOTHING,
+    named_in,
+    rejection_of,
+)
 
 CODEC = Codec()
 TURN = "0d9a1f5e-53a5-4f4e-9a0e-b3a0a4f3a111"
