@@ -6,7 +6,6 @@ become the dead letter's `code`; docs/reference.md lists them.
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Protocol
@@ -28,6 +27,7 @@ from turnstream.schemas.records.command_json import command_of_json, is_json
 from turnstream.schemas.records.command_rules import CommandLimits, checked
 from turnstream.schemas.records.commands import CancelTurn, Command, ResumeTurn, StartTurn
 from turnstream.schemas.records.events import UnknownEvent
+from turnstream.streams.worker.entry.body import body_of
 
 if TYPE_CHECKING:
     from collections.abc import Container, Sequence
@@ -69,17 +69,30 @@ class Rules:
 
 
 def admission_of(record: Record, tenant: str | None, topic_id: str, rules: Rules) -> Admission:
-    """Return what the record asks for.
+    """Return what the record asks for; as `command_in` and `admission_for`."""
+    return admission_for(command_in(record, tenant, topic_id, rules), record, rules)
+
+
+def command_in(record: Record, tenant: str | None, topic_id: str, rules: Rules) -> Command:
+    """Return the record's command, checked, with its tenant and its turn's id.
 
     `tenant` is the topic's, None on the edges' own, where the body names it. Raises
     `UndecodableError` or `InvalidRequestError`.
     """
     command = _of_tenant(_command(record.value, rules.wire), tenant)
     command = checked(command, rules.limits)
-    key = thread_key(command.tenant, command.thread_id)
-    _check_key(record.key, key, command.thread_id)
+    _check_key(record.key, thread_key(command.tenant, command.thread_id), command.thread_id)
     turn_id = _turn_id(command, topic_id, record)
-    command = msgspec.structs.replace(command, turn_id=str(turn_id))
+    return msgspec.structs.replace(command, turn_id=str(turn_id))
+
+
+def admission_for(command: Command, record: Record, rules: Rules) -> Admission:
+    """Return the admission of a command that `command_in` found in the record.
+
+    Raises `UndecodableError` (`not_a_command`).
+    """
+    key = thread_key(command.tenant, command.thread_id)
+    turn_id = UUID(command.turn_id)
     partition = partition_of(key.encode(), rules.partitions)
     if isinstance(command, CancelTurn):
         return Admission(
@@ -95,6 +108,7 @@ def admission_of(record: Record, tenant: str | None, topic_id: str, rules: Rules
         )
     if not isinstance(command, (StartTurn, ResumeTurn)):
         raise UndecodableError(f"{type(command).__name__} is not for workers", code="not_a_command")
+    body, digest = body_of(command, rules.store)
     return Admission(
         kind="start" if isinstance(command, StartTurn) else "resume",
         tenant=command.tenant,
@@ -103,8 +117,8 @@ def admission_of(record: Record, tenant: str | None, topic_id: str, rules: Rules
         turn_id=turn_id,
         partition=partition,
         src_off=record.offset,
-        body=rules.store.encode(command),
-        body_sha=_digest(command, rules.store),
+        body=body,
+        body_sha=digest,
         graph=command.graph,
         known=command.graph in rules.graphs,
         on_busy=command.on_busy if isinstance(command, StartTurn) else "enqueue",
@@ -188,12 +202,6 @@ def _turn_id(command: Command, topic_id: str, record: Record) -> UUID:
 
 def _answered(command: ResumeTurn) -> tuple[str, ...]:
     return tuple(read_json(command.answers, "answers"))
-
-
-def _digest(command: Command, store: Codec) -> bytes:
-    """Digest what the command asks for: a redelivery may differ in its time and trace alone."""
-    asked = msgspec.structs.replace(command, at=0, traceparent="")
-    return hashlib.sha256(store.encode(asked)).digest()
 
 
 def _time(micros: int) -> datetime | None:

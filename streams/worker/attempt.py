@@ -27,7 +27,7 @@ from turnstream.graph.run.control import TurnControl
 from turnstream.graph.run.input import RECURSION_LIMIT_MAX
 from turnstream.schemas.errors import FencedError, TurnstreamError, UnavailableError
 from turnstream.schemas.topics import Topics
-from turnstream.streams.worker.beginning import left_open, refused_answer, start_fields
+from turnstream.streams.worker.beginning import answers_of, left_open, refused_answer, start_fields
 from turnstream.streams.worker.claims.hold import Release
 from turnstream.streams.worker.emitter import TurnEmitter
 from turnstream.streams.worker.execution import Execution
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from turnstream.connectors.postgres.checkpoints.saver import FencedSaver
     from turnstream.connectors.postgres.ledger.rows import Claim
     from turnstream.graph.langgraph.catalog import Catalog
+    from turnstream.schemas.records.commands import Command
     from turnstream.schemas.records.results import Outcome
     from turnstream.streams.worker.metrics import WorkerMetrics
     from turnstream.streams.worker.outlets import Outlets
@@ -75,9 +76,9 @@ class Bench:
 
 
 class TurnAttempt:
-    """One hold on one turn: `claims.hold.Attempt`."""
+    """One hold on one turn: `claims.hold.Attempt`. `command` None: it is in the claim's body."""
 
-    def __init__(self, claim: Claim, bench: Bench) -> None:
+    def __init__(self, claim: Claim, command: Command | None, bench: Bench) -> None:
         self.claim = claim
         self.control = TurnControl(str(claim.turn_id))
         self.began_at = time.monotonic()
@@ -85,7 +86,7 @@ class TurnAttempt:
         self._task: asyncio.Task[object] | None = None
         self._halted = ""
         self._abandoned = False
-        self._command = bench.outlets.command_of(claim.body)
+        self._command = command or bench.outlets.command_of(claim.body)
         records = TurnRecords(
             bench.wire,
             tenant=claim.tenant,
@@ -177,7 +178,8 @@ class TurnAttempt:
 
     async def _attempt(self) -> Finish | None:
         claim, bench = self.claim, self._bench
-        wrong = refused_answer(claim, self._command)
+        answers = answers_of(self._command)
+        wrong = refused_answer(claim, self._command, answers)
         self._say_fence(resolved=not wrong)  # W2
         outcome = claim.outcome  # W3, before any look at cancel
         if outcome is None:
@@ -192,7 +194,7 @@ class TurnAttempt:
                 log=self._log,
             )
             outcome = await execution.outcome(
-                wrong, on_cancel=self.cancel, on_lost=self._lost
+                answers, wrong, on_cancel=self.cancel, on_lost=self._lost
             )  # W4-W7
             if outcome is None:
                 return None

@@ -18,7 +18,14 @@ if TYPE_CHECKING:
     from turnstream.schemas.topics import Topics
 
 
-def turn_input(claim: Claim, command: Command, topics: Topics) -> TurnInput:
+def answers_of(command: Command) -> dict[str, object]:
+    """Return what a resume answers, by interrupt id; nothing for other commands."""
+    return json.loads(command.answers) if isinstance(command, ResumeTurn) else {}
+
+
+def turn_input(
+    claim: Claim, command: Command, answers: dict[str, object], topics: Topics
+) -> TurnInput:
     """Return the turn as its graph sees it.
 
     An edge has put the caller's identity into the config; on a tenant's own topic a record cannot
@@ -34,7 +41,7 @@ def turn_input(claim: Claim, command: Command, topics: Topics) -> TurnInput:
         input=json.loads(command.input)
         if isinstance(command, StartTurn) and command.input
         else None,
-        answers=json.loads(command.answers) if isinstance(command, ResumeTurn) else {},
+        answers=answers,
         config=json.loads(command.config) if command.config else {},
         metadata=json.loads(command.metadata) if command.metadata else {},
         again=claim.started_again,
@@ -45,13 +52,13 @@ def turn_input(claim: Claim, command: Command, topics: Topics) -> TurnInput:
     )
 
 
-def refused_answer(claim: Claim, command: Command) -> str:
+def refused_answer(claim: Claim, command: Command, answers: dict[str, object]) -> str:
     """Return why a resume is refused although it names the open interrupt, "" if it is not."""
     if claim.outcome is not None or claim.answering is None:
         return ""
     if not isinstance(command, ResumeTurn):
         return ""
-    return wrong_answer(json.loads(command.answers), claim.answering.schemas)
+    return wrong_answer(answers, claim.answering.schemas)
 
 
 def start_fields(claim: Claim, *, worker: str, config_hash: str) -> dict[str, object]:

@@ -59,6 +59,7 @@ class Execution:
 
     async def outcome(
         self,
+        answers: dict[str, object],
         wrong: str,
         *,
         on_cancel: Callable[[str], None],
@@ -66,8 +67,9 @@ class Execution:
     ) -> Outcome | None:
         """Run the turn and return what the ledger has stored; None for a run that drained.
 
-        `wrong`: why the turn is rejected without being run, "" where it is run. `on_cancel` is told
-        of a cancel that a commit met, `on_lost` that nothing more can be committed.
+        `answers`: what a resume answers, by interrupt id. `wrong`: why the turn is rejected without
+        being run, "" where it is run. `on_cancel` is told of a cancel that a commit met, `on_lost`
+        that nothing more can be committed.
         """
         claim = self._claim
         session = self._bench.saver.session(
@@ -90,11 +92,11 @@ class Execution:
                     return await self._commit(
                         session, RunOutcome(outcome=refused), reopen=claim.answering.stored
                     )
-                return await self._commit(session, await self._ran(session))
+                return await self._commit(session, await self._ran(session, answers))
         finally:
             session.let_go()
 
-    async def _ran(self, session: Session) -> RunOutcome:
+    async def _ran(self, session: Session, answers: dict[str, object]) -> RunOutcome:
         claim, bench = self._claim, self._bench
         entry = bench.catalog.get(claim.graph)
         if entry is None:
@@ -105,7 +107,7 @@ class Execution:
             self._log.error("turn_parked", attempts=claim.attempts - 1, reason=claim.parked)
         poisoned = _failed(PoisonedError.code, claim.parked)
         try:
-            turn = turn_input(claim, self._command, bench.topics)
+            turn = turn_input(claim, self._command, answers, bench.topics)
             if parked:
                 return await end_turn(
                     entry, turn, self._emitter, bench.saver, poisoned, commits=session

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from turnstream.connectors.kafka.read.inbox import end_of
-from turnstream.connectors.postgres.ledger.rows import Moved, Reused
+from turnstream.connectors.postgres.ledger.rows import Admitted, Moved, Reused
 from turnstream.schemas.errors import DatabaseUnavailableError
 from turnstream.schemas.unexpected import note
 from turnstream.streams.worker.entry.record_reader import Refused, unprocessable
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from turnstream.connectors.kafka.read.inbox import Inbox
     from turnstream.connectors.postgres.ledger.ledger import Ledger
-    from turnstream.connectors.postgres.ledger.rows import Admission, Admitted
+    from turnstream.connectors.postgres.ledger.rows import Admission
     from turnstream.streams.worker.admission import Record
     from turnstream.streams.worker.claims.roster import Roster
     from turnstream.streams.worker.entry.dead_letters import DeadLetters
@@ -124,12 +124,14 @@ class Intake:
 
         `told`: the offsets of those that have their dead letters already.
         """
-        commands, refused = await self._reader.read(records)
+        commands, refused, decoded = await self._reader.read(records)
         while True:
             await self._refuse(one for one in refused if one.record.offset not in told)
             told |= {one.record.offset for one in refused}
             try:
                 verdict = await self._admit(tp, at, end_of(records[-1]), commands)
+                if isinstance(verdict, Admitted):
+                    await self._roster.take(verdict, decoded)
             except DatabaseUnavailableError:
                 raise
             except Exception as error:
@@ -175,7 +177,7 @@ class Intake:
         slots = self._roster.slots
         room = slots.reserve(len(commands))
         try:
-            verdict = await self._ledger.admit(
+            return await self._ledger.admit(
                 tp.topic,
                 tp.partition,
                 at,
@@ -189,9 +191,6 @@ class Intake:
             raise
         finally:
             slots.unreserve(room)
-        if not isinstance(verdict, (Moved, Reused)):
-            await self._roster.take(verdict)
-        return verdict
 
     async def _refuse(self, refused: Iterable[Refused]) -> None:
         """Publish dead letters; `dead_letters` counts those that are acked."""

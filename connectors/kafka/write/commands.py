@@ -58,18 +58,17 @@ class KafkaCommands:
     ) -> None:
         await self._producer.stop()
 
-    def size(self, command: Command) -> int:
-        """Return the command's size as a record, in bytes."""
-        return len(self._encoder.encode(command))
+    def encode(self, command: Command) -> bytes:
+        """Return the command as a record's value; raises `UndecodableError` (`invalid_text`)."""
+        return self._encoder.encode(command)
 
-    async def append(self, key: str, command: Command) -> None:
-        """Return once every replica has the command.
+    async def append(self, key: str, kind: type[Command], value: bytes) -> None:
+        """Return once every replica has a command that `encode` made.
 
         Raises `KafkaUnavailableError` (the command may or may not be in the log: ask again with the
-        same turn id), `RecordTooLargeError`, `UndecodableError` (`invalid_text`).
+        same turn id), `RecordTooLargeError`.
         """
-        value = self._encoder.encode(command)
-        headers = [("type", type(command).__name__.encode())]
+        headers = [("type", kind.__name__.encode())]
         try:
             await self._producer.send_and_wait(
                 self._topic, value, key=key.encode(), headers=headers

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
+from typing import TYPE_CHECKING, Annotated, cast, get_args
 
 import msgspec
 
@@ -20,11 +20,11 @@ from turnstream.streams.edge.ask.run_request import (
     refuse,
     refuse_unsupported,
 )
-from turnstream.streams.edge.ask.submit import check_expires_at
+from turnstream.streams.edge.ask.submit import Asked, check_expires_at
 from turnstream.streams.edge.follow.cursor import Cursor
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Mapping
 
     from turnstream.schemas.errors import TurnstreamError
     from turnstream.streams.edge.ask.own_turns import Start
@@ -47,7 +47,7 @@ class Command(msgspec.Struct, frozen=True):
 
     id: Annotated[int, msgspec.Meta(ge=INT_MIN, le=INT_MAX)]
     method: str
-    params: dict[str, Any] = {}
+    params: dict[str, object] = {}
 
 
 _commands = msgspec.json.Decoder(Command)
@@ -62,9 +62,9 @@ def parse_command(body: bytes) -> Command:
         raise CommandError(f"not a command: {error}") from error
 
 
-def success(command_id: int, result: dict[str, Any], **meta: Any) -> dict[str, Any]:
+def success(command_id: int, result: Mapping[str, object], **meta: object) -> dict[str, object]:
     """Return the protocol's answer to a command that was taken."""
-    answer: dict[str, Any] = {"type": "success", "id": command_id, "result": result}
+    answer: dict[str, object] = {"type": "success", "id": command_id, "result": result}
     return answer | ({"meta": meta} if meta else {})
 
 
@@ -82,7 +82,7 @@ _PROTOCOL_CODES = frozenset(
 )
 
 
-def error_message(command_id: int | None, error: TurnstreamError) -> dict[str, Any]:
+def error_message(command_id: int | None, error: TurnstreamError) -> dict[str, object]:
     """Return an error of ours as the protocol's."""
     code = error.code if error.code in _PROTOCOL_CODES else "unknown_error"
     if error.code == "unsupported":
@@ -100,9 +100,9 @@ class Commands:
     principal: Principal
     thread_id: str
 
-    async def run(self, command: Command) -> dict[str, Any]:
+    async def run(self, command: Command) -> dict[str, object]:
         """Return the answer. Raises what a surface turns into its own error."""
-        handlers: dict[str, Callable[[Command], Awaitable[dict[str, Any]]]] = {
+        handlers: dict[str, Callable[[Command], Awaitable[dict[str, object]]]] = {
             "run.start": self._start,
             "input.respond": self._respond,
             "run.cancel": self._cancel,
@@ -117,7 +117,7 @@ class Commands:
     def _key(self) -> str:
         return thread_key(self.principal.tenant, check_thread_id(self.thread_id))
 
-    async def _start(self, command: Command) -> dict[str, Any]:
+    async def _start(self, command: Command) -> dict[str, object]:
         await self.edge.pressure.enter()
         params = command.params
         graph = self.edge.catalog.find(_text(params, "assistant_id")).name
@@ -125,20 +125,25 @@ class Commands:
         given = await self._input(params)
         start_turn = self.edge.submit.start_of(
             self.principal,
-            self.thread_id,
-            graph=graph,
+            self._asked(params, graph),
             text=given if isinstance(given, str) else "",
-            input="" if isinstance(given, str) else _json(given),
-            config=_config(params),
-            metadata=_json_object(params, "metadata"),
+            input=None if isinstance(given, str) else given,
             on_busy=_on_busy(params),
-            expires_at=_expires_at(params),
         )
         async with self.edge.sockets.asking(self._key, self.principal) as start:
             submitted = await self.edge.submit.send(start_turn)
             return self._submitted(command, submitted, start)
 
-    async def _input(self, params: dict[str, Any]) -> Any:
+    def _asked(self, params: dict[str, object], graph: str) -> Asked:
+        return Asked(
+            thread_id=self.thread_id,
+            graph=graph,
+            config=_config(params),
+            metadata=_object(params, "metadata"),
+            expires_at=_expires_at(params),
+        )
+
+    async def _input(self, params: dict[str, object]) -> object:
         """Return the input; where it is left out an empty one, unless a question is open."""
         given = params.get("input", {})
         if "input" not in params and self.edge.ledger is not None:
@@ -147,7 +152,7 @@ class Commands:
         check_input(given)
         return given
 
-    async def _respond(self, command: Command) -> dict[str, Any]:
+    async def _respond(self, command: Command) -> dict[str, object]:
         await self.edge.pressure.enter()
         params = command.params
         key = await self.edge.authorised(self.principal, self.thread_id)
@@ -161,26 +166,19 @@ class Commands:
         for unsupported in ("update", "goto"):
             if params.get(unsupported) is not None:
                 raise CommandError(f"{unsupported} is not supported", code="not_supported")
-        resume = self.edge.submit.resume_of(
-            self.principal,
-            self.thread_id,
-            answers=_json(answers),
-            graph=await self.edge.graph_asking(key),
-            config=_config(params),
-            metadata=_json_object(params, "metadata"),
-            expires_at=_expires_at(params),
-        )
+        asked = self._asked(params, await self.edge.graph_asking(key))
+        resume = self.edge.submit.resume_of(self.principal, asked, answers)
         async with self.edge.sockets.asking(key, self.principal) as start:
             submitted = await self.edge.submit.send(resume)
             return self._submitted(command, submitted, start)
 
-    async def _cancel(self, command: Command) -> dict[str, Any]:
+    async def _cancel(self, command: Command) -> dict[str, object]:
         await self.edge.authorised(self.principal, self.thread_id)
         run_id = _text(command.params, "run_id")
         await self.edge.submit.cancel(self.principal, self.thread_id, run_id)
         return success(command.id, {"run_id": run_id})
 
-    def _submitted(self, command: Command, submitted: Submitted, start: Start) -> dict[str, Any]:
+    def _submitted(self, command: Command, submitted: Submitted, start: Start) -> dict[str, object]:
         result = {"run_id": submitted.turn_id}
         if submitted.applied_through is None:
             return success(command.id, result)
@@ -189,14 +187,14 @@ class Commands:
         return success(command.id, result, applied_through_seq=submitted.applied_through)
 
 
-def _text(params: dict[str, Any], name: str) -> str:
+def _text(params: dict[str, object], name: str) -> str:
     value = params.get(name)
     if not isinstance(value, str) or not value:
         raise CommandError(f"{name} must be a string")
     return value
 
 
-def _on_busy(params: dict[str, Any]) -> OnBusy:
+def _on_busy(params: dict[str, object]) -> OnBusy:
     """Return the policy: the protocol has none, the JavaScript SDK sends one under two names."""
     asked = params.get("multitask_strategy") or params.get("multitaskStrategy") or "enqueue"
     if asked not in get_args(OnBusy):
@@ -204,7 +202,7 @@ def _on_busy(params: dict[str, Any]) -> OnBusy:
     return cast("OnBusy", asked)
 
 
-def _expires_at(params: dict[str, Any]) -> int:
+def _expires_at(params: dict[str, object]) -> int:
     """Return when the turn is to be over by, 0 for never: ours, the protocol has no such field."""
     value = params.get("expires_at")
     if value is None:
@@ -217,7 +215,7 @@ def _expires_at(params: dict[str, Any]) -> int:
         raise CommandError(str(error)) from error
 
 
-def _refuse_unsupported(params: dict[str, Any]) -> None:
+def _refuse_unsupported(params: dict[str, object]) -> None:
     """Refuse what no run does yet; clients in JavaScript may write the names in camel case."""
     refuse(
         **{name: params.get(name) for name in ("checkpoint_id", "checkpointId", "forkFrom")},
@@ -230,22 +228,11 @@ def _refuse_unsupported(params: dict[str, Any]) -> None:
             refuse_unsupported(**{snake: params[camel]})
 
 
-def _json(value: Any) -> str:
-    return encode(value).decode()
+def _config(params: dict[str, object]) -> dict[str, object] | None:
+    return own_config(_object(params, "config"), _object(params, "context"))
 
 
-def _config(params: dict[str, Any]) -> str:
-    value = _object(params, "config")
-    own = own_config(value, _object(params, "context"))
-    return "" if own is None else _json(own)
-
-
-def _json_object(params: dict[str, Any], name: str) -> str:
-    value = _object(params, name)
-    return "" if value is None else _json(value)
-
-
-def _object(params: dict[str, Any], name: str) -> dict[str, Any] | None:
+def _object(params: dict[str, object], name: str) -> dict[str, object] | None:
     value = params.get(name)
     if value is not None and not isinstance(value, dict):
         raise CommandError(f"{name} must be an object")

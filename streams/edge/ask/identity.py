@@ -6,16 +6,17 @@ for the same keys are replaced; without auth they pass.
 
 from __future__ import annotations
 
-import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from turnstream.schemas.records.command_rules import IDENTITY_KEYS
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from turnstream.streams.edge.server.auth import Principal
 
 
-def identity_of(principal: Principal) -> dict[str, Any]:
+def identity_of(principal: Principal) -> dict[str, object]:
     """Return what nodes find about a verified caller, under the names of LangGraph's server."""
     roles = sorted(principal.roles)
     return {
@@ -35,11 +36,13 @@ def identity_of(principal: Principal) -> dict[str, Any]:
     }
 
 
-def config_for(principal: Principal, config: str) -> str:
-    """Return the config (JSON text, "" for none) with the verified caller in it."""
+def config_for(
+    principal: Principal, config: Mapping[str, object] | None
+) -> Mapping[str, object] | None:
+    """Return the config with the verified caller in it; as it is where no caller is verified."""
     if not principal.verified:
         return config
-    given = json.loads(config) if config else {}
+    given = dict(config or {})
     configurable = given.get("configurable")
     own = {
         key: value
@@ -47,4 +50,4 @@ def config_for(principal: Principal, config: str) -> str:
         if key not in IDENTITY_KEYS
     }
     given["configurable"] = own | identity_of(principal)
-    return json.dumps(given, ensure_ascii=False, separators=(",", ":"))
+    return given

@@ -19,6 +19,7 @@ from turnstream.schemas.ids import (
     thread_key,
     turn_id_of_key,
 )
+from turnstream.schemas.limits import check_label, compact
 from turnstream.schemas.records.command_rules import CommandLimits, check_idempotency_key, checked
 from turnstream.schemas.records.commands import CancelTurn, Command, OnBusy, ResumeTurn, StartTurn
 from turnstream.schemas.records.events import Event, TurnEnded, TurnRejected
@@ -27,6 +28,8 @@ from turnstream.streams.edge.ask.identity import config_for
 from turnstream.streams.edge.follow.cursor import first_seq
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from turnstream.streams.edge.follow.feed import Feed
     from turnstream.streams.edge.server.auth import Principal
 
@@ -51,13 +54,32 @@ class Gate(Protocol):
 class CommandLog(Protocol):
     """What carries commands: the `turns` topic."""
 
-    async def append(self, key: str, command: Command) -> None:
-        """Return once the log has the command; raises `KafkaUnavailableError`."""
+    def encode(self, command: Command) -> bytes:
+        """Return the command as a record's value; raises `UndecodableError` (`invalid_text`)."""
         ...
 
-    def size(self, command: Command) -> int:
-        """Return the command's size as a record, in bytes."""
+    async def append(self, key: str, kind: type[Command], value: bytes) -> None:
+        """Return once the log has an encoded command; raises `KafkaUnavailableError`."""
         ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """What a client asked for, whichever surface it came by.
+
+    `config` and `metadata` are JSON objects, None where nothing was given. `expires_at`: 0, or what
+    `check_expires_at` has passed.
+    """
+
+    thread_id: str
+    graph: str = "agent"
+    config: Mapping[str, object] | None = None
+    metadata: Mapping[str, object] | None = None
+    turn_id: str = ""
+    idempotency_key: str = ""
+    correlation_id: str = ""
+    expires_at: int = 0
+    traceparent: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,70 +118,54 @@ class Submit:
     def start_of(
         self,
         principal: Principal,
-        thread_id: str,
+        asked: Asked,
         *,
-        graph: str = "agent",
         text: str = "",
-        input: str = "",  # noqa: A002  the record's field
-        config: str = "",
-        metadata: str = "",
+        input: object = None,  # noqa: A002  the record's field
         on_busy: OnBusy = "enqueue",
-        turn_id: str = "",
-        idempotency_key: str = "",
-        correlation_id: str = "",
-        expires_at: int = 0,
-        traceparent: str = "",
     ) -> StartTurn:
-        """Return a `StartTurn` that workers take; `input`, `config`, `metadata` are JSON text.
+        """Return a `StartTurn` that workers take; `input` is a JSON value, None beside a text.
 
-        `expires_at`, here and in `resume_of`: 0, or what `check_expires_at` has passed. Raises
-        `InvalidRequestError`.
+        Raises `InvalidRequestError`.
         """
         command = StartTurn(
             tenant=principal.tenant,
-            thread_id=thread_id,
-            turn_id=_turn_id(principal.tenant, turn_id, idempotency_key),
+            thread_id=asked.thread_id,
+            turn_id=_turn_id(principal.tenant, asked),
             at=time.time_ns() // 1000,
             actor=principal.user,
-            traceparent=traceparent,
-            correlation_id=correlation_id,
-            graph=graph,
+            traceparent=asked.traceparent,
+            correlation_id=asked.correlation_id,
+            graph=asked.graph,
             text=text,
-            input=input,
-            config=config_for(principal, config),
-            metadata=metadata,
-            expires_at=expires_at,
+            input=_json(input),
+            config=_config(principal, asked),
+            metadata=_json(asked.metadata),
+            expires_at=asked.expires_at,
             on_busy=on_busy,
         )
         return checked(command, self.limits)
 
     def resume_of(
-        self,
-        principal: Principal,
-        thread_id: str,
-        *,
-        answers: str,
-        graph: str = "agent",
-        config: str = "",
-        metadata: str = "",
-        turn_id: str = "",
-        idempotency_key: str = "",
-        correlation_id: str = "",
-        expires_at: int = 0,
+        self, principal: Principal, asked: Asked, answers: Mapping[str, object]
     ) -> ResumeTurn:
-        """Return a `ResumeTurn` that workers take. `answers`: a JSON object, id to answer."""
+        """Return a `ResumeTurn` that workers take; `answers`: interrupt id to answer.
+
+        Raises `InvalidRequestError`.
+        """
         command = ResumeTurn(
             tenant=principal.tenant,
-            thread_id=thread_id,
-            turn_id=_turn_id(principal.tenant, turn_id, idempotency_key),
+            thread_id=asked.thread_id,
+            turn_id=_turn_id(principal.tenant, asked),
             at=time.time_ns() // 1000,
             actor=principal.user,
-            correlation_id=correlation_id,
-            answers=answers,
-            graph=graph,
-            config=config_for(principal, config),
-            metadata=metadata,
-            expires_at=expires_at,
+            traceparent=asked.traceparent,
+            correlation_id=asked.correlation_id,
+            answers=_json(answers),
+            graph=asked.graph,
+            config=_config(principal, asked),
+            metadata=_json(asked.metadata),
+            expires_at=asked.expires_at,
         )
         return checked(command, self.limits)
 
@@ -224,7 +230,8 @@ class Submit:
         self.gate.check(starts=True)
 
     async def _append(self, key: str, command: Command) -> None:
-        size = self.log.size(command) + len(key.encode()) + RECORD_OVERHEAD_BYTES
+        value = self.log.encode(command)
+        size = len(value) + len(key.encode()) + RECORD_OVERHEAD_BYTES
         if size > COMMAND_BYTES_MAX:
             raise RecordTooLargeError(
                 f"the command has {size} bytes, {COMMAND_BYTES_MAX} are allowed",
@@ -234,7 +241,7 @@ class Submit:
         self.gate.check(starts=starts)
         if starts:
             self.gate.started()
-        await self.log.append(key, command)
+        await self.log.append(key, type(command), value)
 
     def _remember(self, key: str) -> None:
         recent = self._recent = OrderedDict() if self._recent is None else self._recent
@@ -266,12 +273,34 @@ def _refused(record: TurnRejected) -> InvalidRequestError | ConflictError:
     return ConflictError(record.message, code=record.reason)
 
 
-def _turn_id(tenant: str, turn_id: str, idempotency_key: str) -> str:
-    if turn_id and idempotency_key:
+def _json(value: object) -> str:
+    """Return a JSON value as the text that a command carries, "" for None."""
+    return "" if value is None else compact(value)
+
+
+def _config(principal: Principal, asked: Asked) -> str:
+    """Return the config with the verified caller in it, as JSON text.
+
+    A token may hold lone surrogates, which a client's own values cannot.
+    """
+    if principal.verified:
+        check_label("actor", principal.user)
+    try:
+        return _json(config_for(principal, asked.config))
+    except UnicodeEncodeError as error:
+        raise InvalidRequestError(
+            "config is not JSON: a text in it holds a lone surrogate",
+            code="invalid_config",
+            field="config",
+        ) from error
+
+
+def _turn_id(tenant: str, asked: Asked) -> str:
+    if asked.turn_id and asked.idempotency_key:
         raise InvalidRequestError("give turn_id or idempotency_key, not both", field="turn_id")
-    if turn_id:
-        return str(parse_turn_id(turn_id))
-    if idempotency_key:
-        check_idempotency_key(idempotency_key)
-        return str(turn_id_of_key(tenant, idempotency_key))
+    if asked.turn_id:
+        return str(parse_turn_id(asked.turn_id))
+    if asked.idempotency_key:
+        check_idempotency_key(asked.idempotency_key)
+        return str(turn_id_of_key(tenant, asked.idempotency_key))
     return str(new_turn_id())

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict, WithJsonSchema
 
-from turnstream.schemas.limits import check_text, check_value, compact
+from turnstream.schemas.limits import check_text, check_value
 from turnstream.schemas.records.commands import OnBusy
 from turnstream.streams.edge.ask.submit import check_expires_at
 
@@ -237,8 +237,3 @@ class ChatBody(Body):
     wait: bool = Field(
         default=True, description="false: answer as soon as the turn is accepted (202)"
     )
-
-
-def json_text(value: Any) -> str:
-    """Return a checked JSON value as JSON text; "" for None."""
-    return "" if value is None else compact(value)

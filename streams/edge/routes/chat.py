@@ -18,6 +18,7 @@ from starlette.responses import Response  # noqa: TC002  FastAPI reads the annot
 from turnstream.schemas.errors import ConflictError, InvalidRequestError
 from turnstream.schemas.ids import check_thread_id, thread_key
 from turnstream.schemas.records.events import Event
+from turnstream.streams.edge.ask.submit import Asked
 from turnstream.streams.edge.deliver.event_stream import EventStream, sse
 from turnstream.streams.edge.deliver.later_answer import LaterAnswer
 from turnstream.streams.edge.follow.cursor import Cursor
@@ -180,13 +181,15 @@ def said(rest: Rest, body: ChatBody, turn_id: str = "") -> StartTurn:
         raise InvalidRequestError("text is empty", code="input_missing", field="text")
     return rest.edge.submit.start_of(
         rest.caller,
-        body.thread_id or str(uuid.uuid4()),
-        graph=rest.edge.catalog.find(body.graph).name,
+        Asked(
+            thread_id=body.thread_id or str(uuid.uuid4()),
+            graph=rest.edge.catalog.find(body.graph).name,
+            turn_id=turn_id,
+            idempotency_key=body.idempotency_key or "",
+            expires_at=body.expires_at or 0,
+        ),
         text=body.text,
-        turn_id=turn_id,
-        idempotency_key=body.idempotency_key or "",
         on_busy=body.on_busy,
-        expires_at=body.expires_at or 0,
     )
 
 

@@ -14,12 +14,13 @@ from turnstream.streams.edge.ask.run_request import (
     refuse,
     refuse_unsupported,
 )
-from turnstream.streams.edge.routes.bodies import RunBody, json_text
+from turnstream.streams.edge.ask.submit import Asked
 from turnstream.streams.edge.surfaces.run_events import MODES
 
 if TYPE_CHECKING:
     from turnstream.schemas.records.commands import ResumeTurn, StartTurn
     from turnstream.streams.edge.ask.submit import Submitted
+    from turnstream.streams.edge.routes.bodies import RunBody
     from turnstream.streams.edge.routes.deps import Rest
 
 DEFAULT_MODES = frozenset({"values"})
@@ -54,34 +55,28 @@ async def start(
         subgraphs=bool(body.stream_subgraphs),
         modes=modes_of(body.stream_mode, DEFAULT_MODES),
     )
-    config = json_text(own)
-    metadata = json_text(body.metadata or None)
+    asked = Asked(
+        thread_id=thread_id,
+        graph=graph,
+        config=own,
+        metadata=body.metadata or None,
+        expires_at=body.expires_at or 0,
+    )
     create = new_thread or body.if_not_exists == "create"
     command: StartTurn | ResumeTurn
     if resumes(body):
         key = await make_if_needed(rest, thread_id, create=create, graph=graph)
         await _check_head(rest, key, body)
-        command = rest.edge.submit.resume_of(
-            rest.caller,
-            thread_id,
-            answers=json_text(await _answers(rest, key, body)),
-            graph=graph,
-            config=config,
-            metadata=metadata,
-            expires_at=body.expires_at or 0,
-        )
+        answers = await _answers(rest, key, body)
+        command = rest.edge.submit.resume_of(rest.caller, asked, answers)
     else:
         text = body.input if isinstance(body.input, str) else ""
         command = rest.edge.submit.start_of(
             rest.caller,
-            thread_id,
-            graph=graph,
+            asked,
             text=text,
-            input="" if text else json_text(body.input),
-            config=config,
-            metadata=metadata,
+            input=None if text else body.input,
             on_busy=body.multitask_strategy or "enqueue",
-            expires_at=body.expires_at or 0,
         )
         # nothing is made for a run that is refused
         key = await make_if_needed(rest, thread_id, create=create, graph=graph)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import suppress
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import structlog
@@ -22,12 +23,13 @@ from turnstream.streams.worker.claims.finishes import Finishes
 from turnstream.streams.worker.claims.hold import Release
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterable, Sequence
+    from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
     from uuid import UUID
 
     from turnstream.connectors.postgres.ledger.ledger import Ledger
     from turnstream.connectors.postgres.ledger.rows import Admitted, Claim
     from turnstream.connectors.postgres.ledger.signals import Signals
+    from turnstream.schemas.records.commands import Command
     from turnstream.streams.worker.claims.hold import Attempt
     from turnstream.streams.worker.claims.slots import Slots
     from turnstream.streams.worker.unclaimed import Unclaimed
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 GIVE_BACK_S = 1.0
+NOTHING_DECODED: Mapping[bytes, Command] = MappingProxyType({})
 
 
 @dataclass(slots=True)
@@ -50,8 +53,8 @@ class Counts:
 class Roster:
     """Runs what this worker claimed. `run` is its loop; attempts are tasks inside it.
 
-    `attempt` makes one from a claim. `trouble`: why every release counts as an attempt, because one
-    of these turns may be at fault.
+    `attempt` makes one from a claim and its command, None where that is yet to be decoded.
+    `trouble`: why every release counts as an attempt, because one of these turns may be at fault.
     """
 
     def __init__(
@@ -62,7 +65,7 @@ class Roster:
         unclaimed: Unclaimed,
         *,
         slots: Slots,
-        attempt: Callable[[Claim], Attempt],
+        attempt: Callable[[Claim, Command | None], Attempt],
     ) -> None:
         self.slots = slots
         self.counts = Counts()
@@ -101,11 +104,13 @@ class Roster:
 
     # -- from a claim to its end -----------------------------------------------------------------
 
-    def begin(self, claims: Iterable[Claim]) -> None:
-        """Start an attempt for each claim."""
+    def begin(
+        self, claims: Iterable[Claim], decoded: Mapping[bytes, Command] = NOTHING_DECODED
+    ) -> None:
+        """Start an attempt for each claim; `decoded`: commands by the bodies of their turns."""
         for claim in claims:
             try:
-                attempt = self._attempt(claim)
+                attempt = self._attempt(claim, decoded.get(claim.body))
             except TurnstreamError as error:
                 # a newer version admitted it: one of those is to run it
                 log.error("claim_not_understood", turn=str(claim.turn_id), error=str(error))  # noqa: TRY400
@@ -129,9 +134,11 @@ class Roster:
                 )
             self._spawn(self._see_through(attempt))
 
-    async def take(self, admitted: Admitted) -> None:
-        """Run what was claimed at admission, publish what ended there, wake who is meant."""
-        self.begin(admitted.claims)
+    async def take(
+        self, admitted: Admitted, decoded: Mapping[bytes, Command] = NOTHING_DECODED
+    ) -> None:
+        """Run what was claimed at admission, publish what ended there, signal other workers."""
+        self.begin(admitted.claims, decoded)
         if admitted.ended:
             self._spawn(self._unclaimed.publish(list(admitted.ended)))
         if admitted.woke:

@@ -16,12 +16,13 @@ from turnstream.schemas.errors import (
     UnknownSchemaError,
 )
 from turnstream.schemas.unexpected import note
-from turnstream.streams.worker.admission import admission_of
+from turnstream.streams.worker.admission import admission_for, command_in
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from turnstream.connectors.postgres.ledger.rows import Admission
+    from turnstream.schemas.records.commands import Command
     from turnstream.streams.worker.admission import Record, Rules
 
 log = structlog.get_logger(__name__)
@@ -35,6 +36,14 @@ class Refused(NamedTuple):
     record: Record
     code: str
     message: str
+
+
+class Read(NamedTuple):
+    """What a batch asks for. `decoded`: the commands by the bytes that the ledger keeps of them."""
+
+    admissions: list[Admission]
+    refused: list[Refused]
+    decoded: dict[bytes, Command]
 
 
 class RecordReader:
@@ -59,30 +68,35 @@ class RecordReader:
         self._relearn = relearn
         self._learned_at = -LEARN_EVERY_S
 
-    async def read(self, records: Sequence[Record]) -> tuple[list[Admission], list[Refused]]:
+    async def read(self, records: Sequence[Record]) -> Read:
         """Return what the records ask for, and those that are refused; never raises."""
-        commands, refused = self._read(records)
-        if any(one.code == UnknownSchemaError.code for one in refused):
+        read = self._read(records)
+        if any(one.code == UnknownSchemaError.code for one in read.refused):
             # a newer writer may have registered its schema after this worker's start
             await self._learn_schemas()
             return self._read(records)
-        return commands, refused
+        return read
 
-    def _read(self, records: Sequence[Record]) -> tuple[list[Admission], list[Refused]]:
-        commands: list[Admission] = []
+    def _read(self, records: Sequence[Record]) -> Read:
+        admissions: list[Admission] = []
         refused: list[Refused] = []
+        decoded: dict[bytes, Command] = {}
         for record in records:
             if isinstance(record, UnreadableRecord):
                 refused.append(Refused(record, record.code, record.message))
                 continue
             try:
                 tenant, topic_id = self.tenant_of(record.topic), self.topic_ids[record.topic]
-                commands.append(admission_of(record, tenant, topic_id, self._rules))
+                command = command_in(record, tenant, topic_id, self._rules)
+                admission = admission_for(command, record, self._rules)
             except (UndecodableError, InvalidRequestError) as error:
                 refused.append(Refused(record, error.code, str(error)))
             except Exception as error:  # noqa: BLE001  one record must not stop the others
                 refused.append(Refused(record, *unprocessable("intake_read", error, record)))
-        return commands, refused
+            else:
+                admissions.append(admission)
+                decoded[admission.body] = command
+        return Read(admissions, refused, decoded)
 
     async def _learn_schemas(self) -> None:
         now = asyncio.get_running_loop().time()

@@ -14,7 +14,7 @@ from turnstream.schemas.limits import INT_MAX
 from turnstream.schemas.records.command_rules import IDENTITY_KEYS, CommandLimits
 from turnstream.streams.edge.ask import commands
 from turnstream.streams.edge.ask.run_request import check_input
-from turnstream.streams.edge.ask.submit import Submit
+from turnstream.streams.edge.ask.submit import Asked, Submit
 from turnstream.streams.edge.deliver.filters import Filter
 from turnstream.streams.edge.follow.cursor import Cursor, cursor_of
 from turnstream.streams.edge.routes.plain_dialect import frame_of
@@ -34,8 +34,8 @@ def submit(**limits: Any) -> Submit:
 def test_a_token_whose_subject_no_worker_takes_starts_nothing(user: str) -> None:
     caller = Principal(tenant="acme", user=user)
     for make in (
-        lambda: submit().start_of(caller, "t", text="x"),
-        lambda: submit().resume_of(caller, "t", answers='{"a": 1}'),
+        lambda: submit().start_of(caller, Asked(thread_id="t"), text="x"),
+        lambda: submit().resume_of(caller, Asked(thread_id="t"), {"a": 1}),
     ):
         with pytest.raises(InvalidRequestError) as refused:
             make()
@@ -51,19 +51,28 @@ def test_a_token_whose_subject_no_worker_takes_starts_nothing(user: str) -> None
         ({"traceparent": "\x00"}, "invalid_traceparent"),
         ({"graph": "\ud83d"}, "invalid_graph"),
         ({"turn_id": "1"}, "invalid_turn_id"),
-        ({"turn_id": "", "config": '{"configurable": {"model": 1}}'}, "configurable_locked"),
+        ({"turn_id": "", "config": {"configurable": {"model": 1}}}, "configurable_locked"),
     ],
 )
-def test_what_a_worker_refuses_an_edge_refuses(fields: dict[str, str], code: str) -> None:
+def test_what_a_worker_refuses_an_edge_refuses(fields: dict[str, Any], code: str) -> None:
+    asked = Asked(thread_id="t", **fields)
     with pytest.raises(InvalidRequestError) as refused:
-        submit(locked=frozenset({"model"})).start_of(KIM, "t", text="x", **cast("Any", fields))
+        submit(locked=frozenset({"model"})).start_of(KIM, asked, text="x")
     assert refused.value.code == code
+
+
+def test_a_role_that_is_no_text_is_refused_by_name() -> None:
+    caller = Principal("acme", "kim", frozenset({"\ud83d"}))
+    with pytest.raises(InvalidRequestError) as refused:
+        submit().start_of(caller, Asked(thread_id="t"), text="x")
+    assert (refused.value.code, refused.value.field) == ("invalid_config", "config")
 
 
 def test_a_lock_never_refuses_the_caller_that_the_edge_itself_names() -> None:
     locks = submit(locked=frozenset({"model", *IDENTITY_KEYS}))
     kim = Principal(tenant="acme", user="kim", verified=True)
-    command = locks.start_of(kim, "t", text="x", config='{"configurable": {"roles": ["root"]}}')
+    asked = Asked(thread_id="t", config={"configurable": {"roles": ["root"]}})
+    command = locks.start_of(kim, asked, text="x")
     assert json.loads(command.config)["configurable"]["roles"] == []
 
 
@@ -112,12 +121,14 @@ def read(data: bytes, rng: random.Random) -> int:
         check_input(params.get("input", {}))
         submit().start_of(
             KIM,
-            "t",
-            input=commands._json(params.get("input", {})),
-            config=commands._config(params),
-            metadata=commands._json_object(params, "metadata"),
+            Asked(
+                thread_id="t",
+                config=commands._config(params),
+                metadata=commands._object(params, "metadata"),
+                expires_at=commands._expires_at(params),
+            ),
+            input=params.get("input", {}),
             on_busy=commands._on_busy(params),
-            expires_at=commands._expires_at(params),
         )
 
     def subscription() -> None:

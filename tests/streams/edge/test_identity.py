@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 
 from turnstream.graph.run.input import TurnInput
@@ -15,17 +13,17 @@ ANN = Principal("acme", "ann", frozenset({"writer", "reader"}))
 FORGED = dict.fromkeys(IDENTITY_KEYS, "root")
 
 
-@pytest.mark.parametrize("config", ["", '{"tags":["a"]}', '{"configurable":null}'])
-def test_a_verified_caller_is_in_the_config(config: str) -> None:
-    found = json.loads(config_for(ANN, config))["configurable"]
+@pytest.mark.parametrize("config", [None, {"tags": ["a"]}, {"configurable": None}])
+def test_a_verified_caller_is_in_the_config(config: dict | None) -> None:
+    found = config_for(ANN, config)["configurable"]
     assert found.keys() == {*IDENTITY_KEYS}
     assert (found["user_id"], found["tenant_id"]) == ("ann", "acme")
     assert found["roles"] == found["langgraph_auth_permissions"] == ["reader", "writer"]
 
 
 def test_a_clients_own_values_are_replaced_and_the_rest_stays() -> None:
-    config = json.dumps({"configurable": {**FORGED, "model": "m"}, "context": {"a": 1}})
-    found = json.loads(config_for(ANN, config))
+    config = {"configurable": {**FORGED, "model": "m"}, "context": {"a": 1}}
+    found = config_for(ANN, config)
     assert "root" not in str(found)
     assert found["configurable"]["model"] == "m"
     assert found["context"] == {"a": 1}
@@ -39,5 +37,5 @@ def test_a_clients_own_values_are_replaced_and_the_rest_stays() -> None:
 
 
 async def test_without_auth_a_clients_values_pass() -> None:
-    config = json.dumps({"configurable": FORGED})
+    config = {"configurable": FORGED}
     assert config_for(await DevAuthenticator().authenticate(None), config) == config
