@@ -37,7 +37,8 @@ class StartTurn(Command, frozen=True, kw_only=True):
     """Run `graph` on the thread with a new input.
 
     Exactly one of `text` (one user message) and `input` (the graph's input, JSON text) is given.
-    `config` and `metadata` are JSON text as LangGraph knows them.
+    `config` and `metadata` are JSON text as LangGraph knows them. `priority` is accepted and
+    changes nothing, here and in `ResumeTurn`: no worker orders turns by it.
     """
 
     graph: str = "agent"

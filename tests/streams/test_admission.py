@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import msgspec
@@ -45,6 +45,18 @@ def refused(value: bytes) -> str:
     with pytest.raises((UndecodableError, InvalidRequestError)) as caught:
         admitted(value)
     return caught.value.code
+
+
+@pytest.mark.parametrize("kind", ["StartTurn", "ResumeTurn"])
+def test_a_priority_is_accepted_and_changes_nothing_but_the_command_itself(kind: str) -> None:
+    asked = '"text": "x"' if kind == "StartTurn" else '"answers": {"i": 1}'
+    plain, first, last = (
+        admitted(f'{{"type": "{kind}", "thread_id": "p", {asked}{priority}}}'.encode())
+        for priority in ("", f', "priority": {2**63 - 1}', f', "priority": {-(2**63)}')
+    )
+    for one in (first, last):
+        assert replace(one, body=plain.body, body_sha=plain.body_sha) == plain
+        assert one.body_sha != plain.body_sha, "the same turn id would be another command"
 
 
 NUMBERS = [
