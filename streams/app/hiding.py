@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+
+from pydantic import SecretStr
 
 HIDDEN = "********"
 
@@ -23,9 +24,9 @@ def hidden(text: str) -> str:
     return _SECRET.sub(rf"\1{HIDDEN}", _USER.sub(f"{HIDDEN}@", text))
 
 
-def shown(value: Any) -> Any:
+def shown(value: object) -> object:
     """Return a setting's value as JSON can hold it, without secrets."""
-    if hasattr(value, "get_secret_value"):
+    if isinstance(value, SecretStr):
         return HIDDEN if value.get_secret_value() else ""
     if isinstance(value, (tuple, list)):
         return [shown(one) for one in value]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 from pydantic import SecretStr
@@ -44,7 +44,7 @@ def _first_sentence(doc: str | None) -> str:
     return text.replace("|", "\\|")
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     if isinstance(value, SecretStr):
         value = value.get_secret_value()
     if value is PydanticUndefined or value is None or value in ("", ()):
@@ -125,7 +125,7 @@ def _commands() -> Iterator[str]:
     yield ""
 
 
-_SHOWN_TYPES: dict[Any, str] = {int: "integer", bool: "boolean"}
+_SHOWN_TYPES: dict[object, str] = {int: "integer", bool: "boolean"}
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_origin
+from typing import TYPE_CHECKING, get_origin
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import (
@@ -390,7 +390,7 @@ class Settings(BaseSettings):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _decoded(cls, value: Any, info: ValidationInfo) -> Any:
+    def _decoded(cls, value: object, info: ValidationInfo) -> object:
         """Read a list as `a,b` or as JSON, an object as JSON."""
         kind = get_origin(cls.model_fields[str(info.field_name)].annotation)
         if not isinstance(value, str) or kind not in {tuple, dict}:
@@ -456,7 +456,7 @@ def _dotenv() -> DotEnvSettingsSource:
         raise ConfigurationError(f"the file .env cannot be read: {error}") from error
 
 
-def _listed(text: str) -> list[Any]:
+def _listed(text: str) -> list[object]:
     if text.strip()[:1] not in {"[", "{", '"'}:
         return [item for part in text.split(",") if (item := part.strip())]
     try:
@@ -468,7 +468,7 @@ def _listed(text: str) -> list[Any]:
     return value
 
 
-def _object(text: str) -> dict[str, Any]:
+def _object(text: str) -> dict[str, object]:
     try:
         value = json.loads(text)
     except ValueError as error:

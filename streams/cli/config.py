@@ -41,7 +41,8 @@ def show(*, folder: Dir = HERE, as_json: AsJson = False) -> None:
         table.add_column(title, overflow="fold")
     for row in rows:
         value = row["value"] if isinstance(row["value"], str) else json.dumps(row["value"])
-        table.add_row(row["name"], value, row["source"], style=_style(row["source"]))
+        name, source = str(row["name"]), str(row["source"])
+        table.add_row(name, value, source, style=_style(source))
     Console().print(table)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import gc
 import time
 from bisect import bisect_left
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from prometheus_client.core import GaugeMetricFamily, HistogramMetricFamily
 
@@ -40,7 +40,7 @@ class Pauses:
         self.longest_s = 0.0
         self._began = 0.0
 
-    def on_collection(self, phase: str, _info: dict[str, Any]) -> None:
+    def on_collection(self, phase: str, _info: dict[str, int]) -> None:
         """Note the start or the end of a collection (`gc.callbacks`)."""
         if phase == "start":
             self._began = time.thread_time()

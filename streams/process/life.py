@@ -16,8 +16,9 @@ from turnstream.schemas.unexpected import allow_text, described
 from turnstream.streams.process.log_output import guard_output
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, MutableMapping
-    from typing import Any
+    from collections.abc import Callable
+
+    from structlog.typing import EventDict
 
 
 def log_as_json(level: str, *, exception_text: bool = False) -> None:
@@ -62,7 +63,7 @@ def log_as_json(level: str, *, exception_text: bool = False) -> None:
 _renderer = structlog.processors.JSONRenderer(ensure_ascii=False)
 
 
-def _as_json(logger: object, method: str, event: MutableMapping[str, Any]) -> str | bytes:
+def _as_json(logger: object, method: str, event: EventDict) -> str | bytes:
     """Return the line; of values that JSON cannot hold, return only their names."""
     try:
         return _renderer(logger, method, event)
@@ -72,9 +73,7 @@ def _as_json(logger: object, method: str, event: MutableMapping[str, Any]) -> st
         return json.dumps({**known, "unwritable": names, "error_class": type(error).__name__})
 
 
-def _describe_exception(
-    _logger: object, _method: str, event: MutableMapping[str, Any]
-) -> MutableMapping[str, Any]:
+def _describe_exception(_logger: object, _method: str, event: EventDict) -> EventDict:
     """Replace `exc_info` by fields without the exception's text (a structlog processor)."""
     given = event.pop("exc_info", None)
     error = sys.exc_info()[1] if given is True else given[1] if isinstance(given, tuple) else given

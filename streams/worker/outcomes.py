@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from turnstream.schemas.fold.fold import TIMELINE_BITS
 from turnstream.schemas.ids import event_id, result_id, split_thread_key
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from turnstream.schemas.records.results import Outcome
 
 
-def terminal_of(outcome: Outcome) -> tuple[type[Event], dict[str, Any]]:
+def terminal_of(outcome: Outcome) -> tuple[type[Event], dict[str, object]]:
     """Return the terminal event's type and its own fields."""
     match outcome.status:
         case "completed":

@@ -5,7 +5,7 @@ What a client asks for and is not done here is refused by name, never ignored in
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from turnstream.schemas.errors import InvalidRequestError
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 OWN_KEYS = ("thread_id", "run_id", "checkpoint_ns", "checkpoint_map", "assistant_id", "graph_id")
 
 
-def refuse(**fields: Any) -> None:
+def refuse(**fields: object) -> None:
     """Raise `InvalidRequestError` (`unsupported`) for the first field that asks for something."""
     for name, value in fields.items():
         if value not in (None, [], {}, "", 0, False):
@@ -27,11 +27,11 @@ def refuse(**fields: Any) -> None:
 
 def refuse_unsupported(
     *,
-    interrupt_before: Any = None,
-    interrupt_after: Any = None,
-    webhook: Any = None,
-    after_seconds: Any = None,
-    on_completion: Any = None,
+    interrupt_before: object = None,
+    interrupt_after: object = None,
+    webhook: object = None,
+    after_seconds: object = None,
+    on_completion: object = None,
 ) -> None:
     """Refuse by name what no run does yet."""
     refuse(
@@ -43,7 +43,7 @@ def refuse_unsupported(
     )
 
 
-def check_input(value: Any) -> None:
+def check_input(value: object) -> None:
     """Raise `InvalidRequestError` (`input_missing`) for a run that is given nothing to begin with.
 
     A start with null would close the thread's open question without an answer.
@@ -64,18 +64,18 @@ MODES = "stream_mode"
 
 
 def own_config(
-    config: dict[str, Any] | None,
-    context: dict[str, Any] | None = None,
+    config: dict[str, object] | None,
+    context: dict[str, object] | None = None,
     *,
     subgraphs: bool = False,
     modes: Collection[str] = (),
-) -> dict[str, Any] | None:
+) -> dict[str, object] | None:
     """Return the config with the run's context in it, and without what is ours.
 
     Raises `InvalidRequestError` for a fork.
     """
     given = {"context": context} if context else {}
-    shows: dict[str, Any] = {SUBGRAPHS: True} if subgraphs else {}
+    shows: dict[str, object] = {SUBGRAPHS: True} if subgraphs else {}
     if modes:
         shows[MODES] = sorted(modes)
     config = {**(config or {}), **given, **shows}

@@ -8,7 +8,7 @@ requeue the turn's own result follows under the same id and replaces this one.
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -19,6 +19,8 @@ from turnstream.schemas.records.results import DEAD_LETTER, TurnResult
 from turnstream.schemas.text import clean_text
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from turnstream.connectors.avro import Codec
     from turnstream.schemas.records.results import DeadLetter
 
@@ -31,14 +33,14 @@ _BOM = b"\xef\xbb\xbf"
 class Named(msgspec.Struct, frozen=True, kw_only=True):
     """What a refused record says of itself, as far as it can be read; texts may be of any form."""
 
-    type: Any = ""
-    tenant: Any = ""
-    thread_id: Any = ""
-    turn_id: Any = ""
-    idempotency_key: Any = ""
-    correlation_id: Any = ""
-    actor: Any = ""
-    traceparent: Any = ""
+    type: object = ""
+    tenant: object = ""
+    thread_id: object = ""
+    turn_id: object = ""
+    idempotency_key: object = ""
+    correlation_id: object = ""
+    actor: object = ""
+    traceparent: object = ""
 
     def text(self, field: str) -> str:
         """Return a field, "" if it is no text or too long to be given back."""
@@ -108,9 +110,8 @@ def _turn_id(letter: DeadLetter, named: Named, tenant: str) -> str:
     return str(turn_id_of_key(tenant, key)) if key else letter.letter_id
 
 
-def _checked(check: Any, text: str) -> str:
+def _checked(check: Callable[[str], str], text: str) -> str:
     try:
-        checked: str = check(text)
+        return check(text)
     except InvalidRequestError:
         return ""
-    return checked
