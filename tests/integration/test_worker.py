@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from typing import Any
+
 import aiohttp
 
+from turnstream.connectors.avro import Codec
+from turnstream.connectors.postgres.ledger.ledger import Ledger
 from turnstream.deploy.local.machine import Ports
 from turnstream.schemas.fold.transcript import transcript
+from turnstream.schemas.records.commands import Command
 from turnstream.schemas.records.events import TurnCompleted
 from turnstream.schemas.text import text_sha256
 
@@ -27,6 +33,38 @@ async def test_a_turn_from_end_to_end(scene) -> None:
         row = await scene.closed(turn)
         assert row["attempts"] is None or row["attempts"] == 1
         assert [u.output_tokens for u in result.usage] == [20]
+
+
+async def test_a_command_is_encoded_once_and_not_decoded_again_at_its_claim(
+    scene, monkeypatch
+) -> None:
+    """Unless another call than its admission claimed it: then only its body is there."""
+    counts: Counter[str] = Counter()
+    encode, decode, reclaim = Codec.encode, Codec.decode, Ledger.reclaim
+
+    def encoding(self: Codec, record: Any) -> bytes:
+        counts["encode"] += isinstance(record, Command)
+        return encode(self, record)
+
+    def decoding(self: Codec, data: bytes) -> Any:
+        record = decode(self, data)
+        counts["decode"] += isinstance(record, Command)
+        return record
+
+    async def reclaiming(self: Ledger, *given: Any) -> Any:
+        claims = await reclaim(self, *given)
+        counts["reclaimed"] += len(claims)
+        return claims
+
+    async with scene.worker():
+        monkeypatch.setattr(Codec, "encode", encoding)
+        monkeypatch.setattr(Codec, "decode", decoding)
+        monkeypatch.setattr(Ledger, "reclaim", reclaiming)
+        turn = await scene.start("t1", "tokens=3")
+        await scene.done("t1", turn)
+        await scene.closed(turn)
+    assert counts["encode"] == 1, "the record was JSON; this is the turn's body"
+    assert counts["decode"] == counts["reclaimed"]
 
 
 async def test_the_health_port_says_ready_counts_and_stops_saying_so(scene) -> None:
