@@ -99,7 +99,7 @@ def _states(catalog: Catalog, saver: FencedSaver, ledger: Ledger) -> States:
 
     async def graph_name(key: str) -> str | None:
         turns = [turn for turn in await ledger.turns_of(key, 10) if not turn.rolled_back]
-        # a turn of a graph that nobody has was refused, and left no state
+        # a turn of an unknown graph was refused, and left no state
         known = [turn.graph for turn in turns if turn.graph in catalog]
         if found := known or [turn.graph for turn in turns]:
             return found[0]

@@ -1,8 +1,9 @@
-"""A process's way from its start to SIGTERM, with Kafka and Postgres maybe still away.
+"""Runs a process from its start to SIGTERM, also where Kafka and Postgres are not up yet.
 
-What does not answer is waited for, as long as `TURNSTREAM_START_TIMEOUT_S` says: the log names it
-once, the process's port answers meanwhile (alive, not ready), and a stop signal ends the wait. What
-no waiting cures ends the process at once. An outage later than this is the running parts' affair.
+The process waits for a part that does not answer, for `TURNSTREAM_START_TIMEOUT_S` at most. The log
+names the part once, the process's port answers meanwhile (alive, not ready), and a stop signal ends
+the wait. An error that no waiting cures ends the process at once. Later outages are handled by the
+running parts.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ log = structlog.get_logger(__name__)
 
 RETRY_S = 0.5
 ANSWER_TIMEOUT_S = 5.0
-"""For one answer: who takes a connection and says nothing is asked again after it."""
+"""Seconds for one answer; a server that accepts a connection and does not answer is asked again."""
 _Opened = TypeVar("_Opened")
 
 
@@ -67,15 +68,19 @@ async def run_until_signal(
 ) -> None:
     """Open a worker or an edge once its parts answer, and run it until SIGTERM or SIGINT.
 
-    `create`: make missing topics and tables first. `host` and `port`: where it says meanwhile that
-    it waits, 0: nowhere. Raises `UnavailableError` of the part that did not answer in time.
+    `create`: make missing topics and tables first. At `host` and `port` it answers meanwhile
+    that it waits; port 0: nowhere. Raises the `UnavailableError` of a part that does not answer.
     """
     starting = asyncio.timeout(None)
+    opened: Runs | None = None
 
     def stop() -> None:
-        starting.reschedule(0.0)
+        if opened is None:
+            starting.reschedule(0.0)
+        else:
+            opened.stop()
 
-    on_stop_signal(lambda: stop())  # noqa: PLW0108  what it is changes below
+    on_stop_signal(stop)
     async with AsyncExitStack() as stack:
         try:
             async with starting:
@@ -86,7 +91,6 @@ async def run_until_signal(
             if not starting.expired():
                 raise
             return
-        stop = opened.stop
         settle_memory()
         await opened.run()
 

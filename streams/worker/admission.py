@@ -1,4 +1,4 @@
-"""From a record on an input topic to an admission, or to the reason why there is none. Pure.
+"""From a record on an input topic to an admission, or to the reason for its refusal. Pure.
 
 A record is refused with one of the codes of `UndecodableError` and `InvalidRequestError`, which
 become the dead letter's `code`; docs/reference.md lists them.
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from turnstream.connectors.avro import Codec
 
 LETTER_HEADER, REQUEUES_HEADER = "letter", "requeues"
-"""Of a record that stood in `dead-letters` before: what it is known by, and how often it did."""
+"""Headers of a requeued record: the id of its letter, and how often it was requeued."""
 
 REQUEUES_DIGITS_MAX = 6
 
@@ -55,7 +55,7 @@ class Record(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """What admissions depend on beside the record.
+    """What an admission depends on besides the record.
 
     `wire` decodes what comes in; `store` encodes what the ledger keeps, which must be readable
     without a registry. `partitions`: of `turn-events`.
@@ -158,7 +158,7 @@ def _of_tenant(command: Command, tenant: str | None) -> Command:
 
 
 def _check_key(key: bytes | None, expected: str, thread_id: str) -> None:
-    """Refuse a key of another thread; none at all is fine, it only gives up the order."""
+    """Refuse a key of another thread. A record without a key is taken; it gives up its order."""
     if key and key not in (expected.encode(), thread_id.encode()):
         raise InvalidRequestError(
             f"the record's key {key[:60]!r} is not its thread's, {expected[:60]!r}",
@@ -168,12 +168,11 @@ def _check_key(key: bytes | None, expected: str, thread_id: str) -> None:
 
 
 def letter_of(record: Record, topic_id: str) -> tuple[UUID, int]:
-    """Return what a record is known by as a dead letter, and how often it was requeued.
+    """Return the id of a record as a dead letter, and how often the record was requeued.
 
-    It is the turn id that a record without one has. One that was requeued says in its headers what
-    it was known by before, so that requeued twice by a crash it is one turn, and one letter. Any
-    producer may write headers of these names: what is none of ours counts as no header, and of
-    several the last one counts.
+    The id is the turn id that a record without one has. A requeued record carries its id in its
+    headers, so that a record that a crash requeues twice is one turn and one letter. Any producer
+    may write headers of these names. A malformed header counts as none; of several the last counts.
     """
     given = dict(record.headers)
     letter = _letter_id(given.get(LETTER_HEADER))

@@ -7,8 +7,8 @@
 5. the terminal event and the `TurnResult`, both acked
 6. the thread is handed to the batched finish
 
-Whatever makes the attempt impossible (fenced, a refused produce, a lost commit) ends it without a
-terminal: the thread is released, and its next owner carries on.
+An attempt that cannot go on (fenced, a refused produce, a lost commit) ends without a terminal: the
+thread is released, and its next owner carries on.
 """
 
 from __future__ import annotations
@@ -48,12 +48,12 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 LOST_PAUSE_S = 0.1
-"""Before a thread is released whose attempt met a broken log or database: it will be met again."""
+"""Seconds before a thread is released whose attempt met an unavailable log or database."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bench:
-    """What every attempt of a worker works with. `name` is the worker's, for people.
+    """What every attempt of a worker uses. `name` is the worker's, for people.
 
     `turn_timeout_s` runs from a turn's first claim on, `step_timeout_s` bounds each step,
     `recursion_limit_max` how many there are, `events_max` what a turn emits. `topics` tells
@@ -114,7 +114,7 @@ class TurnAttempt:
     # -- what the worker calls -----------------------------------------------------------------
 
     def cancel(self, cause: str) -> None:
-        """Stop the turn and keep what it said; a turn that has its outcome is not touched."""
+        """Stop the turn and keep what it emitted; a turn that has its outcome is not changed."""
         if self.control.cause is None:
             self._log.info("turn_cancel", cause=cause)
         self.control.cancel(cause)
@@ -124,7 +124,7 @@ class TurnAttempt:
         self.control.drain()
 
     def halt(self, why: str, *, silently: bool = False) -> None:
-        """Stop at a token and release the thread; what was said stays said unless `silently`."""
+        """Stop at a token and release the thread; `silently`: drop what is unsent."""
         self._halted = self._halted or why
         if silently:
             self._emitter.kill()
@@ -239,7 +239,7 @@ class TurnAttempt:
         )
 
     def _lost(self, error: TurnstreamError) -> None:
-        """Stop at once: nothing can be committed, or nothing said, any more."""
+        """Stop at once: the attempt can no longer commit, or no longer emit."""
         self._emitter.kill(error)
         self.control.cancel("lost")
 

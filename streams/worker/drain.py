@@ -1,4 +1,4 @@
-"""Hand-over: a worker that is to stop gives its turns time, then a step's end, then none."""
+"""Hand-over: a stopping worker lets turns run, then stops them at a step, then at a token."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 FREE_SHARE = 0.5
-"""Of the drain budget in which turns simply go on; in the rest they stop at the next step's end."""
+"""Share of the budget in which turns go on; in the rest they stop at their next step's end."""
 
 HALT_TIMEOUT_S = 8.0
-"""For attempts to let go after they were stopped at a token; code in threads cannot be."""
+"""Seconds for attempts to end after a stop at a token; code in threads cannot be stopped."""
 
 
 async def hand_over(intake: Intake, roster: Roster, *, budget_s: float) -> None:

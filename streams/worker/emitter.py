@@ -1,4 +1,4 @@
-"""One attempt's voice: takes what the graph says, joins tokens, and keeps within the limits.
+"""Takes what one attempt's graph emits, joins tokens, and keeps the turn within its limits.
 
 `TurnEmitter` is what the graph emits into (`graph.ports.emitter.Emitter`), what the saver asks for
 its position, and what seals tokens when the pump is about to produce. Nothing in it awaits but
@@ -39,7 +39,7 @@ JOIN_CHARS_MAX = 64 << 10
 """Characters of one `TokensEmitted`: at 4 bytes each still a fraction of the topic's limit."""
 
 UNACKED_BYTES_MAX = 16 << 20
-"""What one turn may have on its way to the log: hours of a model, moments of a runaway loop."""
+"""Bytes of one turn that may wait for their acks. Above it, the turn fails: `output_overrun`."""
 
 ENDING_EVENTS_MAX = 1000
 """Events that a turn may still emit after it reached its limit: tasks and tool calls that stop."""
@@ -49,7 +49,7 @@ _TOKENS_HEADERS = TYPE_HEADERS[TokensEmitted]
 
 
 class _Tokens:
-    """Tokens of one message that have met since the last round."""
+    """Tokens of one message since the pump's last round."""
 
     __slots__ = ("block", "chars", "kind", "parts", "path", "tool_call_id", "tool_name")
 
@@ -64,11 +64,11 @@ class _Tokens:
 
 
 class TurnEmitter:
-    """Everything that one attempt says, in one order.
+    """Emits the events of one attempt, in one order.
 
-    `high_n`: of its claim; the attempt's start gets it. `on_refused` is called once when the broker
-    refused a record: nothing more is sent then, and the attempt is over. `events_max`: events of
-    the turn, and tokens of the attempt, each; above it an `OutputOverrunError` is raised.
+    `high_n` is the claim's; the attempt's first event gets it. `on_refused` is called once when the
+    broker refused a record: nothing more is sent then, and the attempt is over. `events_max`:
+    events of the turn, and tokens of the attempt, each; above it an `OutputOverrunError` is raised.
     """
 
     def __init__(
@@ -107,7 +107,7 @@ class TurnEmitter:
     # -- what the graph calls ------------------------------------------------------------------
 
     def emit(self, event_type: type[Event], *, path: str, **fields: object) -> int:
-        """Say one event and return its `n`; 0, and nothing else, after the emitter was closed.
+        """Emit one event and return its `n`; do nothing and return 0 once the emitter is closed.
 
         Raises `RecordTooLargeError` for one larger than the topic takes, before its `n` is given
         out, and `OutputOverrunError`.
@@ -130,7 +130,7 @@ class TurnEmitter:
         tool_call_id: str = "",
         tool_name: str = "",
     ) -> None:
-        """Say a token; those of one message that meet in one round become one record."""
+        """Emit a token; tokens of one message become one record in each of the pump's rounds."""
         if self.closed:
             return
         self.tokens_said += 1
@@ -159,7 +159,7 @@ class TurnEmitter:
         self._pump.mark(self._to, self.log, urgent=first)
 
     def close(self) -> None:
-        """End what the graph may say; what it has said is sealed."""
+        """Take nothing more from the graph; seal what it has emitted."""
         if not self.closed:
             self.seal()
             self.closed = True
@@ -167,9 +167,9 @@ class TurnEmitter:
     # -- what the attempt calls ----------------------------------------------------------------
 
     def start(self, *, resolved: tuple[InputResolved, ...] = (), **fields: object) -> None:
-        """Say the fence. It has the `n` of the claim, and thread events go before it.
+        """Emit the fence. It has the `n` of the claim, and thread events go before it.
 
-        So a commit, which awaits the fence, never stands while one of those is missing.
+        A commit awaits the fence, so none is stored while one of those events is missing.
         """
         log = self.log
         for event in resolved:
@@ -182,10 +182,10 @@ class TurnEmitter:
         log.append(value, headers, urgent=True)
 
     def conclude(self, event_type: type[Event], **fields: object) -> int:
-        """Say the terminal and return its `n`; works on a closed emitter, and only there is it due.
+        """Close the emitter, emit the terminal and return its `n`.
 
-        One too large for the topic goes without its text: the digest stays, and the text stands in
-        the tokens before it.
+        A terminal that is too large for the topic goes without its text. Its digest stays, and the
+        tokens before it carry the text.
         """
         self.close()
         try:
@@ -195,7 +195,7 @@ class TurnEmitter:
         return self.log.n
 
     def kill(self, error: Exception | None = None) -> None:
-        """End the attempt without a word: nothing more is sent, and `acked` raises."""
+        """End the attempt at once: send nothing more, and let `acked` raise."""
         self.closed = True
         self._open.clear()
         self.log.kill(error)
@@ -226,7 +226,7 @@ class TurnEmitter:
     # -- what the pump calls, see `connectors.kafka.write.outgoing.Sender` -----------------------
 
     def seal(self) -> None:
-        """Turn what is open into records, each message's tokens into one."""
+        """Make records of what is open: one of each message's tokens."""
         held, self._open = self._open, {}
         log = self.log
         for message_id, tokens in held.items():
@@ -260,7 +260,7 @@ class TurnEmitter:
             self._on_refused(error)
 
     def _check_room(self) -> None:
-        # not called for each token, but for each record
+        # called once a record, not once a token
         events = max(self.log.n, self.tokens_said)
         if events > self._events_max:
             self._events_max = events + ENDING_EVENTS_MAX

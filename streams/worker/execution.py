@@ -129,7 +129,7 @@ class Execution:
         except TurnstreamError:
             raise
         except Exception as error:  # noqa: BLE001
-            # decided here so that a mistake of ours ends one turn, and ends it visibly
+            # decided here, so that an error of ours fails this turn and no other
             error_id = note("turn", error, turn=str(claim.turn_id), thread=claim.thread_id)
             broke = _failed("internal", f"{class_name(error)} (error id {error_id})")
             return RunOutcome(outcome=poisoned if parked else broke)
@@ -137,7 +137,7 @@ class Execution:
     async def _commit(
         self, session: Session, ran: RunOutcome, *, reopen: bytes | None = None
     ) -> Outcome | None:
-        """Store what the run came to; returns what the ledger has, None for a run that drained."""
+        """Store a run's outcome and return what the ledger has; None for a run that drained."""
         if ran.outcome is None:
             return None
         decided = self._decided(ran.outcome)

@@ -59,7 +59,7 @@ def terminal_of(outcome: Outcome) -> tuple[type[Event], dict[str, object]]:
 
 
 def ended_of(ended: Ended, actor: str, traceparent: str, at: int) -> TurnEnded:
-    """Return the start and terminal in one of a turn that nobody claimed (A5)."""
+    """Return the event that is start and terminal of a turn that ended unclaimed (A5)."""
     epoch = ended.timeline << TIMELINE_BITS
     return TurnEnded(
         event_id=event_id(str(ended.turn_id), epoch, 1),
@@ -80,7 +80,7 @@ def ended_of(ended: Ended, actor: str, traceparent: str, at: int) -> TurnEnded:
 def resolved_of(
     thread_key: str, turn_id: UUID, interrupt_id: str, rev: int, actor: str
 ) -> InputResolved:
-    """Return what readers are told of an interrupt that is not open any more."""
+    """Return the event that closes an interrupt for readers."""
     tenant, thread_id = split_thread_key(thread_key)
     return InputResolved(
         event_id=event_id(interrupt_id, 0, rev),
@@ -97,7 +97,7 @@ def resolved_of(
 
 
 def result_of(turn: Claim | Ended, command: Command, outcome: Outcome) -> TurnResult:
-    """Return the turn's one result: it follows from turn and outcome, so repeats are equal."""
+    """Return the turn's one result. It follows from turn and outcome, so repeats are equal."""
     turn_id = str(turn.turn_id)
     return TurnResult(
         event_id=result_id(turn_id),

@@ -1,4 +1,4 @@
-"""Where a worker publishes what no running attempt says: results, ends, questions that closed."""
+"""Publishes what no running attempt emits: results, unclaimed ends, interrupts that closed."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Outlets:
     async def ended(self, turns: Sequence[Ended], ledger: Ledger) -> None:
         """Publish turns that ended unclaimed, with their results, and close them (A5).
 
-        One that cannot be published is left to the next sweep.
+        A turn that cannot be published is left to the next sweep.
         """
         for timeline in {turn.timeline for turn in turns}:
             mine = [turn for turn in turns if turn.timeline == timeline]
@@ -78,7 +78,7 @@ class Outlets:
         return None
 
     async def expired(self, interrupts: Sequence[ExpiredInterrupt], ledger: Ledger) -> None:
-        """Tell readers of interrupts that nobody answered in time; then the ledger that we did."""
+        """Publish interrupts that expired unanswered, and note that in the ledger."""
         told = await asyncio.gather(*map(self._tell_expired, interrupts))
         await ledger.interrupts_told([one for one in told if one is not None])
 
@@ -97,7 +97,7 @@ class Outlets:
     async def resolved(
         self, thread_key: str, partition: int, turn_id: UUID, closed: Resolved
     ) -> None:
-        """Tell readers of an interrupt that is not open any more."""
+        """Publish that an interrupt is no longer open."""
         record = resolved_of(thread_key, turn_id, *closed)
         await self._pump.deliver(
             TopicPartition(self._events, partition),

@@ -1,7 +1,7 @@
-"""What a worker looks for again and again; behind wake-ups, which may be lost, and for peers.
+"""What a worker polls for, because wake-ups may be lost and peers may die.
 
-Threads without an owner are claimed, those of dead peers freed, unclaimed ends published, cancels
-found, dead letters sent once more. Polls of many workers are spread by jitter.
+It claims threads without an owner, frees those of dead peers, publishes unclaimed ends, finds
+cancels and requeues dead letters. Jitter spreads the polls of many workers.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 REAP_EVERY_S = 0.17
-"""Between two looks for dead peers, before jitter: one is seen within 250 ms."""
+"""Seconds between two looks for dead peers, before jitter: a dead peer is seen within 250 ms."""
 
 JUDGE_AFTER_S = 1.5
-"""So long a worker must have held its own lease without a break before it judges those of others:
-after an outage of Postgres they need time to come back, as it did itself."""
+"""Seconds for which a worker must have held its lease without a break before it judges others':
+after an outage of Postgres its peers need time to renew."""
 
 RECLAIM_EVERY_S = 1.0
 SWEEP_EVERY_S = 1.0
@@ -48,7 +48,7 @@ def jitter(seconds: float) -> float:
 
 
 class Polls:
-    """The polls of one worker; an outage of Postgres only puts them off."""
+    """The polls of one worker; an outage of Postgres only delays them."""
 
     def __init__(
         self,
@@ -123,14 +123,14 @@ class Polls:
             await self._unclaimed.tell_expired(closed)
 
     async def _requeue_letters(self) -> None:
-        """Send dead letters to their topics once more, as people decided."""
+        """Requeue dead letters as operators decided."""
         while True:
             await asyncio.sleep(jitter(REQUEUE_EVERY_S))
             if self._standing.works():
                 await _look("requeue", self._requeue)
 
     async def _look_for_cancels(self) -> None:
-        """Find cancels whose wake-up was lost: a turn that streams for minutes commits nothing."""
+        """Find cancels whose wake-up was lost: a turn may stream for minutes without a commit."""
         while True:
             await asyncio.sleep(jitter(CANCEL_EVERY_S))
             await _look("cancels", self._look_for_cancels_once)
@@ -140,7 +140,7 @@ class Polls:
 
 
 async def _look(what: str, look: Callable[[], Awaitable[object]]) -> None:
-    """Look once. An outage of Postgres puts it off; so does any other error, which is counted."""
+    """Look once. An outage of Postgres delays the poll; any other error is counted."""
     try:
         await look()
     except DatabaseUnavailableError as error:

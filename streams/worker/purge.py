@@ -1,8 +1,8 @@
-"""Forget what is over: old turns, tool calls and decisions leave Postgres.
+"""Deletes old turns, tool calls and decisions from Postgres.
 
-The ledger remembers what it admitted so that a command that comes again is not run again. It may
-forget what no topic can bring back any more: `horizon` says from when on that is so. Every worker
-looks now and then; the ledger lets one at a time.
+The ledger keeps what it admitted, so that a command that arrives again does not run again. It may
+forget a command once no topic can bring it back: `horizon` returns that age. Every worker purges
+now and then; the ledger lets one worker purge at a time.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 FIRST_AFTER_S = 30.0
-"""A worker that starts has better things to do, and so have those that start with it."""
+"""Seconds before the first purge, so that it does not slow the start of a fleet."""
 
 EVERY_S = 900.0
 BATCH_MAX = 500
 """Rows of one table in one transaction: a few milliseconds."""
 
 PAUSE_S = 0.1
-"""Between two batches, so that what was not purged for long is no load either."""
+"""Seconds between two batches, so that a large purge is no load."""
 
 MARGIN = timedelta(days=7)
 """On top of a topic's retention: Kafka deletes by segments, which are up to `segment.ms` long."""
@@ -44,10 +44,10 @@ FOR_EVER = timedelta(days=36_500)
 
 
 class Purge:
-    """Purges now and then; `settings_of_topics` asks Kafka, for somebody may change a retention.
+    """Purges now and then. `settings_of_topics` asks Kafka, because a retention may be changed.
 
-    The topics are those that the ledger stands against: inputs, results, dead letters. `forgot` is
-    told of each batch: table and rows.
+    The topics are inputs, results and dead letters. `forgot` is called for each batch, with the
+    table and the number of rows.
     """
 
     def __init__(
@@ -64,14 +64,14 @@ class Purge:
         self._forgot = forgot
 
     async def run(self) -> None:
-        """Look for ever; an outage of Kafka or Postgres only puts it off."""
+        """Purge until cancelled; an outage of Kafka or Postgres only delays it."""
         await asyncio.sleep(jitter(FIRST_AFTER_S))
         while True:
             try:
                 await self.look()
             except (DatabaseUnavailableError, KafkaUnavailableError) as error:
                 log.warning("purge_waits", error=str(error))
-            except Exception as error:  # noqa: BLE001  nothing that is too old is worth a worker
+            except Exception as error:  # noqa: BLE001  a failed purge must not end the worker
                 note("purge", error)
             await asyncio.sleep(jitter(EVERY_S))
 
@@ -96,7 +96,7 @@ class Purge:
 
 
 def horizon(after: timedelta, topics: Iterable[TopicSettings]) -> timedelta | None:
-    """Return from which age on the ledger may forget: `after`, or more if topics are kept longer.
+    """Return the age from which the ledger may forget: `after`, or more if topics keep longer.
 
     A topic keeps a record for its retention and `MARGIN`, or its `segment.ms` if that is longer.
     None, never, if one of the topics is not deleted from by time.
@@ -111,7 +111,7 @@ def horizon(after: timedelta, topics: Iterable[TopicSettings]) -> timedelta | No
 
 
 def _span(milliseconds: str) -> timedelta:
-    """Return what Kafka says in milliseconds; `FOR_EVER` is -1, or what no calendar holds."""
+    """Return a span of Kafka's; `FOR_EVER` for -1 and for what exceeds the calendar."""
     span = int(milliseconds)
     most = FOR_EVER // timedelta(milliseconds=1)
     return timedelta(milliseconds=span) if 0 <= span < most else FOR_EVER

@@ -1,6 +1,6 @@
-"""What is told of turns and questions that no attempt speaks for: they ended without one.
+"""Publishes the ends of turns and questions that ended without an attempt.
 
-Whoever decided so says it at once; what goes wrong is left to a sweep, by any worker.
+The worker that decided an end publishes it at once. What fails is left to a sweep, by any worker.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 PUBLISHING_MAX = 64
-"""Calls of `publish` at once; what more there is waits for a sweep."""
+"""Calls of `publish` at once; further ends wait for a sweep."""
 
 
 class Unclaimed:
-    """Publishes ends of turns that nobody claimed, and of questions that nobody answered."""
+    """Publishes ends of unclaimed turns and of questions that expired."""
 
     def __init__(self, ledger: Ledger, outlets: Outlets) -> None:
         self._ledger = ledger
@@ -32,7 +32,7 @@ class Unclaimed:
         self._publishing = 0
 
     async def publish(self, turns: list[Ended]) -> None:
-        """Publish ends and close their turns; what goes wrong is left to the next sweep."""
+        """Publish ends and close their turns; what fails is left to the next sweep."""
         if self._publishing >= PUBLISHING_MAX:
             return
         self._publishing += 1
@@ -46,7 +46,7 @@ class Unclaimed:
             self._publishing -= 1
 
     async def tell_expired(self, interrupts: list[ExpiredInterrupt]) -> None:
-        """Tell readers of expired interrupts; what goes wrong is left to the next sweep."""
+        """Publish expired interrupts; what fails is left to the next sweep."""
         try:
             await self._outlets.expired(interrupts, self._ledger)
         except TurnstreamError as error:

@@ -1,4 +1,4 @@
-"""Puts who asks, and the run's context, into the config of a command. Pure.
+"""Puts the verified caller into the config of a command. Pure.
 
 With auth on, what nodes find about the caller comes from the verified token. A client's own values
 for the same keys are replaced; without auth they pass.

@@ -1,19 +1,19 @@
-"""Turns that a caller started here a moment ago, for streams that come after them without a cursor.
+"""Turns that a caller started on this edge a moment ago, for streams that open without a cursor.
 
-The SDKs open streams after `run.start`, by which time a quick turn is over. What they expect of a
-stream without `since` differs:
+The SDKs open streams after `run.start`, when a quick turn may be over. They expect different things
+of a stream without `since`:
 
-- The Python SDK opens one stream of lifecycle events only, before the turn on a thread that it was
-  given, after it on a thread that it named itself; every other stream has `since`. A second stream
-  of lifecycle events only is a newcomer, who would take an older turn's end for its own.
-- The JavaScript SDK never sends `since`. With each projection that is asked for it opens a wider
-  stream (or one more subscription) and expects the turn from its start; events that it has seen
-  before it drops by their ids. It leaves off at the turn's end, also for projections whose events
-  are yet to come: so an end waits until the stream has stood for `LINGER_S`.
+- The Python SDK opens one stream of lifecycle events only: before the turn on a thread that it was
+  given, after the turn on a thread that it named itself. Its other streams have `since`. A second
+  stream of lifecycle events only is a newcomer; it would take an older turn's end for its own.
+- The JavaScript SDK never sends `since`. For each projection it opens a wider stream (or one more
+  subscription) and expects the turn from its start. It drops events that it has seen, by their ids.
+  It stops reading at the turn's end, although events of other projections may follow, so an end is
+  held back until the stream has stood for `LINGER_S`.
 
-Neither waits for a stream to stand before it asks for a turn. So a stream that comes while one is
-asked for is shown that one, and a turn is asked for only when the caller's earlier streams know
-where they begin: else one that is over by then would be past for them.
+Neither SDK waits for a stream to stand before it starts a turn. So a stream that opens while a turn
+is being started is shown that turn. A turn is started only when the caller's earlier streams know
+where they begin, because a turn that ends before that would be past for them.
 
 Knows no socket: listeners are (thread key, tenant, user).
 """
@@ -48,7 +48,7 @@ class Start:
     It is None until `known` is set, and stays so for one that was asked for in vain, or that waits
     behind another turn. `watched`: a stream of lifecycle events only has it. `heard`: any stream
     has it.
-    `over`: a stream that came after it has shown its end, so that who comes now is a newcomer.
+    `over`: a stream that opened after it has shown its end, so a later stream is a newcomer.
     `superseded` is set when the caller asks for another turn on the thread.
     """
 
@@ -63,7 +63,7 @@ class Start:
 
 @dataclass(slots=True)
 class Starts:
-    """The latest start of each caller on each thread, and who listens there."""
+    """The latest start of each caller on each thread, and how many of its streams listen there."""
 
     kept_s: float = KEPT_S
     stand_wait_s: float = STAND_WAIT_S
@@ -75,10 +75,9 @@ class Starts:
 
     @asynccontextmanager
     async def asking(self, listener: Listener) -> AsyncIterator[Start]:
-        """Keep it known that a caller asks for a turn; `began` says where it began.
+        """Announce a turn that a caller is about to start; then call `began` with its place.
 
-        No end of an older one may come after it. Waits, `stand_wait_s` at most, for streams of the
-        caller that were opened before.
+        Waits `stand_wait_s` at most for streams that the caller opened before.
         """
         if (before := self._starts.get(listener)) is not None:
             before.superseded.set()
@@ -95,7 +94,7 @@ class Starts:
             start.known.set()
 
     def began(self, start: Start, cursor: Cursor) -> None:
-        """Remember a turn that a caller started; streams that stand now hear it as it comes."""
+        """Remember a turn that a caller started; its open streams receive the turn as it comes."""
         start.cursor = cursor
         start.watched = start.watched or start.listener in self._watching
         start.heard = start.heard or start.listener in self._listening

@@ -1,8 +1,8 @@
-"""Whether a turn may be asked for now: what workers, Kafka and Postgres can take.
+"""Whether a turn may be started now, by what workers, Kafka and Postgres can take.
 
-A command that is refused here was not published: the client may simply ask again. What is read is
-at most `CHECK_EVERY_S` old, so an edge publishes no more starts in between than there was room for.
-A command that Kafka has in spite of it waits there; nothing is lost.
+A command that is refused here was not published, so the client may ask again. What is read is at
+most `CHECK_EVERY_S` old, and in between an edge publishes no more starts than there was room for.
+A command that Kafka has taken beyond that waits there and is not lost.
 """
 
 from __future__ import annotations
@@ -55,9 +55,9 @@ class OpenTurns(Protocol):
 
 
 class Turnstile:
-    """Lets `AT_ONCE` pass in one iteration of the event loop; the others pass later, in order.
+    """Lets `AT_ONCE` callers pass in one iteration of the event loop, the others later, in order.
 
-    What all of them do first would otherwise be done in one go, and everything else would wait.
+    Otherwise the work of a crowd of requests would hold up everything else on the loop.
     """
 
     AT_ONCE = 4
@@ -155,7 +155,7 @@ class Pressure:
 
     def _overloaded(self) -> None:
         self._refused = True
-        raise OverloadedError("as many turns are open as are taken on")
+        raise OverloadedError(f"{self.open_turns_max} turns are open at most: try again later")
 
     @property
     def broken(self) -> str:
@@ -169,7 +169,7 @@ class Pressure:
             await self.look()
             code = self.broken or (OverloadedError.code if self._scarce else "")
             if code != before:
-                what = "commands refused" if code else "commands taken"
+                what = "commands_refused" if code else "commands_taken"
                 _log.warning(what, code=code, room=self._room)
             before = code
             await asyncio.sleep(CHECK_EVERY_S)

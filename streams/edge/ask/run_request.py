@@ -1,6 +1,6 @@
-"""What the request of a run may ask for, whichever surface it comes by. Pure.
+"""What the request of a run may ask for, on every surface. Pure.
 
-What a client asks for and is not done here is refused by name, never ignored in silence.
+A field that asks for something unsupported is refused by its name, never ignored.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def refuse_unsupported(
     after_seconds: object = None,
     on_completion: object = None,
 ) -> None:
-    """Refuse by name what no run does yet."""
+    """Refuse fields that no run supports yet, by their names."""
     refuse(
         interrupt_before=interrupt_before,
         interrupt_after=interrupt_after,

@@ -1,7 +1,7 @@
-"""Ask for turns: publish commands to `turns`, and wait until the edge's own tail shows them begin.
+"""Publishes commands to `turns`, and waits until the edge's own tail shows that a turn begins.
 
-Every surface of the edge goes through here; none has a path of its own to a worker. A command is
-accepted once Kafka acked it: what happens then is the workers' and cannot be lost.
+Every surface of the edge goes through here. A command is accepted once Kafka has acknowledged it;
+from then on it cannot be lost.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ RECORD_OVERHEAD_BYTES = 1024
 
 
 class Gate(Protocol):
-    """What says whether commands are taken."""
+    """Decides whether commands are taken."""
 
     def check(self, *, starts: bool) -> None:
         """Raise an `UnavailableError` where they are not."""
@@ -52,7 +52,7 @@ class Gate(Protocol):
 
 
 class CommandLog(Protocol):
-    """What carries commands: the `turns` topic."""
+    """Carries commands: the `turns` topic."""
 
     def encode(self, command: Command) -> bytes:
         """Return the command as a record's value; raises `UndecodableError` (`invalid_text`)."""
@@ -217,16 +217,16 @@ class Submit:
         await self._append(thread_key(principal.tenant, thread_id), command)
 
     def is_recent(self, key: str) -> bool:
-        """Say whether this edge sent a turn for the thread lately: the ledger may be behind."""
+        """Return whether this edge sent a turn for the thread lately; the ledger may be behind."""
         return self._recent is not None and key in self._recent
 
     def forget(self, key: str) -> None:
-        """Say no longer that a thread is recent: it was deleted."""
+        """Treat a thread as not recent, because it was deleted."""
         if self._recent is not None:
             self._recent.pop(key, None)
 
     def check_room(self) -> None:
-        """Raise an `UnavailableError` where no turn is taken: before anything is done for one."""
+        """Raise an `UnavailableError` where no turn is taken; called before any work for one."""
         self.gate.check(starts=True)
 
     async def _append(self, key: str, command: Command) -> None:
@@ -254,8 +254,8 @@ class Submit:
 def check_expires_at(micros: int) -> int:
     """Return a turn's `expires_at`; raises ValueError for what can only be a mistake.
 
-    It is said in microseconds since 1970: seconds or milliseconds would be in the past. This clock
-    only tells mistakes; the database's decides when a turn expires.
+    It is in microseconds since 1970, so seconds or milliseconds would lie in the past. This clock
+    only finds mistakes; the database's clock decides when a turn expires.
     """
     ahead = micros - time.time_ns() // 1000
     if ahead <= 0:

@@ -112,7 +112,7 @@ class Roster:
             try:
                 attempt = self._attempt(claim, decoded.get(claim.body))
             except TurnstreamError as error:
-                # a newer version admitted it: one of those is to run it
+                # a newer version admitted it, so a newer worker is to run it
                 log.error("claim_not_understood", turn=str(claim.turn_id), error=str(error))  # noqa: TRY400
                 self._spawn(self._give_back(claim))
                 continue

@@ -1,4 +1,4 @@
-"""Sends dead letters to their topics once more, as people decided. Reads Postgres."""
+"""Requeues dead letters on their topics, as operators decided. Reads and writes Postgres."""
 
 from __future__ import annotations
 

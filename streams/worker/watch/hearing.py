@@ -1,8 +1,8 @@
-"""Whether Kafka answers a worker, and whether its peers may go by what it hears.
+"""Whether Kafka answers a worker, and whether its peers may rely on that.
 
-A worker that is cut off leaves its threads to a peer that hears Kafka. After an outage for all, one
-hears it some moments before the others, which would be no reason to rewind their readers. So nobody
-vouches for Kafka before it has answered for `ack_stall_s`: until then the others had time as well.
+A worker that is cut off leaves its threads to a peer that hears Kafka. After an outage for all
+workers, one of them hears Kafka some moments before the others. That is no reason to rewind the
+others' readers, so a worker vouches for Kafka only after it has heard it for `ack_stall_s`.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ if TYPE_CHECKING:
 PROBE_EVERY_S = 1.0
 
 IDLE_S = 2 * PROBE_EVERY_S
-"""So long nothing may be heard where there is nothing to say: between an answer and a probe's."""
+"""Longest silence of an idle worker: from an answer to the answer of a probe."""
 
 
 class Hearing:
-    """Judges what the pump says of its acks; `look` often, for time between two looks is lost.
+    """Judges the pump's acks. Call `look` often: what happens between two looks is not seen.
 
-    `stalled`: for `stall_s` an ack has been due. `steady`: for `stall_s` no answer was away for
-    half of that time; it may be asked from any thread. A worker that has just begun is not steady,
-    for it cannot know what was before.
+    `stalled`: an ack has been due for `stall_s`. `steady`: in the last `stall_s` no answer was due
+    for half of that time; any thread may read it. A worker that has just started is not steady,
+    because it does not know what was before.
     """
 
     def __init__(self, stall_s: float, *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -35,11 +35,11 @@ class Hearing:
 
     @property
     def steady(self) -> bool:
-        """Whether peers may take it that Kafka answers whoever is not cut off."""
+        """Whether peers may assume that Kafka answers every worker that is not cut off."""
         return self._clock() - self._missed_at > self._stall_s
 
     def look(self, *, due_s: float, silent_s: float) -> None:
-        """Take what the pump says: the age of the oldest request, and of the last answer."""
+        """Note the age of the oldest unanswered request, and of the last answer, in seconds."""
         if max(due_s, silent_s - IDLE_S) > self._stall_s / 2:
             self._missed_at = self._clock()
         self.stalled = due_s > self._stall_s
