@@ -24,7 +24,7 @@ from turnstream.streams.app.letters import dead_letters_of
 from turnstream.streams.edge.ask.pressure import Pressure
 from turnstream.streams.edge.ask.submit import Submit
 from turnstream.streams.edge.deliver.fanout import SocketLimits, Sockets
-from turnstream.streams.edge.deliver.subscription import Snapshots
+from turnstream.streams.edge.deliver.snapshots import Snapshots
 from turnstream.streams.edge.follow.feed import Feed
 from turnstream.streams.edge.server.arrivals import arrivals_of
 from turnstream.streams.edge.server.context import EdgeContext
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     from turnstream.graph.langgraph.catalog import Catalog
     from turnstream.streams.app.settings import Settings
-    from turnstream.streams.edge.deliver.subscription import ReadsState
+    from turnstream.streams.edge.deliver.snapshots import ReadsState
     from turnstream.streams.edge.surfaces.states import Graph
 
 

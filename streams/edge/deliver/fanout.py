@@ -1,7 +1,7 @@
-"""From a thread's steps to its sockets: every open socket of this edge, and their watchdog.
+"""All open sockets and streams of this edge, and their watchdog.
 
-The watchdog aborts sockets that make no progress or are flooded, and closes those whose token is
-over.
+The watchdog aborts sockets that make no progress or are flooded, and closes those whose token has
+expired.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from turnstream.streams.edge.ask.own_turns import Start
     from turnstream.streams.edge.deliver.filters import Filter
-    from turnstream.streams.edge.deliver.subscription import Snapshots
+    from turnstream.streams.edge.deliver.snapshots import Snapshots
     from turnstream.streams.edge.follow.cursor import Cursor
     from turnstream.streams.edge.follow.feed import Feed
     from turnstream.streams.edge.server.auth import Principal
@@ -67,7 +67,7 @@ class Sockets:
     def opened(
         self, connection: Connection, principal: Principal, heartbeat: bytes = SSE_HEARTBEAT
     ) -> Iterator[Outlet]:
-        """Keep an outlet under the watchdog; raises `TooManyRequestsError` (`too_many_sockets`)."""
+        """Keep an outlet open under the watchdog; raises as `check_room` does."""
         self.check_room(principal)
         user = (principal.tenant, principal.user)
         outlet = Outlet(connection, principal, heartbeat)
@@ -84,7 +84,7 @@ class Sockets:
                 del self._per_user[user]
 
     def check_room(self, principal: Principal) -> None:
-        """Raise where the caller has as many sockets as are allowed, or the edge is stopping."""
+        """Raise `TooManyRequestsError` (`too_many_sockets`) or `UnavailableError` (`stopping`)."""
         if self.closing.is_set():
             raise UnavailableError("this edge is stopping", code="stopping")
         limit = self.limits.sockets_per_user_max
@@ -107,7 +107,7 @@ class Sockets:
             self.starts.closed(listener, only_lifecycle=only)
 
     def asking(self, key: str, principal: Principal) -> AbstractAsyncContextManager[Start]:
-        """Keep it known that a caller asks for a turn; `starts.began` says where it began."""
+        """Note that a caller asks for a turn; `starts.began` then takes where it begins."""
         return self.starts.asking((key, principal.tenant, principal.user))
 
     @property
@@ -116,13 +116,13 @@ class Sockets:
         return self.frames + sum(outlet.frames for outlet in self.outlets)
 
     async def watch(self) -> None:
-        """Look after every socket once a second, until cancelled."""
+        """Check every socket once a second, until cancelled."""
         limits = self.limits
         while True:
             await asyncio.sleep(_WATCH_S)
             now = time.monotonic()
             for outlet in tuple(self.outlets):
-                if not outlet.open:  # what it has left may not be read
+                if not outlet.open:  # the peer may not read what is left
                     if outlet.stalled_s(now) > limits.stall_timeout_s:
                         self.aborted += 1
                         outlet.abort()
@@ -139,9 +139,9 @@ class Sockets:
                     outlet.beat(now, limits.heartbeat_s)
 
     def close_all(self) -> None:
-        """Send every stream away to come back elsewhere: 1012, or a body that breaks off.
+        """Close every stream, so that its client comes back elsewhere: 1012, or a cut body.
 
-        Answers that are waited for have the server's time to stop.
+        Answers that clients wait for go on for the time that the server has to stop.
         """
         self.closing.set()
         for outlet in tuple(self.outlets):

@@ -1,13 +1,15 @@
-"""Which events a subscription takes: channels, namespaces, depth, as the SDK matches them. Pure."""
+"""The events that a subscription takes, by channel, namespace and depth, as in the SDK. Pure."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from turnstream.schemas.errors import InvalidRequestError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from turnstream.streams.edge.deliver.frames import ProtocolEvent
 
 CHANNELS = frozenset(
@@ -30,14 +32,14 @@ DEPTH_MAX = 64
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """Channels to take, namespace prefixes (none: all) and how deep below them (None: any)."""
+    """Channels, namespace prefixes (none: all), and the depth below a prefix (None: any)."""
 
     channels: frozenset[str]
     namespaces: tuple[tuple[str, ...], ...] = ()
     depth: int | None = None
 
     def takes(self, event: ProtocolEvent) -> bool:
-        """Say whether the event belongs to the subscription."""
+        """Return whether the subscription takes an event."""
         channel = event.channel
         if channel not in self.channels and not (
             channel.startswith("custom:") and "custom" in self.channels
@@ -53,7 +55,7 @@ class Filter:
         )
 
     @classmethod
-    def of(cls, params: dict[str, Any]) -> Filter:
+    def of(cls, params: Mapping[str, object]) -> Filter:
         """Return the filter of a subscription's params; raises `InvalidRequestError`."""
         channels = params.get("channels")
         if (
@@ -73,7 +75,7 @@ def _is_channel(name: str) -> bool:
     return name in CHANNELS or (name.startswith("custom:") and len(name) > len("custom:"))
 
 
-def _namespaces(params: dict[str, Any]) -> tuple[tuple[str, ...], ...]:
+def _namespaces(params: Mapping[str, object]) -> tuple[tuple[str, ...], ...]:
     namespaces = params.get("namespaces")
     if namespaces is None:
         return ()
@@ -95,7 +97,7 @@ def _namespaces(params: dict[str, Any]) -> tuple[tuple[str, ...], ...]:
     return tuple(tuple(space) for space in namespaces)
 
 
-def _depth(params: dict[str, Any]) -> int | None:
+def _depth(params: Mapping[str, object]) -> int | None:
     depth = params.get("depth")
     if depth is None:
         return None
@@ -107,7 +109,7 @@ def _depth(params: dict[str, Any]) -> int | None:
 
 
 def _is_prefix(prefix: tuple[str, ...], namespace: tuple[str, ...]) -> bool:
-    """Compare segment by segment; one without `:` also matches whatever run of that node."""
+    """Compare segment by segment; one without `:` matches every task of its node."""
     if len(prefix) > len(namespace):
         return False
     return all(

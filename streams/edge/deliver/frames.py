@@ -1,8 +1,7 @@
 """Protocol events as bytes, encoded once and shared by every socket that takes them.
 
-An event's JSON is made when the first reader wants it, its WebSocket frame and its SSE chunk
-likewise; all three are kept on the event, so that a thousand readers cost a thousand writes and one
-encoding. Pure.
+An event's JSON, its WebSocket frame and its SSE chunk are made when the first reader needs them,
+and kept on the event. So a thousand readers cost a thousand writes and one encoding. Pure.
 """
 
 from __future__ import annotations
@@ -12,9 +11,9 @@ import msgspec
 from turnstream.schemas.text import clean_text
 
 VALUES = "values"
-# no method of the protocol's: carries only the `seq` where a stream begins
 OPENED = "stream.opened"
-# how the data of root lifecycle events begins after which clients leave off
+"""A method that the protocol does not have; it carries the `seq` where a stream begins."""
+# beginnings of the data of root lifecycle events after which clients stop
 _ENDS = (b'{"event":"completed"', b'{"event":"failed"', b'{"event":"interrupted"')
 _encode = msgspec.json.Encoder().encode
 
@@ -25,7 +24,7 @@ def json_bytes(value: object) -> bytes:
 
 
 def embed(text: str) -> bytes:
-    """Return JSON text on one line, to stand inside other JSON; other text as a JSON string."""
+    """Return JSON text on one line, to be put into other JSON; any other text as a JSON string."""
     text = clean_text(text)
     raw = text.encode()
     try:
@@ -61,9 +60,9 @@ def http_chunk(payload: bytes) -> bytes:
 class ProtocolEvent:
     """One event of the Agent Streaming Protocol.
 
-    `channel` is what subscriptions name (`custom:<name>` for a named custom event). `data` is the
-    JSON of `params.data`; None marks a `values` snapshot, whose state is read when it is wanted.
-    `event_id` and `method` stand in the JSON as they are: nothing that a user chose belongs there.
+    `channel` is the name in subscriptions (`custom:<name>` for a named custom event). `data` is the
+    JSON of `params.data`; None marks a `values` snapshot, whose state is read when a reader takes
+    it. `event_id` and `method` are put into the JSON unescaped, so they never hold user input.
     """
 
     __slots__ = (
@@ -102,12 +101,12 @@ class ProtocolEvent:
 
     @property
     def needs_state(self) -> bool:
-        """Say whether this is a snapshot without its state yet."""
+        """Return whether this is a snapshot without its state."""
         return self.data is None
 
     @property
     def ends(self) -> bool:
-        """Say whether clients take this for the end of a run: a root terminal."""
+        """Return whether clients take this for the end of a run: a root terminal."""
         return (
             self.method == "lifecycle"
             and not self.namespace

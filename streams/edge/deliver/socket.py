@@ -1,4 +1,4 @@
-"""Where one socket's events go: prepared bytes, written straight to its transport."""
+"""The outlet of one socket: prepared bytes, written straight to its transport."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ _DRAIN_POLL_S = 0.02
 
 
 class Outlet:
-    """Where one socket's events go: as WebSocket frames or as SSE chunks.
+    """Writes events to one socket, as WebSocket frames or as SSE chunks.
 
-    An answer that is waited for has an outlet too, so that the watchdog ends it with its token;
-    `heartbeat` then is white space, or `SILENT` before its head is out.
+    An answer that a client waits for has an outlet too, so that the watchdog ends it when its token
+    expires. Its `heartbeat` is white space, or `SILENT` before its head is sent.
 
-    `subscriptions` are those that write here; `moved` is set when one of them may have written a
-    snapshot that others wait for.
+    `subscriptions` are those that write here. `moved` is set when one of them may have written a
+    snapshot for which others wait.
     """
 
     def __init__(
@@ -50,12 +50,12 @@ class Outlet:
 
     @property
     def streams(self) -> bool:
-        """Say whether it carries events, which a client reads on elsewhere after a cut."""
+        """Return whether it carries events, which a client can go on reading after a cut."""
         return self._websocket or self.heartbeat is SSE_HEARTBEAT
 
     @property
     def open(self) -> bool:
-        """Say whether anything can still be written."""
+        """Return whether anything can still be written."""
         return self.connection.writable_now
 
     @property
@@ -65,7 +65,7 @@ class Outlet:
         return size
 
     def write(self, event: ProtocolEvent) -> None:
-        """Write one event; one that comes after the end is dropped. The hot path of fan-out."""
+        """Write one event, or drop it after the end. The hot path of fan-out."""
         if not self.connection.writable_now:
             return
         data = event.frame if self._websocket else event.chunk
@@ -77,7 +77,7 @@ class Outlet:
         self.written += len(data)
 
     def write_raw(self, data: bytes) -> None:
-        """Write whole frames or chunks; uvloop raises on a transport that is closed."""
+        """Write whole frames or chunks, or drop them after the end."""
         if not self.connection.writable_now:
             return
         try:
@@ -99,18 +99,18 @@ class Outlet:
             await asyncio.sleep(_DRAIN_POLL_S)
 
     def close(self, code: int, reason: str) -> None:
-        """End the socket for good or for now: a close frame, or a body that breaks off."""
+        """End the socket: a close frame, or a body that is cut."""
         if isinstance(self.connection, EdgeWebSocketProtocol):
             self.connection.close_with(code, reason)
         else:
             self._transport.close()
 
     def abort(self) -> None:
-        """Drop the connection and what it had not taken."""
+        """Drop the connection and its unsent bytes."""
         self._transport.abort()
 
     def stalled_s(self, now: float) -> float:
-        """Return for how long the peer has taken nothing while there was something, in seconds."""
+        """Return for how many seconds the peer has taken nothing although bytes were unsent."""
         buffered = self.buffered
         drained = self.written - buffered
         if buffered == 0 or drained > self._drained:
@@ -118,10 +118,10 @@ class Outlet:
         return now - self._progress_at
 
     def flooded(self, limit: int) -> bool:
-        """Say whether more than `limit` bytes were written to a buffer that held as many already.
+        """Return whether more than `limit` bytes were written to a buffer that held as many.
 
-        To be asked again and again. One event alone may be larger, and its reader slow: those who
-        write here wait for room before the next.
+        Call it periodically. One event alone may be larger than `limit`, and its reader slow; its
+        writers wait until it is read before they write the next.
         """
         if self.buffered <= limit:
             self._full_at = None

@@ -1,7 +1,7 @@
-"""One filter on one thread, for one socket: what is live is written at once, the rest refilled.
+"""One filter on one thread, for one socket: live events are written at once, others refilled.
 
-A live event costs a reader one filter look-up and one write. A reader whose write buffer is full is
-detached and refilled from ring or log once it reads again; its cursor is kept.
+A live event costs a reader one look-up in its filter and one write. A reader whose write buffer is
+full is detached. Once it reads again, it is refilled from ring or log, from its cursor on.
 """
 
 from __future__ import annotations
@@ -11,13 +11,11 @@ import contextlib
 import time
 from collections import deque
 from functools import partial
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
-import structlog
-
-from turnstream.schemas.errors import TurnstreamError
 from turnstream.streams.edge.ask.own_turns import LINGER_S, STAND_WAIT_S
-from turnstream.streams.edge.deliver.frames import OPENED, VALUES, ProtocolEvent, json_bytes
+from turnstream.streams.edge.deliver.frames import VALUES
+from turnstream.streams.edge.deliver.position_events import opened_event, reset_events
 from turnstream.streams.edge.follow.cursor import Cursor, first_seq
 from turnstream.streams.edge.follow.places import Begins, Reset
 from turnstream.streams.edge.follow.surface import Projected
@@ -29,55 +27,23 @@ if TYPE_CHECKING:
     from turnstream.streams.edge.ask.own_turns import Start
     from turnstream.streams.edge.deliver.fanout import Sockets
     from turnstream.streams.edge.deliver.filters import Filter
+    from turnstream.streams.edge.deliver.frames import ProtocolEvent
     from turnstream.streams.edge.deliver.socket import Outlet
     from turnstream.streams.edge.follow.thread import Thread
 
-_log = structlog.get_logger(__name__)
-# how long a subscription waits for another one of its socket to write a snapshot
 SNAPSHOT_WAIT_S = 5.0
-
-
-class ReadsState(Protocol):
-    """Reads a thread's committed state."""
-
-    async def values(self, key: str) -> bytes:
-        """Return the values as JSON text."""
-        ...
-
-
-class Snapshots:
-    """States for `values` snapshots: readers of one event share one read."""
-
-    def __init__(self, state: ReadsState) -> None:
-        self._state = state
-        self._reads: dict[tuple[str, str], asyncio.Task[bytes]] = {}
-
-    async def of(self, key: str, event_id: str) -> bytes:
-        """Return the thread's values as JSON text; `{}` if they cannot be read now."""
-        name = (key, event_id)
-        read = self._reads.get(name)
-        if read is None:
-            read = self._reads[name] = asyncio.create_task(self._read(key))
-            read.add_done_callback(lambda _read: self._reads.pop(name, None))
-        return await asyncio.shield(read)
-
-    async def _read(self, key: str) -> bytes:
-        try:
-            return await self._state.values(key)
-        except TurnstreamError as error:
-            _log.warning("state not read", thread=key, code=error.code)
-            return b"{}"
+"""Seconds that a subscription waits for another one of its socket to write a snapshot."""
 
 
 class Subscription:
-    """One filter on one thread, for one socket. `run` is its life.
+    """One filter on one thread, for one socket; `run` delivers.
 
-    Live: the tap writes. Queued: a snapshot waits for its state, and what follows waits behind it.
-    Behind: detached; refilled from `cursor` on once the socket has room.
+    It is in one of three states. Live: the tap writes. Queued: a snapshot waits for its state, and
+    later events wait behind it. Behind: it is detached, and refilled once the socket has room.
 
-    A client reads all subscriptions of a socket as one stream. So where one of them takes a
-    snapshot, the others, too, go on only after it is out: an end that came before the final values
-    would make the JavaScript SDK leave off without them.
+    A client reads all subscriptions of a socket as one stream. So if one of them takes a snapshot,
+    the others go on only after it is written. If an end came before the final values, the
+    JavaScript SDK would stop without them.
     """
 
     def __init__(
@@ -104,7 +70,7 @@ class Subscription:
         self._behind = False
         self._refilling = True
         self.stands = asyncio.Event()
-        """Set once it is known where the stream begins, for who cannot wait until it is."""
+        """Set as soon as the stream's beginning is known; the caller's next turn waits for it."""
         if start is not None or since is not None:
             self.stands.set()
 
@@ -139,7 +105,7 @@ class Subscription:
             self._outlet.moved.set()
 
     async def _begin_at(self, start: Start) -> None:
-        """Begin at a start; as a newcomer, if it was asked for and is not known in time."""
+        """Begin at a turn's start; as without one, if the start is not known in time."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(STAND_WAIT_S):
                 await start.known.wait()
@@ -147,10 +113,10 @@ class Subscription:
             self._start, self._lingers_until = None, 0.0
             return
         self._since, self._cursor = start.cursor, start.cursor.seq
-        self._tell(start.cursor)
+        self._outlet.write(opened_event(start.cursor))
 
     def owes(self, snapshot: ProtocolEvent) -> bool:
-        """Say whether the snapshot, or something before it, is still to be written here."""
+        """Return whether the snapshot, or an event before it, is still to be written here."""
         return (
             self._cursor < snapshot.seq
             and (self._refilling or bool(self._queue))
@@ -164,7 +130,7 @@ class Subscription:
         if isinstance(item, Begins):
             if self._cursor < 0:
                 self._cursor = item.cursor.seq
-                self._tell(item.cursor)
+                self._outlet.write(opened_event(item.cursor))
             return
         if isinstance(item, Reset):
             await self._reset(item)
@@ -180,7 +146,7 @@ class Subscription:
             return
         outlet = self._outlet
         queue = self._queue
-        # most subscriptions name channels only
+        # most subscriptions filter by channel only
         whole, wanted = self._whole, self._filter
         for event in events:
             if event.seq <= self._cursor:
@@ -209,7 +175,7 @@ class Subscription:
         self._thread.leave(Projection, self._tap)
 
     async def _drain(self) -> None:
-        """Write what waits behind a snapshot; the queue is left only when it is empty."""
+        """Write what waits behind a snapshot, until the queue is empty."""
         while self._queue:
             waiting = self._queue[0]
             event = await self._ready(waiting)
@@ -224,7 +190,7 @@ class Subscription:
             self._write(await self._ready(event))
 
     async def _ready(self, event: ProtocolEvent) -> ProtocolEvent | None:
-        """Return the event as it is to be written, once it may be; None for one not taken."""
+        """Wait until an event may be written, and return it; None if it is not taken."""
         if not self._filter.takes(event):
             if event.needs_state and len(self._outlet.subscriptions) > 1:
                 await self._after_snapshot(event)
@@ -245,7 +211,7 @@ class Subscription:
             self._outlet.moved.set()
 
     async def _after_snapshot(self, snapshot: ProtocolEvent) -> None:
-        """Wait until the snapshot is out on every subscription of this socket that takes it."""
+        """Wait until every subscription of this socket that takes the snapshot has written it."""
         outlet = self._outlet
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(SNAPSHOT_WAIT_S):
@@ -262,31 +228,11 @@ class Subscription:
             self._start.over = True
         self._lingers_until = 0.0
 
-    def _tell(self, begins: Cursor) -> None:
-        """Give a client that came without a cursor one: all that it is shown comes after it.
-
-        The stock SDKs take the `seq` of any event and skip methods that they do not know; without
-        it one that is cut off before the first event would come back as a newcomer, and miss what
-        was said meanwhile.
-        """
-        seq = begins.seq
-        at_ms = time.time_ns() // 1_000_000
-        self._outlet.write(ProtocolEvent(seq, f"opened-{seq}", OPENED, OPENED, (), at_ms, b"{}"))
-
     async def _reset(self, reset: Reset) -> None:
-        """Show the state as it is; with no turn alive, also that the run is over."""
-        feed = self._sockets.feed
-        at_ms = time.time_ns() // 1_000_000
-        first = first_seq(feed.incarnation, reset.cursor.offset)
-        event_id = f"reset-{first}"
-        values = await self._sockets.snapshots.of(self._thread.key, event_id)
-        said = [ProtocolEvent(first, event_id, VALUES, VALUES, (), at_ms, values)]
-        if not reset.alive:
-            over = json_bytes({"event": "completed"})
-            said.append(
-                ProtocolEvent(first + 1, f"{event_id}:1", "lifecycle", "lifecycle", (), at_ms, over)
-            )
-        for event in said:
+        """Show the thread's state, and if no turn is alive, that the run is over."""
+        first = first_seq(self._sockets.feed.incarnation, reset.cursor.offset)
+        values = await self._sockets.snapshots.of(self._thread.key, f"reset-{first}")
+        for event in reset_events(first, values, alive=reset.alive):
             if self._filter.takes(event):
                 self._outlet.write(event)
         self._cursor = reset.cursor.seq
