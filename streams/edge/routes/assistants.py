@@ -1,6 +1,6 @@
 """Assistants: the graphs that this deployment serves, each under its name.
 
-An assistant's id is derived from the name as LangGraph's server does it; both name it everywhere.
+An assistant's id is derived from the name as in LangGraph's server; every route takes either.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from turnstream.streams.edge.routes.reading import JsonRoute
 from turnstream.streams.edge.routes.shapes import Assistant, GraphDrawing, GraphSchemas
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Mapping
 
     from turnstream.graph.langgraph.catalog import GraphEntry
     from turnstream.graph.langgraph.factories import AnyPregel
@@ -93,7 +93,7 @@ async def subgraphs(
 
 @asynccontextmanager
 async def _opened(entry: GraphEntry) -> AsyncIterator[AnyPregel]:
-    """Give an assistant's graph; raises `ConflictError` where its factory gives none."""
+    """Open an assistant's graph; raises `ConflictError` if its factory fails."""
     try:
         async with entry.opened(Use(access="assistants.read")) as made:
             yield made
@@ -103,33 +103,36 @@ async def _opened(entry: GraphEntry) -> AsyncIterator[AnyPregel]:
         raise cannot_be_made(entry, error) from error
 
 
-def _all(rest: Rest) -> list[dict[str, Any]]:
+def _all(rest: Rest) -> list[dict[str, object]]:
     return [assistant_json(entry.name, entry.description) for entry in rest.edge.catalog]
 
 
-def _matches(assistant: dict[str, Any], body: AssistantFilter) -> bool:
+def _matches(assistant: Mapping[str, object], body: AssistantFilter) -> bool:
     if body.graph_id and assistant["graph_id"] != body.graph_id:
         return False
-    if body.name and body.name.lower() not in assistant["name"].lower():
+    if body.name and body.name.lower() not in str(assistant["name"]).lower():
         return False
-    wanted = body.metadata or {}
-    return all(assistant["metadata"].get(key) == value for key, value in wanted.items())
+    metadata = assistant["metadata"]
+    own = metadata if isinstance(metadata, dict) else {}
+    return all(own.get(key) == value for key, value in (body.metadata or {}).items())
 
 
-def _schemas_of(name: str, graph: Any) -> dict[str, Any]:
+def _schemas_of(name: str, graph: object) -> dict[str, object]:
+    output = _schema(graph, "get_output_jsonschema")
     return {
         "graph_id": name,
-        "input_schema": _schema(graph.get_input_jsonschema),
-        "output_schema": _schema(graph.get_output_jsonschema),
-        "state_schema": _schema(graph.get_output_jsonschema),
+        "input_schema": _schema(graph, "get_input_jsonschema"),
+        "output_schema": output,
+        "state_schema": output,
         "config_schema": None,
-        "context_schema": _schema(graph.get_context_jsonschema),
+        "context_schema": _schema(graph, "get_context_jsonschema"),
     }
 
 
-def _schema(make: Any) -> dict[str, Any] | None:
-    """Return a schema, None where a graph's types have none."""
+def _schema(graph: object, method: str) -> object:
+    """Return a schema of a graph, None if its types have none."""
+    make = getattr(graph, method, None)
     try:
-        return make()  # type: ignore[no-any-return]
-    except Exception:  # noqa: BLE001  whatever pydantic makes of foreign types: there is no schema
+        return make() if callable(make) else None
+    except Exception:  # noqa: BLE001  pydantic raises anything for foreign types
         return None

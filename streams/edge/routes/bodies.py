@@ -1,12 +1,12 @@
-"""What the REST routes take: request bodies, and the checks that no type can say.
+"""The request bodies of the REST routes, with the checks that a type cannot express.
 
-Unknown fields are tolerated, as LangGraph's server does; a field that is known and cannot be
-honoured yet is refused by name (422 `unsupported`), never ignored in silence.
+Unknown fields are ignored, as in LangGraph's server. A known field that the edge cannot honour is
+refused by name (422 `unsupported`).
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict, WithJsonSchema
 
@@ -14,14 +14,16 @@ from turnstream.schemas.limits import check_text, check_value
 from turnstream.schemas.records.commands import OnBusy
 from turnstream.streams.edge.ask.submit import check_expires_at
 
+Checked = TypeVar("Checked")
+
 SEARCH_LIMIT_MAX = 1000
 OFFSET_MAX = 1_000_000
 SELECT_MAX = 100
-"""Fields that one request may select; each is looked for in each item of a list."""
+"""Fields that one request may select; each is looked up in each item of a list."""
 
 
-def check_json(value: Any) -> Any:
-    """Return the value; raises ValueError for JSON that a store or another client could not hold.
+def check_json(value: Checked) -> Checked:
+    """Return the value; raises ValueError for JSON that a store or another client cannot hold.
 
     No NUL (Postgres), no lone surrogates (UTF-8), integers of 64 bits, at most 64 levels.
     """
@@ -47,13 +49,13 @@ Select = Annotated[list[Text], Field(max_length=SELECT_MAX)]
 
 
 class Body(BaseModel):
-    """A request body: unknown fields are tolerated."""
+    """A request body; unknown fields are ignored."""
 
     model_config = ConfigDict(extra="allow")
 
 
 class Search(BaseModel):
-    """Which items to find: a condition that is not known is refused, not left out in silence."""
+    """The conditions of a search; an unknown condition is refused."""
 
     model_config = ConfigDict(extra="forbid")
 

@@ -1,7 +1,7 @@
-"""The plain endpoints: one message in, an answer or a stream of plain events out.
+"""The plain endpoints: `POST /chat`, `GET /chat/stream`, `GET /state`, `GET /history`.
 
-`POST /chat`, `GET /chat/stream`, `GET /state`, `GET /history`; the same over one WebSocket in
-`socket.py`. The events are those of `plain.py`.
+A message in, an answer or a stream of plain events (see `plain.py`) out. `socket.py` has the same
+over one WebSocket.
 """
 
 from __future__ import annotations
@@ -46,16 +46,16 @@ if TYPE_CHECKING:
 
 router = APIRouter(tags=["plain"], route_class=JsonRoute)
 _ACCEPTED: dict[int | str, dict[str, Any]] = {
-    202: {"model": ChatAnswer, "description": "accepted, and not begun yet"}
+    202: {"model": ChatAnswer, "description": "accepted, not started yet"}
 }
 
 
 @router.post("/chat", responses=answers(ChatAnswer, "the answer") | _ACCEPTED, summary="Chat")
 async def chat(rest: Caller, body: ChatBody) -> Response:
-    """Say something to a thread and get the answer once it is whole.
+    """Send a message to a thread and get the whole answer.
 
-    202 if the turn has not begun in time (it waits behind others, or no worker is up), or with
-    `wait: false`; `Content-Location` is the run.
+    The answer is 202 with `wait: false`, or if the turn has not started in time, because it waits
+    behind others or no worker is up. `Content-Location` is the run.
     """
     if body.wait:
         rest.edge.sockets.check_room(rest.caller)
@@ -75,7 +75,7 @@ async def chat(rest: Caller, body: ChatBody) -> Response:
 
 
 class ChatStreamQuery(BaseModel):
-    """Which thread to stream from where on, and what to say to it before."""
+    """The thread to stream, where to begin, and a message to send before."""
 
     thread_id: Text
     since: int | None = Field(default=None, ge=0, description="an event's id: begin after it")
@@ -95,16 +95,17 @@ async def chat_stream(
     asked: Annotated[ChatStreamQuery, Query()],
     last_event_id: LastEventId = None,
 ) -> Response:
-    """Stream a thread as plain events: what runs now from its beginning, then what comes.
+    """Stream a thread as plain events: the running turn from its beginning, then later ones.
 
-    Each event's id is a cursor; a stream without one begins with `opened`, whose id is where it
-    stands. A cursor that the log no longer reaches gives a `reset` event: read
-    `/state` and go on from here.
+    Each event's id is a cursor. A stream without a cursor begins with `opened`, whose id is the
+    cursor of the beginning. If the log no longer reaches a cursor, a `reset` event comes: read
+    `/state` and go on from there.
 
-    With `user_input`, as a browser's `EventSource` calls it, a turn is started first and streamed
-    from its beginning; the thread is made where it is new. `turn_id` makes the call repeatable: the
-    same id is the same turn. With `Last-Event-ID` nothing is started without it, because a client
-    that was cut comes back. A page of another origin may not (403): a browser sends a GET unasked.
+    With `user_input`, for a browser's `EventSource`, the edge first starts a turn, in a new thread
+    if there is none, and streams it from its beginning. `turn_id` makes the call repeatable: the
+    same id is the same turn. Without it, a call with `Last-Event-ID` starts nothing, because it
+    comes from a client that was cut. A page of another origin gets a 403, because any page can make
+    a browser send a GET.
     """
     after = Cursor.parse(last_event_id) if last_event_id else None
     rest.edge.sockets.check_room(rest.caller)
@@ -130,7 +131,7 @@ async def chat_stream(
 
 
 async def _started(rest: Rest, asked: ChatStreamQuery, text: str) -> str:
-    """Start the turn, unless it has been; returns its id.
+    """Start the turn unless it was started before; return its id.
 
     Raises `ConflictError` (`turn_id_taken`) for the id of another thread's turn.
     """
@@ -143,7 +144,7 @@ async def _started(rest: Rest, asked: ChatStreamQuery, text: str) -> str:
         return (await say(rest, body, turn_id))[1].turn_id
     if row.thread_key != thread_key(rest.caller.tenant, check_thread_id(asked.thread_id)):
         raise ConflictError(
-            f"turn {turn_id} is of another thread", code="turn_id_taken", field="turn_id"
+            f"turn {turn_id} belongs to another thread", code="turn_id_taken", field="turn_id"
         )
     return turn_id
 
@@ -166,14 +167,14 @@ async def history(
 
 
 async def say(rest: Rest, body: ChatBody, turn_id: str = "") -> tuple[str, Submitted]:
-    """Start a turn with a text; returns the thread's id and what became of the command."""
+    """Start a turn with a text; return the thread's id and the command's outcome."""
     command = said(rest, body, turn_id)
     await make_if_needed(rest, command.thread_id, create=True, graph=command.graph)
     return command.thread_id, await rest.edge.submit.send(command)
 
 
 def said(rest: Rest, body: ChatBody, turn_id: str = "") -> StartTurn:
-    """Return the command for a text, on a new thread where none is named.
+    """Return the command for a text, for a new thread if none is named.
 
     Raises `NotFoundError` (404), `InvalidRequestError` (422, 413).
     """
@@ -194,7 +195,7 @@ def said(rest: Rest, body: ChatBody, turn_id: str = "") -> StartTurn:
 
 
 def _ended(end: Event | Outcome) -> dict[str, object]:
-    """Return how a run ended, from its terminal or from the ledger's outcome."""
+    """Return a run's end, from its terminal or from the ledger's outcome."""
     if isinstance(end, Event):
         return end_of(end)
     answer: dict[str, object] = {"status": run_status(end.status, end.code), "text": end.text}

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query
 from pydantic import BaseModel, ConfigDict, Field
@@ -36,7 +36,7 @@ OFFSET_MAX = (1 << 63) - 1
 
 
 class LetterQuery(BaseModel):
-    """Which letters, from where on, and for how long to look."""
+    """Which letters to list, from which place on, and how long to search."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -57,7 +57,7 @@ class LetterQuery(BaseModel):
 
 
 class LetterShape(Shape):
-    """A record that could not be taken; `at` is when."""
+    """A record that could not be read; `at` is when it was set aside."""
 
     letter: str = Field(description="partition-offset in the dead-letters topic")
     state: Literal["open", "requeue_due", "requeued", "dropped"]
@@ -75,7 +75,7 @@ class LetterShape(Shape):
 
 
 class ShownShape(LetterShape):
-    """A letter with its bytes as text or in base64, what they are, and what was decided of it."""
+    """A letter: its bytes as text or in base64, their format, and the decisions about it."""
 
     key: str = ""
     key_base64: str = ""
@@ -86,7 +86,7 @@ class ShownShape(LetterShape):
 
 
 class PageShape(Shape):
-    """Letters in order of their places; `after` begins the next page, `cut`: the time was over."""
+    """Letters in order of their places; `after` is the next page's start, `cut`: time ran out."""
 
     letters: list[LetterShape]
     after: str | None
@@ -95,7 +95,7 @@ class PageShape(Shape):
 
 
 class RequeueBody(BaseModel):
-    """What to send instead of the record's own key and value, where it is given."""
+    """A key and a value to send instead of the record's own, if given."""
 
     key: str | None = Field(default=None, max_length=1000)
     value: str | None = None
@@ -108,14 +108,14 @@ class RequeueBody(BaseModel):
 
 
 class DropBody(BaseModel):
-    """Why nothing is to be done."""
+    """Why nothing is done about a letter."""
 
     note: Text = Field(default="", max_length=500)
 
 
 @router.get("", responses=answers(PageShape, "the letters"), summary="List")
 async def list_letters(rest: Caller, asked: Annotated[LetterQuery, Query()]) -> JsonAnswer:
-    """Return letters of the caller's tenant, to an operator of any; `after` begins the next."""
+    """Return letters of the caller's tenant, or of all tenants to an operator."""
     operator = OPERATOR in rest.caller.roles
     wanted = Wanted(
         tenant=(asked.tenant or None) if operator else rest.caller.tenant,
@@ -145,7 +145,7 @@ async def list_letters(rest: Caller, asked: Annotated[LetterQuery, Query()]) -> 
 
 @router.get("/{letter}", responses=answers(ShownShape, "the letter"), summary="Show")
 async def show(rest: Caller, letter: Text) -> JsonAnswer:
-    """Return a letter: its bytes, what they are, whether they would be taken now, its history."""
+    """Return a letter: its bytes, their format, whether they could be read now, its history."""
     service, found = _letters(rest), await _find(rest, letter)
     return JsonAnswer(shown_json(found, service.read(found.record), await service.history(found)))
 
@@ -157,7 +157,7 @@ async def show(rest: Caller, letter: Text) -> JsonAnswer:
     summary="Requeue",
 )
 async def requeue(rest: Caller, letter: Text, body: RequeueBody | None = None) -> JsonAnswer:
-    """Send the record to its topic once more, with the bytes given here where there are any.
+    """Send the record to its topic again, with the given bytes if there are any.
 
     403: an edit by somebody who may not. 409 (`letter_decided`): somebody has decided. 422
     (`letter_refused`): it would be refused again.
@@ -180,35 +180,35 @@ async def requeue(rest: Caller, letter: Text, body: RequeueBody | None = None) -
 
 @router.post("/{letter}/drop", responses=answers(LetterShape, "the letter"), summary="Drop")
 async def drop(rest: Caller, letter: Text, body: DropBody | None = None) -> JsonAnswer:
-    """Decide that nothing is to be done; 409 (`letter_decided`) where somebody has decided."""
+    """Decide that nothing is done; 409 (`letter_decided`) if the letter has a decision already."""
     note = body.note if body is not None else ""
     done = await _letters(rest).drop(await _find(rest, letter), actor=rest.caller.user, note=note)
     return JsonAnswer(letter_json(done))
 
 
 async def _find(rest: Rest, text: str) -> Letter:
-    """Return a letter that the caller may see; another's is one that does not exist."""
+    """Return a letter that the caller may see; raises `NotFoundError` for any other."""
     place = parse_place(text)
     letter = await _letters(rest).get(place, caller=rest.caller.tenant)
     if OPERATOR in rest.caller.roles or letter.record.tenant == rest.caller.tenant:
         return letter
-    raise NotFoundError(f"there is no letter {place}", code="letter_not_found")
+    raise NotFoundError(f"unknown letter {place}", code="letter_not_found")
 
 
 def _letters(rest: Rest) -> DeadLetters:
     if rest.edge.letters is None:
         raise UnavailableError("this edge reads no dead letters")
-    return cast("DeadLetters", rest.edge.letters)
+    return rest.edge.letters
 
 
 def _value(body: RequeueBody) -> bytes | None:
     if body.value is not None and body.value_base64 is not None:
-        raise InvalidRequestError("give value or value_base64", field="value_base64")
+        raise InvalidRequestError("give value or value_base64, not both", field="value_base64")
     if body.value_base64 is not None:
         try:
             return base64.b64decode(body.value_base64, validate=True)
         except (binascii.Error, ValueError) as error:
-            raise InvalidRequestError("not base64", field="value_base64") from error
+            raise InvalidRequestError("not valid base64", field="value_base64") from error
     return None if body.value is None else _encoded("value", body.value)
 
 
@@ -216,4 +216,4 @@ def _encoded(field: str, text: str) -> bytes:
     try:
         return text.encode()
     except UnicodeEncodeError as error:
-        raise InvalidRequestError("a lone surrogate is no text", field=field) from error
+        raise InvalidRequestError("UTF-8 cannot hold a lone surrogate", field=field) from error

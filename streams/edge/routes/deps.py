@@ -1,11 +1,11 @@
-"""What the REST routes share: who calls, the edge's parts, and answers in the documented forms."""
+"""What the REST routes share: the caller, the edge's parts, and answers in documented forms."""
 
 from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, TypeVar, cast
 
 from fastapi import Depends
 from pydantic import BaseModel, Field
@@ -20,14 +20,16 @@ from turnstream.streams.edge.surfaces.encoding import encode
 from turnstream.streams.edge.surfaces.joining import Joining
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Awaitable, Callable, Mapping
 
     from turnstream.connectors.postgres.ledger.ledger import Ledger, TurnRow
     from turnstream.connectors.postgres.stores.threads import ThreadInfo, Threads
     from turnstream.streams.edge.surfaces.states import States
 
+Found = TypeVar("Found")
+
 LEDGER_POLL_S = 0.02
-"""Before the second look for a turn that was just sent; then each wait is twice as long."""
+"""Seconds before the second look-up of a turn that was just sent; each later wait doubles."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +42,12 @@ class Rest:
     @property
     def ledger(self) -> Ledger:
         """The ledger, to read."""
-        return cast("Ledger", self.edge.ledger)
+        return self.edge.ledger
 
     @property
     def threads(self) -> Threads:
-        """What clients say about threads."""
-        return cast("Threads", self.edge.threads)
+        """The metadata of threads."""
+        return self.edge.threads
 
     @property
     def states(self) -> States:
@@ -54,7 +56,7 @@ class Rest:
 
     @property
     def joining(self) -> Joining:
-        """Runs, to read along."""
+        """Runs, to follow."""
         return Joining(feed=self.edge.feed, ledger=self.ledger, states=self.states)
 
     async def key(self, thread_id: str) -> str:
@@ -62,20 +64,20 @@ class Rest:
         return await self.edge.authorised(self.caller, thread_id)
 
     async def info(self, key: str) -> ThreadInfo:
-        """Return what is known of a thread; raises `NotFoundError`.
+        """Return a thread; raises `NotFoundError`.
 
-        A thread whose first turn this edge has just sent may not be in the ledger yet.
+        Waits if this edge has just sent the thread's first turn, which the ledger may lack.
         """
         found = await self._soon(key, lambda: self.threads.get(key))
         if found is None:
             raise NotFoundError("there is no such thread", code="thread_not_found")
-        return cast("ThreadInfo", found)
+        return found
 
     async def run(self, key: str, run_id: str) -> TurnRow:
         """Return a run of the thread; raises `NotFoundError` (`run_not_found`).
 
-        One that was rolled back is not there, as the SDKs have it. One that this edge has just sent
-        may not be in the ledger yet.
+        To the SDKs a run that was rolled back does not exist. Waits if this edge has just sent the
+        run and the ledger does not know it yet.
         """
         row = await self.find_run(run_id, key)
         if row is None or row.thread_key != key or row.rolled_back:
@@ -85,12 +87,9 @@ class Rest:
     async def find_run(self, run_id: str, key: str = "") -> TurnRow | None:
         """Return a run of the caller's tenant."""
         turn_id = parse_turn_id(run_id)
-        return cast(
-            "TurnRow | None",
-            await self._soon(key, lambda: self.ledger.turn(self.caller.tenant, turn_id)),
-        )
+        return await self._soon(key, lambda: self.ledger.turn(self.caller.tenant, turn_id))
 
-    async def _soon(self, key: str, read: Any) -> Any:
+    async def _soon(self, key: str, read: Callable[[], Awaitable[Found | None]]) -> Found | None:
         loop = asyncio.get_running_loop()
         deadline, wait_s = loop.time() + self.edge.submit.start_wait_s, LEDGER_POLL_S
         while (found := await read()) is None:
@@ -98,11 +97,11 @@ class Rest:
             if not self.edge.submit.is_recent(key) or left_s < 0:
                 return None
             await asyncio.sleep(min(wait_s, left_s))
-            wait_s *= 2  # behind a backlog it takes long, and the ledger has enough to do
+            wait_s *= 2  # behind a backlog it takes long, and the ledger is busy
         return found
 
 
-# `async`, though it waits for nothing: FastAPI calls other functions in a thread of their own
+# `async` because FastAPI runs other functions in a thread pool
 async def _rest(
     connection: HTTPConnection, caller: Annotated[Principal, Depends(principal_of)]
 ) -> Rest:
@@ -113,12 +112,12 @@ Caller = Annotated[Rest, Depends(_rest)]
 
 
 class JsonAnswer(Response):
-    """An answer encoded as `states.encode` does, whatever a graph put into its state."""
+    """An answer encoded by `encoding.encode`, because a graph may put anything into its state."""
 
     media_type = "application/json"
 
     def __init__(
-        self, value: Any, *, status_code: int = 200, headers: Mapping[str, str] | None = None
+        self, value: object, *, status_code: int = 200, headers: Mapping[str, str] | None = None
     ) -> None:
         super().__init__(encode(value), status_code=status_code, headers=headers)
 
@@ -141,30 +140,32 @@ _WHEN = {
     400: "the body is not JSON",
     401: "no valid token",
     403: "the token does not allow this",
-    404: "no such thread, run, assistant or checkpoint, or it belongs to somebody else",
+    404: "no such thread, run, assistant or checkpoint in the caller's tenant",
     409: "the thread is in a state that does not allow this",
     413: "the body, or a text in it, is too large",
     415: "the body is not declared as JSON",
-    422: "a field cannot be right; `field` names it",
+    422: "a field is wrong; `field` names it",
     429: "a limit is reached",
-    500: "an unexpected error; `error_id` finds it in the edge's log",
+    500: "an unexpected error; find it in the edge's log by `error_id`",
     503: "Kafka or Postgres does not answer; try again",
 }
-PROBLEMS: dict[int | str, dict[str, Any]] = {
+PROBLEMS: dict[int | str, dict[str, object]] = {
     status: {"description": f"{HTTPStatus(status).phrase}: {when}", "content": _PROBLEM}
     for status, when in _WHEN.items()
 }
 
 
-def answers(model: Any, description: str, status: int = 200) -> dict[int | str, dict[str, Any]]:
+def answers(
+    model: object, description: str, status: int = 200
+) -> dict[int | str, dict[str, object]]:
     """Return the documented answers of a route: the good one and the problems."""
     return {status: {"model": model, "description": description}, **PROBLEMS}
 
 
-def streams(description: str) -> dict[int | str, dict[str, Any]]:
+def streams(description: str) -> dict[int | str, dict[str, object]]:
     """Return the documented answers of a route that streams server-sent events."""
-    good = {"description": description, "content": {"text/event-stream": {"schema": {}}}}
-    return {200: good, **PROBLEMS}
+    content: dict[str, object] = {"text/event-stream": {"schema": {}}}
+    return {200: {"description": description, "content": content}, **PROBLEMS}
 
 
 def thread_id_of(key: str) -> str:

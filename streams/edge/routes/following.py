@@ -1,9 +1,9 @@
-"""How a run's answer is made: created, streamed, waited for, joined. Shared by every runs route."""
+"""The answers of the runs routes: a run created, streamed, waited for, or joined."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 from urllib.parse import quote, urlencode
 
 from fastapi import Depends, Header, Query
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from turnstream.connectors.postgres.ledger.ledger import TurnRow
 
-# of a stream that joins a run whose start named none: one from Kafka, or of the protocol's socket
+# for a run whose start named no modes: it came from Kafka, or by the agent protocol
 JOIN_MODES = frozenset({"values", "updates", "messages-tuple", "custom"})
 
 Flag = Annotated[bool, Query()]
@@ -46,8 +46,8 @@ async def created(
 ) -> Response:
     """Start a run and answer with it as soon as the ledger knows it.
 
-    A run that waits behind others has no record yet; still `multitask_strategy` may have rejected
-    it, so the ledger is asked. If no worker is up it is `pending`: Kafka has it.
+    A run that waits behind others has no record yet, but `multitask_strategy` may have rejected it,
+    so the ledger is asked. Without a worker the run is `pending`: Kafka has it.
     """
     started = await start(rest, thread_id, body, new_thread=new_thread, wait=False)
     row = await rest.find_run(started.run_id, started.key)
@@ -97,7 +97,7 @@ async def waited(
 
 @dataclass(frozen=True, slots=True)
 class JoinQuery:
-    """What is asked of a stream that is joined."""
+    """The query of a stream that joins a run."""
 
     modes: frozenset[str] | None
     subgraphs: bool | None
@@ -105,7 +105,7 @@ class JoinQuery:
     after: Cursor | None
 
 
-# `async`, though it waits for nothing: FastAPI calls other functions in a thread of their own
+# `async` because FastAPI runs other functions in a thread pool
 async def _join_query(
     *,
     stream_mode: Modes = None,
@@ -161,7 +161,7 @@ def _follow(
     }
     projection = RunProjection(run_id, modes, subgraphs=subgraphs, resumed=resumed, about=about)
     place = place_of(thread_id, run_id)
-    # a client that was cut comes back to this address with nothing but its last event's id
+    # a client that was cut comes back to this address with its last event's id only
     query = [("stream_mode", mode) for mode in sorted(modes)]
     query += [("stream_subgraphs", "true")] * subgraphs
     query += [("cancel_on_disconnect", "true")] * cancel
@@ -181,7 +181,7 @@ def later(
     headers: dict[str, str],
     leave: Callable[[], Awaitable[None]] | None,
 ) -> LaterAnswer:
-    """Answer with a run's final values once it is over; `leave` is for a client that goes."""
+    """Answer with a run's final values once it is over; `leave` runs if the client leaves."""
 
     async def answer() -> bytes:
         return encode(await rest.joining.wait(key, run_id))
@@ -190,7 +190,7 @@ def later(
 
 
 def canceller(rest: Rest, thread_id: str, run_id: str) -> Callable[[], Awaitable[None]]:
-    """Return what a client asked to happen when it leaves."""
+    """Return the call that cancels a run whose client leaves."""
 
     async def leave() -> None:
         await rest.edge.submit.cancel(rest.caller, thread_id, run_id, reason="disconnect")
@@ -198,7 +198,7 @@ def canceller(rest: Rest, thread_id: str, run_id: str) -> Callable[[], Awaitable
     return leave
 
 
-def as_created(started: Started, body: RunBody) -> dict[str, Any]:
+def as_created(started: Started, body: RunBody) -> dict[str, object]:
     """Return a run that the ledger does not know yet."""
     return new_run_json(
         started.run_id,
@@ -215,9 +215,9 @@ def place_of(thread_id: str, run_id: str) -> str:
 
 
 def names(values: list[str] | None) -> list[str] | None:
-    """Return the names of a query that repeats, or of one JSON list (an SDK in JavaScript).
+    """Return the names of a repeated query, or of one JSON list, as the JavaScript SDK sends.
 
-    An SDK in Python sends an empty value where it means none.
+    The Python SDK sends an empty value for none.
     """
     values = [value for value in values or () if value]
     if len(values) == 1 and values[0].startswith(("[", '"')):
@@ -226,5 +226,5 @@ def names(values: list[str] | None) -> list[str] | None:
 
 
 def after_of(last_event_id: str | None) -> Cursor | None:
-    """Return the cursor; "-1" is the SDK's word for the beginning."""
+    """Return the cursor; "-1" stands for the beginning in the SDKs."""
     return None if last_event_id in (None, "", "-1") else Cursor.parse(last_event_id or "")

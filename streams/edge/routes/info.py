@@ -1,4 +1,4 @@
-"""What this server is, for clients that ask first."""
+"""The version and features of this server, for clients that ask for them first."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ router = APIRouter(tags=["info"])
 
 @router.get("/ok", response_model=Ok, summary="Alive")
 async def ok() -> JsonAnswer:
-    """Say that the edge answers."""
+    """Answer while the edge lives."""
     return JsonAnswer({"ok": True})
 
 
 @router.get("/info", response_model=Info, summary="Version and features")
 async def info() -> JsonAnswer:
-    """Return the version and which optional parts of LangGraph's API there are."""
+    """Return the version, and which optional parts of LangGraph's API are served."""
     flags = {"assistants": True, "crons": False, "store": False, "langsmith": False}
     return JsonAnswer({"version": version("turnstream"), "flags": flags})

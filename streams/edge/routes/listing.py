@@ -1,8 +1,6 @@
-"""Lists whose size is bounded: their items are encoded one by one, and counted."""
+"""Lists of bounded size; items are encoded one by one, and their bytes counted."""
 
 from __future__ import annotations
-
-from typing import Any
 
 from starlette.responses import Response
 
@@ -10,19 +8,18 @@ from turnstream.schemas.errors import TooLargeError
 from turnstream.streams.edge.surfaces.encoding import encode
 
 ANSWER_BYTES_MAX = 16 << 20
-"""Bytes of one answer that is a list; one that would be larger is a 413, because a shorter list
-would look like all there is."""
+"""Bytes of one list. A larger one is a 413, because a shorter list would look complete."""
 
 STATES_AT_ONCE = 4
 """States of threads that one request holds in memory."""
 
 STATES_PAGE = 20
 RUNS_PAGE = 50
-"""Read from Postgres at once for a list that may be longer."""
+"""Rows that one read of Postgres returns, for a list that may be longer."""
 
 
 class Listing:
-    """A JSON list in the making."""
+    """A JSON list that is being built."""
 
     def __init__(self) -> None:
         self._items: list[bytes] = []
@@ -31,7 +28,7 @@ class Listing:
     def __len__(self) -> int:
         return len(self._items)
 
-    def add(self, value: Any) -> None:
+    def add(self, value: object) -> None:
         """Add an item; raises `TooLargeError` (413, `answer_too_large`)."""
         item = encode(value)
         self._bytes += len(item) + 1
@@ -45,7 +42,7 @@ class Listing:
 
 
 def too_large() -> TooLargeError:
-    """Return what a list of more than `ANSWER_BYTES_MAX` is answered with."""
+    """Return the error for a list of more than `ANSWER_BYTES_MAX`."""
     return TooLargeError(
         f"the answer has more than {ANSWER_BYTES_MAX} bytes: lower the limit or select less",
         code="answer_too_large",

@@ -34,7 +34,7 @@ NAME_CHARS_MAX = 500
 
 
 class Frame(msgspec.Struct):
-    """What a client sends; each type needs its own fields."""
+    """A client's frame; each type has its own fields."""
 
     type: Literal["chat", "resume", "cancel", "subscribe", "unsubscribe", "ping"]
     id: Annotated[int, msgspec.Meta(ge=INT_MIN, le=INT_MAX)] | str | None = None
@@ -172,7 +172,7 @@ def frame_of(data: str | bytes) -> Frame:
         frame = _frames.decode(data)
     except (ValueError, msgspec.MsgspecError) as error:
         raise InvalidRequestError(
-            f"this is no frame of ours: {error}", code="invalid_frame"
+            f"the frame is not valid: {error}", code="invalid_frame"
         ) from error
     for name in ("id", "thread_id", "run_id", "graph", "idempotency_key"):
         value = getattr(frame, name)
@@ -186,7 +186,7 @@ def frame_of(data: str | bytes) -> Frame:
 
 
 def _invalid(error: ValueError) -> InvalidRequestError:
-    """Return what is wrong with a field, as HTTP says it."""
+    """Return the error for a wrong field, as over HTTP."""
     if isinstance(error, ValidationError):
         first = error.errors()[0]
         return InvalidRequestError(first["msg"], field=".".join(map(str, first["loc"])))

@@ -1,4 +1,4 @@
-"""The SDK's JSON forms of what the ledger, the threads' table and the catalog hold. Pure."""
+"""Runs, threads and assistants in the SDK's JSON form. Pure."""
 
 from __future__ import annotations
 
@@ -49,13 +49,13 @@ def run_json(row: TurnRow) -> dict[str, object]:
 
 
 def shows_subgraphs(row: TurnRow) -> bool:
-    """Tell whether a run was started to show what nested graphs say."""
+    """Return whether a run was started to show nested graphs."""
     about = _command(row.body)
     return about is not None and _object(about.config).get(SUBGRAPHS) is True
 
 
 def shown_modes(row: TurnRow) -> frozenset[str]:
-    """Return the stream modes that a run was started with; none where its start named none."""
+    """Return the stream modes that a run's start named."""
     about = _command(row.body)
     given = _object(about.config).get(MODES) if about is not None else None
     named = given if isinstance(given, list) else ()
@@ -65,7 +65,7 @@ def shown_modes(row: TurnRow) -> frozenset[str]:
 def new_run_json(
     run_id: str, thread_id: str, graph: str, metadata: dict[str, object], strategy: str
 ) -> dict[str, object]:
-    """Return the `Run` of a turn that Kafka has and the ledger does not know yet."""
+    """Return the `Run` of a turn that Kafka has and the ledger not yet."""
     now = datetime.now(UTC)
     return {
         "run_id": run_id,
@@ -119,7 +119,7 @@ def assistant_json(name: str, description: str) -> dict[str, object]:
 def selected(value: Mapping[str, object], select: Sequence[str] | None) -> Mapping[str, object]:
     """Return the fields asked for; `values.<key>` is one key of the values.
 
-    Raises `InvalidRequestError` (`unknown_field`) for a field that there is not.
+    Raises `InvalidRequestError` (`unknown_field`).
     """
     if not select:
         return value
@@ -129,7 +129,7 @@ def selected(value: Mapping[str, object], select: Sequence[str] | None) -> Mappi
         top, _, key = name.partition(".")
         if top not in value or (key and top != "values"):
             raise InvalidRequestError(
-                f"select: there is no field {name[:100]!r}", code="unknown_field", field="select"
+                f"select: unknown field {name[:100]!r}", code="unknown_field", field="select"
             )
         if not key:
             out[top] = value[top]

@@ -1,9 +1,9 @@
-"""How the REST routes read JSON: its depth is known before any parser sees it."""
+"""JSON of requests: its depth is checked before a parser reads it."""
 
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from fastapi.routing import APIRoute
 
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 
 class JsonRoute(APIRoute):
-    """A route whose body is UTF-8 JSON of bounded depth, or there is none.
+    """A route whose body is empty, or UTF-8 JSON of bounded depth.
 
     Raises `InvalidRequestError` (422, `too_deep`) and `UndecodableError` (400, `invalid_json`).
     """
 
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+    def get_route_handler(self) -> Callable[[Request], Coroutine[None, None, Response]]:
         """Return the handler with the check before it."""
         handle = super().get_route_handler()
 
@@ -39,14 +39,14 @@ def check_body(body: bytes) -> None:
     """Check the body of a request before it is parsed."""
     if not body:
         return
-    # the parser guesses the encoding, and in others brackets are not where they seem
+    # the parser guesses the encoding, and other encodings hide brackets from the check
     if json.detect_encoding(body) not in {"utf-8", "utf-8-sig"}:
         raise UndecodableError("the body is not UTF-8", code="invalid_json", field="body")
     check_depth(body, "body", envelope=True)
 
 
 def json_list(text: str) -> list[str] | None:
-    """Return the names of a JSON list, or of one JSON string; None for what is no JSON."""
+    """Return the names of a JSON list, or of one JSON string; None if the text is no JSON."""
     try:
         check_depth(text)
         named = json.loads(text)

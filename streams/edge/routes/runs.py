@@ -1,7 +1,7 @@
 """Runs of a thread: start, stream, wait, list, join, cancel.
 
-A run is a turn. Starting is a command on Kafka and its answer waits for the turn's first record
-(`edge_start_wait_s` at most); a stream or a wait that was cut is taken up again at its `Location`.
+A run is a turn. A start is a command on Kafka, and its answer waits at most `edge_start_wait_s` for
+the turn's first record. A client whose stream or wait was cut goes on at its `Location`.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ if TYPE_CHECKING:
     from turnstream.connectors.postgres.ledger.ledger import TurnRow
 
 router = APIRouter(tags=["runs"], route_class=JsonRoute)
-# in a thread, how many of its newest runs a status filter looks through
 LOOK_THROUGH_MAX = 10_000
+"""Newest runs of a thread that a status filter looks through."""
 
 
 @router.post("/threads/{thread_id}/runs", responses=answers(Run, "the run"), summary="Start")
@@ -147,7 +147,7 @@ async def cancel(
     action: Annotated[Literal["interrupt", "rollback"], Query()] = "interrupt",
     reason: Annotated[Id, Query()] = "",
 ) -> Response:
-    """Stop a run; keep what it said, or (`rollback`) nothing. One that is over stays as it is."""
+    """Stop a run and keep its messages, or (`rollback`) nothing; no effect on an ended run."""
     if wait:
         rest.edge.sockets.check_room(rest.caller)
     key = await rest.key(thread_id)
@@ -163,7 +163,7 @@ async def cancel(
 
 
 async def newest(rest: Rest, key: str, limit: int | None = None) -> AsyncIterator[TurnRow]:
-    """Yield a thread's turns, the newest first, read in pages: their bodies may be large."""
+    """Yield a thread's turns, newest first, read in pages because their bodies may be large."""
     before: int | None = None
     seen = 0
     while rows := await rest.ledger.turns_of(key, RUNS_PAGE, before=before):

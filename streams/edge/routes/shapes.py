@@ -1,6 +1,6 @@
-"""What the REST routes give: the SDK's types as models, for the OpenAPI document and its readers.
+"""The answers of the REST routes as models, for the OpenAPI document.
 
-The answers themselves are made by `present.py`; a test compares both.
+`present.py` makes the answers; a test compares both.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ class Ok(Shape):
 
 
 class Info(Shape):
-    """What this server is."""
+    """The version and features of this server."""
 
     version: str
     flags: dict[str, bool]
 
 
 class Assistant(Shape):
-    """A graph under its name, as LangGraph's SDK knows it."""
+    """A graph under its name, in the form of LangGraph's SDK."""
 
     assistant_id: str
     graph_id: str
@@ -56,7 +56,7 @@ class GraphDrawing(Shape):
 
 
 class GraphSchemas(Shape):
-    """A graph's JSON schemas; null where none can be made."""
+    """A graph's JSON schemas; null if none can be made."""
 
     graph_id: str
     input_schema: dict[str, Any] | None
@@ -86,7 +86,7 @@ class Thread(Shape):
 
 
 class Checkpoint(Shape):
-    """Names a checkpoint."""
+    """The name of a checkpoint."""
 
     thread_id: str
     checkpoint_ns: str
@@ -139,7 +139,7 @@ class RunError(Shape):
 
 
 class ChatAnswer(Shape):
-    """What a message came to; `text` is the last answer, or what was said before a stop."""
+    """The answer to a message; `text` is the last answer, or the text up to a stop."""
 
     thread_id: str
     run_id: str

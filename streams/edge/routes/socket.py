@@ -3,7 +3,7 @@
 The client sends JSON objects; `id` (optional) comes back in the answer:
 
 - `{"type": "chat", "text", "thread_id"?, "graph"?, "idempotency_key"?, "on_busy"?, "expires_at"?}`:
-  say something; subscribes to the thread; answered by
+  start a turn with a text and subscribe to the thread; answered by
   `{"type": "accepted", "thread_id", "run_id", "status"}`
 - `{"type": "resume", "thread_id", "answers": {question id: answer}, "expires_at"?}`: likewise
 - `{"type": "cancel", "thread_id", "run_id", "rollback"?}`: answered by `{"type": "ok"}`
@@ -11,7 +11,7 @@ The client sends JSON objects; `id` (optional) comes back in the answer:
 - `{"type": "ping"}`: `{"type": "pong"}`
 
 The server sends the plain events of `plain.py` as
-`{"type": <event>, "thread_id", "cursor", ...}`, and for what cannot be done
+`{"type": <event>, "thread_id", "cursor", ...}`, and for a frame that fails
 `{"type": "error", "id", "code", "detail", "field", "retryable"}`. A socket is closed with
 4000 + HTTP status (4401, 4403, 4429 …; 4400 after 16 frames that cannot be read), and with 1012
 when the edge stops.

@@ -42,10 +42,10 @@ class Started:
 async def start(
     rest: Rest, thread_id: str, body: RunBody, *, new_thread: bool = False, wait: bool = True
 ) -> Started:
-    """Start or resume a run; `new_thread`: the id was made for it.
+    """Start or resume a run; `new_thread`: the thread's id was made for it.
 
-    Raises what the edge answers with: 404 for thread or assistant, 409 for a rejected turn or a
-    question that is not open, 413, 422 for what cannot be right or is not supported, 503.
+    Raises the errors that the edge answers with: 404 for an unknown thread or assistant, 409 for a
+    rejected turn or a closed question, 413, 422 for a wrong or unsupported field, 503.
     """
     graph = rest.edge.catalog.find(body.assistant_id).name
     _check(body)
@@ -78,7 +78,7 @@ async def start(
             input=None if text else body.input,
             on_busy=body.multitask_strategy or "enqueue",
         )
-        # nothing is made for a run that is refused
+        # the thread is made last, so that a refused run makes none
         key = await make_if_needed(rest, thread_id, create=create, graph=graph)
         await _check_head(rest, key, body)
     submitted = await rest.edge.submit.send(command, wait=wait)
@@ -116,12 +116,12 @@ def modes_of(stream_mode: str | list[str] | None, default: frozenset[str]) -> fr
 
 
 def resumes(body: RunBody) -> bool:
-    """Tell whether a run answers a question."""
+    """Return whether a run answers a question."""
     return body.command is not None and body.command.resume is not None
 
 
 def _check(body: RunBody) -> None:
-    """Refuse by name what cannot be honoured, and what asks for nothing."""
+    """Raise `InvalidRequestError` for unsupported fields and for missing input."""
     refuse_unsupported(
         interrupt_before=body.interrupt_before,
         interrupt_after=body.interrupt_after,
@@ -134,28 +134,28 @@ def _check(body: RunBody) -> None:
         refuse(**{"command.update": command.update, "command.goto": command.goto})
     if not resumes(body):
         check_input(body.input)
-    elif body.input not in (None, {}, [], ""):  # some clients send an empty one beside an answer
+    elif body.input not in (None, {}, [], ""):  # some clients send an empty input with an answer
         raise InvalidRequestError(
             "give input or command.resume, not both", code="invalid_request", field="input"
         )
 
 
 async def _check_head(rest: Rest, key: str, body: RunBody) -> None:
-    """Take a checkpoint that is the thread's head for what it says; refuse to fork from another."""
+    """Raise `InvalidRequestError` if the run names a checkpoint that is not the thread's latest."""
     asked = body.checkpoint_id or (body.checkpoint.checkpoint_id if body.checkpoint else None)
     if not asked:
         return
     head = (await rest.states.state(key))["checkpoint_id"]
     if asked != head:
         raise InvalidRequestError(
-            "a run can only go on from the thread's latest checkpoint for now",
+            "a run can only go on from the thread's latest checkpoint: leave the checkpoint out",
             code="unsupported",
             field="checkpoint_id" if body.checkpoint_id else "checkpoint",
         )
 
 
 async def _answers(rest: Rest, key: str, body: RunBody) -> dict[str, object]:
-    """Return answers by interrupt id; one plain answer is for the one question that is open."""
+    """Return answers by interrupt id; a plain answer is for the only open question."""
     resume = body.command.resume if body.command is not None else None
     if isinstance(resume, dict) and resume and all(map(_INTERRUPT_ID.fullmatch, resume)):
         return resume
@@ -164,7 +164,7 @@ async def _answers(rest: Rest, key: str, body: RunBody) -> dict[str, object]:
     if len(open_ids) == 1:
         return {open_ids[0]: resume}
     if not open_ids:
-        raise ConflictError("the thread asks nothing", code="no_interrupt")
+        raise ConflictError("the thread has no open question", code="no_interrupt")
     raise ConflictError(
         f"{len(open_ids)} questions are open: answer by id ({', '.join(open_ids)})",
         code="several_interrupts",

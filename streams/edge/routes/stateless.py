@@ -1,4 +1,4 @@
-"""Runs that bring a new thread along, and calls that name no thread."""
+"""Runs on a new thread, and calls that name no thread."""
 
 from __future__ import annotations
 
@@ -48,9 +48,9 @@ async def wait_stateless(rest: Caller, body: RunBody) -> Response:
 
 @router.post("/runs/batch", responses=answers(list[Run], "the runs"), summary="Start several")
 async def batch(rest: Caller, body: list[RunBody]) -> JsonAnswer:
-    """Start several runs, each on a new thread; the first that cannot start ends the call."""
+    """Start several runs, each on a new thread; the first that fails ends the call."""
     if len(body) > BATCH_MAX:
-        raise InvalidRequestError(f"at most {BATCH_MAX} runs at once", code="batch_too_large")
+        raise InvalidRequestError(f"at most {BATCH_MAX} runs a call", code="batch_too_large")
     rest.edge.count(rest.caller, max(0, len(body) - 1))
     started = [
         await start(rest, str(uuid.uuid4()), one, new_thread=True, wait=False) for one in body
@@ -72,7 +72,7 @@ async def cancel_many(
 ) -> Response:
     """Cancel the runs named, or the thread's runs of a status."""
     if not body.thread_id:
-        raise InvalidRequestError("name the thread", code="thread_missing", field="thread_id")
+        raise InvalidRequestError("thread_id is missing", code="thread_missing", field="thread_id")
     key = await rest.key(body.thread_id)
     if body.run_ids:
         runs = [str((await rest.run(key, run_id)).turn_id) for run_id in body.run_ids]

@@ -1,10 +1,11 @@
 """The Agent Streaming Protocol of one thread: commands, and events over SSE or WebSocket.
 
 `POST /threads/{id}/commands`, `POST /threads/{id}/stream/events`, `WS /threads/{id}/stream/events`.
-An event stream has no end of its own: clients take a clean one for the end of the run.
+An event stream never ends by itself: clients take a clean end for the end of the run.
 """
 
-from typing import Annotated, Any
+from collections.abc import Mapping
+from typing import Annotated
 
 import msgspec
 from fastapi import APIRouter, Depends, Request, WebSocket
@@ -27,11 +28,11 @@ from turnstream.streams.edge.server.problems import problem_answer
 
 Caller = Annotated[Principal, Depends(principal_of)]
 router = APIRouter(tags=["thread stream"])
-_objects = msgspec.json.Decoder(dict[str, Any])
+_objects = msgspec.json.Decoder(dict[str, object])
 
 
-def _takes(schema: dict[str, Any]) -> dict[str, Any]:
-    """Return what OpenAPI says of a body that is read by hand."""
+def _takes(schema: Mapping[str, object]) -> dict[str, object]:
+    """Return the OpenAPI description of a body that the route reads by itself."""
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
 
 
@@ -72,16 +73,16 @@ async def commands(thread_id: str, request: Request) -> Response:
 
 
 class CommandsFirst:
-    """ASGI middleware: the route of commands without FastAPI between, which costs more than it.
+    """ASGI middleware: answers commands without FastAPI, which costs more than the route itself.
 
-    Every turn begins with a command. The same function answers; the document names it once.
+    Every turn begins with a command. The route above answers too, so that OpenAPI documents it.
     """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a command; pass on what is none."""
+        """Answer a command; pass any other request on."""
         if scope["type"] == "http" and scope["method"] == "POST":
             empty, _, rest = scope["path"].partition("/threads/")
             thread_id, _, last = rest.partition("/")
@@ -122,7 +123,7 @@ async def stream_socket(websocket: WebSocket, thread_id: str) -> None:
     await serve_socket(websocket, dialect)
 
 
-def _object(body: bytes) -> dict[str, Any]:
+def _object(body: bytes) -> dict[str, object]:
     check_depth(body, "body", envelope=True)
     try:
         return _objects.decode(body)

@@ -42,14 +42,14 @@ router = APIRouter(tags=["threads"], route_class=JsonRoute)
 
 @router.post("/threads", responses=answers(Thread, "the thread"), summary="Create")
 async def create(rest: Caller, body: ThreadBody | None = None) -> JsonAnswer:
-    """Make a thread. One of the same id is a conflict (409), unless `if_exists` is `do_nothing`."""
+    """Make a thread; 409 if its id exists, unless `if_exists` is `do_nothing`."""
     body = body or ThreadBody()
     refuse(supersteps=body.supersteps, ttl=body.ttl)
     key = thread_key(rest.caller.tenant, check_thread_id(body.thread_id or str(uuid.uuid4())))
     check_metadata(body.metadata or {}, rest.edge.settings.metadata_bytes_max)
     made = await rest.threads.create(key, body.metadata or {})
     if not made and body.if_exists != "do_nothing":
-        raise ConflictError("there is a thread of this id already", code="thread_exists")
+        raise ConflictError("a thread of this id exists already", code="thread_exists")
     return await _answer(rest, await rest.info(key))
 
 
@@ -87,7 +87,7 @@ async def search(rest: Caller, body: ThreadSearch | None = None) -> Response:
 
 @router.post("/threads/count", responses=answers(int, "how many"), summary="Count")
 async def count(rest: Caller, body: ThreadFilter | None = None) -> JsonAnswer:
-    """Return how many of the caller's threads there are for which all conditions hold."""
+    """Return the number of the caller's threads for which all conditions hold."""
     body = body or ThreadFilter()
     refuse(values=body.values)
     return JsonAnswer(
@@ -130,7 +130,7 @@ async def update(
 async def delete(rest: Caller, thread_id: Text) -> Response:
     """Delete a thread and its checkpoints; 409 while a run is not over.
 
-    The log keeps its records until its retention is over.
+    The log keeps the thread's records until their retention ends.
     """
     key = await rest.key(thread_id)
     info = await rest.info(key)

@@ -1,9 +1,9 @@
-"""What every route of the edge works with: one object, made once by `open_edge`."""
+"""The parts of an edge that its routes use, in one object that `open_edge` makes."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
 from starlette.requests import HTTPConnection  # noqa: TC002  FastAPI reads the annotation
 
@@ -15,6 +15,9 @@ from turnstream.streams.process.pace import LoopLag
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from turnstream.connectors.postgres.checkpoints.saver import FencedSaver
+    from turnstream.connectors.postgres.ledger.ledger import Ledger
+    from turnstream.connectors.postgres.stores.threads import Threads
     from turnstream.graph.langgraph.catalog import Catalog
     from turnstream.streams.app.settings import Settings
     from turnstream.streams.edge.ask.pressure import Pressure
@@ -23,11 +26,12 @@ if TYPE_CHECKING:
     from turnstream.streams.edge.follow.feed import Feed
     from turnstream.streams.edge.server.arrivals import Arrivals
     from turnstream.streams.edge.server.limits import RequestRate
+    from turnstream.streams.letters.dead_letters import DeadLetters
 
 
 DEFAULT_GRAPH = "agent"
-# a question's turn is the newest or followed by turns that were refused
 TURNS_LOOKED_AT = 10
+"""Newest turns among which a question's turn is looked for; only refused turns can follow it."""
 
 
 class StateReader(Protocol):
@@ -39,7 +43,7 @@ class StateReader(Protocol):
 
 
 class TailView(Protocol):
-    """What is told of the tail."""
+    """The tail's counters."""
 
     @property
     def records(self) -> int:
@@ -69,9 +73,9 @@ class TailView(Protocol):
 
 @dataclass(slots=True, kw_only=True)
 class EdgeContext:
-    """The edge's parts; `ledger`, `saver`, `threads`, `letters` serve the REST routes.
+    """The edge's parts.
 
-    `exists(key)` says whether a thread is known (in the ledger, or made by `POST /threads`).
+    `exists(key)` returns whether a thread is in the ledger or was made by `POST /threads`.
     """
 
     settings: Settings
@@ -83,10 +87,10 @@ class EdgeContext:
     state: StateReader
     catalog: Catalog
     exists: Callable[[str], Awaitable[bool]]
-    ledger: Any = None
-    saver: Any = None
-    threads: Any = None
-    letters: Any = None
+    ledger: Ledger
+    saver: FencedSaver
+    threads: Threads
+    letters: DeadLetters | None = None
     tail: TailView | None = None
     pressure: Pressure
     ready: Callable[[], Awaitable[dict[str, str]]]
@@ -101,7 +105,7 @@ class EdgeContext:
     async def authorised(self, principal: Principal, thread_id: str) -> str:
         """Return the thread's key; raises `InvalidRequestError` (422), `NotFoundError` (404).
 
-        The key begins with the caller's tenant, so a foreign thread is one that does not exist.
+        The key begins with the caller's tenant, so a thread of another tenant does not exist.
         """
         key = thread_key(principal.tenant, check_thread_id(thread_id))
         if await self.knows(key):
@@ -109,13 +113,13 @@ class EdgeContext:
         raise NotFoundError("there is no such thread", code="thread_not_found")
 
     async def graph_asking(self, key: str) -> str:
-        """Return the graph that asked last on a thread: answers go to it, whoever brings them."""
+        """Return the graph that asked last on a thread; answers go to this graph."""
         turns = await self.ledger.turns_of(key, TURNS_LOOKED_AT)
         asking = [turn.graph for turn in turns if turn.status == "interrupted"]
         return next(iter(asking or [turn.graph for turn in turns]), DEFAULT_GRAPH)
 
     async def knows(self, key: str) -> bool:
-        """Say whether a thread has begun."""
+        """Return whether a thread is known, or this edge has just sent its first turn."""
         return self.submit.is_recent(key) or await self.exists(key)
 
 
