@@ -32,9 +32,15 @@ def ends_of(scene: Any, turn: str) -> list[Any]:
 
 @contextlib.asynccontextmanager
 async def before_the_outcome(scene: Any, change: str) -> AsyncIterator[str]:
-    """Give a turn that has run, and whose outcome waits for this change of its thread's row."""
-    turn = await scene.start("t1", "tokens=30 rate=30")
+    """Give a turn that has run, and whose outcome waits for this change of its thread's row.
+
+    Its first checkpoint is committed before: then nothing but the outcome can wait for the row.
+    """
+    turn = await scene.start("t1", "tokens=60 rate=30")
     await scene.until(lambda: (v := scene.view("t1", turn)) and len(v.items) > 4)
+    async with asyncio.timeout(60):
+        while not await scene.db.fetchval("SELECT count(*) FROM checkpoints"):
+            await asyncio.sleep(0.01)
     async with scene.db.transaction():
         await scene.db.execute(f"UPDATE threads SET {change} WHERE thread_key = 'default/t1'")
         async with asyncio.timeout(60):
@@ -92,6 +98,24 @@ async def test_a_turn_is_not_closed_before_its_terminal_is_in_the_log(scene) -> 
         assert isinstance(view.terminal, TurnCompleted)
         assert view.gaps == 0
         await scene.closed(turn)
+    assert len(ends_of(scene, turn)) == 1
+
+
+async def test_an_end_that_the_ledger_has_is_only_published(scene) -> None:
+    """W3: the next attempt finds a cancel beside the outcome. The cancel came too late."""
+    async with scene.worker(), contextlib.AsyncExitStack() as refusal:
+        async with before_the_outcome(scene, "cancel = 'cancel'") as turn:
+            await refusal.enter_async_context(refusing(scene))
+        async with asyncio.timeout(60):
+            while not await scene.db.fetchval("SELECT epoch & 255 > 1 FROM threads"):
+                await asyncio.sleep(0.01)
+        requests = len(scene.model.requests)
+        await refusal.aclose()
+        view = await scene.done("t1", turn)
+        assert isinstance(view.terminal, TurnCompleted)
+        row = await scene.closed(turn)
+        assert json.loads(row["outcome"])["status"] == "completed"
+        assert len(scene.model.requests) == requests
     assert len(ends_of(scene, turn)) == 1
 
 

@@ -73,13 +73,15 @@ async def admitted_behind(scene, command):
     async with scene.pool.acquire() as first, scene.pool.acquire() as late:
         backend = await late.fetchval("SELECT pg_backend_pid()")
         async with first.transaction():
-            given = await Ledger(first).admit(
-                "turns", 0, scene.at, scene.at + 1, [scene.start("1")], worker=one, room=1
-            )
+            # a lock alone: behind a changed row even the insert of the thread would wait
+            await first.execute("SELECT 1 FROM threads WHERE thread_key = 'acme/a' FOR UPDATE")
             admitting = asyncio.create_task(
                 Ledger(late).admit("turns", 1, 0, 1, [command], worker=two, room=1)
             )
             await until_blocked(scene.pool, backend)
+            given = await Ledger(first).admit(
+                "turns", 0, scene.at, scene.at + 1, [scene.start("1")], worker=one, room=1
+            )
         return given.claims[0], await admitting
 
 

@@ -235,6 +235,22 @@ async def test_a_finished_task_is_kept_and_an_interrupted_one_is_not(bench: Benc
     assert bench.thread()["keep_n"] == 0
 
 
+async def test_a_later_attempt_finds_the_tasks_that_finished(bench: Bench) -> None:
+    """W4: LangGraph runs no task whose writes it is given, and readers are shown it once."""
+    made = checkpoint()
+    at = config(checkpoint_id=made["id"])
+    with bench.session().bound():
+        await put(bench.saver, made)
+        await bench.saver.aput_writes(at, [("c", 1)], TASK_A)
+        await bench.saver.aput_writes(at, [("__interrupt__", [])], TASK_B)
+    later = bench.session()
+    with later.bound():
+        loaded = await bench.saver.aget_tuple(config())
+    assert loaded is not None
+    assert (TASK_A, "c", 1) in (loaded.pending_writes or ())
+    assert [later.finished(task) for task in (TASK_A, TASK_B)] == [True, False]
+
+
 async def test_a_nested_checkpoint_keeps_what_is_under_its_task(bench: Bench) -> None:
     ns = f"outer:{TASK_A}"
     session = bench.session()
