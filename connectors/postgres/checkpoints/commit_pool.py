@@ -1,7 +1,7 @@
 """Connections for what an attempt writes: its commits, and its calls of tools.
 
-What matters here is what is known when a statement fails: that it was never sent, that Postgres
-refused it, or nothing.
+A statement that fails was never sent, or Postgres refused it, or its result is unknown. The errors
+tell these cases apart.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from turnstream.connectors.postgres.pools import LedgerConnection
 
 PATIENCE_S = 120.0
-"""For a connection to write over. While there is none, nothing was sent and nothing is unknown:
-the turn waits, and goes on where it is unless its thread is somebody else's by then."""
+"""Seconds that a commit waits for a connection. Nothing has been sent by then, so nothing is
+unknown: the turn goes on where it is, unless another worker has claimed its thread meanwhile."""
 
 _UNKNOWN = (
     OSError,
@@ -44,7 +44,7 @@ _UNKNOWN = (
     asyncpg.ObjectNotInPrerequisiteStateError,
     asyncpg.InvalidTransactionStateError,  # read-only: a standby, for the moment
 )
-"""After these nobody can say whether a statement was executed, or it may succeed another time."""
+"""After these errors it is unknown whether the statement was executed, or it may succeed later."""
 
 
 class CommitPool:
@@ -57,8 +57,8 @@ class CommitPool:
     async def fetch(self, sql: str, *values: object) -> list[asyncpg.Record]:
         """Execute a statement and return its rows.
 
-        Raises `DatabaseUnavailableError` if no connection could be had for `PATIENCE_S`, or if the
-        result is not known; `UnstorableStateError` if Postgres will always refuse it.
+        Raises `DatabaseUnavailableError` if there was no connection for `PATIENCE_S`, or if the
+        result is unknown; `UnstorableStateError` if Postgres will always refuse the statement.
         """
         connection = await self._acquire()
         try:
@@ -74,7 +74,7 @@ class CommitPool:
             await self._pool.release(connection)
 
     async def _acquire(self) -> LedgerConnection:
-        """Return a connection; where there is none, one caller tries and the others wait for it."""
+        """Return a connection; while there is none, one caller tries to open one, others wait."""
         until = time.monotonic() + PATIENCE_S
         if not self._door.locked():
             with suppress(*FAILURES):
@@ -92,7 +92,10 @@ class CommitPool:
             raise DatabaseUnavailableError(f"no connection for {PATIENCE_S:g} s") from None
 
     async def _uncut(self, timeout_s: float | None) -> LedgerConnection:
-        """Return a connection that the server has not cut: a statement sent into one is unknown."""
+        """Return a connection that the server has not cut.
+
+        The result of a statement that is sent over a cut connection is unknown.
+        """
         while True:
             # an idle connection comes at once, and a time-out would cost a task and a timer
             idle = self._pool.get_idle_size()

@@ -50,7 +50,7 @@ class Items:
         metadata: CheckpointMetadata,
         new_versions: ChannelVersions,
     ) -> Item:
-        """Split the values as the stock saver does: short ones inline, others into blobs."""
+        """Return a checkpoint's item: short values inline, others as blobs, as the stock saver."""
         configurable = config["configurable"]
         ns = configurable["checkpoint_ns"]
         inline: dict[str, Any] = {}
@@ -87,12 +87,12 @@ class Items:
         task_id: str,
         task_path: str = "",
     ) -> Item:
-        """Give a task's writes their places as the stock saver does."""
+        """Return the item of a task's writes, with the places that the stock saver gives them."""
         configurable = config["configurable"]
         ns, checkpoint_id = configurable["checkpoint_ns"], configurable["checkpoint_id"]
         rows = []
         for index, (channel, value) in enumerate(writes):
-            # an error's text is for the log, not for readers of the state
+            # readers of the state may see an error's class, but not its text
             if channel == ERROR and isinstance(value, BaseException):
                 value = class_name(value)  # noqa: PLW2901
             kind, blob = self.serde.dumps_typed(value)
@@ -111,7 +111,7 @@ class Items:
 
 
 def _fits_inline(value: object) -> bool:
-    """Tell whether jsonb can hold the value: it has no NUL, no lone surrogate, no NaN."""
+    """Return whether jsonb can hold the value: it has no NUL, no lone surrogate, no NaN."""
     if isinstance(value, str):
         return "\x00" not in value and (value.isascii() or clean_text(value) is value)
     if isinstance(value, float):

@@ -1,8 +1,8 @@
 """LangGraph's serializer, with the text that log and results have.
 
-LangGraph stores `?` for a lone surrogate; everywhere else here it is U+FFFD. Text is cleaned before
-it is stored, only where there is something to clean. Values of more than `VALUE_BYTES_MAX` are
-refused: Postgres would take longer for one than a worker may be silent.
+LangGraph stores `?` for a lone surrogate; turnstream uses U+FFFD everywhere. Only text that needs
+it is cleaned before it is stored. A value of more than `VALUE_BYTES_MAX` is refused: Postgres would
+need longer to store it than a worker may be silent.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from turnstream.schemas.text import clean_text
 from turnstream.schemas.unexpected import class_name
 
 VALUE_BYTES_MAX = 64 << 20
-"""Of one channel's value as it is stored."""
+"""Bytes of one channel's value as it is stored; a larger value raises `UnstorableStateError`."""
 
 DEPTH_MAX = 200
 
@@ -40,13 +40,13 @@ jsonplus._msgpack_enc = _encode  # noqa: SLF001
 
 
 class StateSerializer(JsonPlusSerializer):
-    """Serializes states; raises `UnstorableStateError` for what no store could give back."""
+    """Serializes states; raises `UnstorableStateError` for values that cannot be stored."""
 
     def dumps_typed(self, obj: object) -> tuple[str, bytes]:
         """Return the kind and the bytes of a value, its text cleaned."""
         try:
             kind, data = self._strictly(obj)
-        except Exception:  # noqa: BLE001  also raised by a value's own model_dump
+        except Exception:  # noqa: BLE001  a value's own model_dump may raise anything
             kind, data = self._cleaned(obj)
         if len(data) > VALUE_BYTES_MAX:
             raise UnstorableStateError(
@@ -73,7 +73,7 @@ class StateSerializer(JsonPlusSerializer):
 
 
 def cleaned(value: Any, depth: int = 0) -> Any:  # noqa: PLR0911  one return a type
-    """Return the value with U+FFFD for each lone surrogate in its texts; nothing is changed."""
+    """Return a copy of the value with U+FFFD for each lone surrogate in its texts."""
     if isinstance(value, str):
         return clean_text(value) if type(value) is str else value
     if depth > DEPTH_MAX:

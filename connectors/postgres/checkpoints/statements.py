@@ -1,7 +1,7 @@
-"""One SQL statement for all that a saver writes at once, fenced or not. Pure: rows in, SQL out.
+"""Makes one SQL statement of all that a saver writes at once, fenced or not. Pure.
 
-The tables are those of `langgraph-checkpoint-postgres`; a fenced statement also takes the row of
-`threads` at the attempt's epoch, or finds none and then writes nothing (docs/rules.md, G1).
+The tables are those of `langgraph-checkpoint-postgres`. A fenced statement also updates the row of
+`threads` at the attempt's epoch. Without such a row it writes nothing (docs/rules.md, G1).
 """
 
 from __future__ import annotations
@@ -65,10 +65,10 @@ class Fence:
 class End:
     """A turn's outcome (JSON text) and the thread's open interrupt (JSON text, None: none).
 
-    `yields_to`: with these causes in the thread's cancel flag nothing is written ("": with none).
-    `expires_at` (µs since 1970, 0: never) is the interrupt's. `rolls_back`: the turn's checkpoints
-    go, in every namespace, and so do the pending writes of those that are the last ones then.
-    `reopens`: the interrupt is the one that was open before the turn, and nobody is told of it.
+    `yields_to`: the causes in the thread's cancel flag with which nothing is written ("": none).
+    `expires_at` (µs since 1970, 0: never) is the interrupt's. `rolls_back` deletes the turn's
+    checkpoints in every namespace, and the pending writes of the checkpoints that are the last ones
+    then. `reopens`: the interrupt is the one that was open before the turn.
     """
 
     tenant: str
@@ -131,8 +131,7 @@ _ROLLBACK = """, d AS (
 AHEAD = """
 SELECT cancel FROM threads WHERE thread_key = $1 AND epoch = $2
  AND ($2 >> 40) = timeline() AND cancel IS NOT NULL"""
-"""After a statement with an `End` that wrote nothing for this thread and epoch: what it yielded to;
-no row if fenced."""
+"""Selects the cancel flag that a statement with an `End` yielded to; no row if it was fenced."""
 _FREE = "f AS (SELECT NULL::text AS cancel)"
 _BLOBS = """, b AS (
  INSERT INTO checkpoint_blobs (thread_id, checkpoint_ns, channel, version, type, blob)
@@ -161,12 +160,12 @@ _CHECKPOINTS = """, c AS (
 def statement(
     thread_id: str, rows: Rows, fence: Fence | None = None, end: End | None = None
 ) -> tuple[str, list[object]]:
-    """Return SQL and parameters; its one row is the cancel flag, no row means fenced.
+    """Return SQL and parameters. The statement returns one row, the cancel flag, or none if fenced.
 
-    `end` needs a `fence`; no row may then also mean that it yielded (`AHEAD` tells). A row of
-    `writes` or `checkpoints` that comes twice counts once, since Postgres touches a row only once
-    in a statement: ordinary writes keep the first, the others the last (as LangGraph's own savers
-    do in separate statements).
+    `end` needs a `fence`. With an `end`, no row may also mean that the statement yielded; `AHEAD`
+    tells which. Postgres touches a row only once in a statement. So a row of `writes` or
+    `checkpoints` that comes twice counts once: the first of ordinary writes, the last of others, as
+    with LangGraph's own savers, which use separate statements.
     """
     values: dict[str, object] = {"thread": thread_id}
     head = _FREE
@@ -206,7 +205,10 @@ def statement(
 
 @cache
 def _numbered(named: str) -> tuple[str, list[str]]:
-    """Return the SQL with numbers for names, and the names in that order; there are few shapes."""
+    """Return the SQL with numbers for names, and the names in that order.
+
+    There are few different statements, so the cache stays small.
+    """
     names: dict[str, int] = {}
     sql = _PARAMETER.sub(lambda name: f"${names.setdefault(name[1], len(names) + 1)}", named)
     return sql, list(names)
