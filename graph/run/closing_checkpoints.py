@@ -1,7 +1,7 @@
 """The checkpoints that end a turn which was cancelled or failed.
 
-They hold what had been said, as messages, and leave nothing to run, so that nobody ever reads the
-turn's pending writes. They are collected here and written together with the outcome.
+They hold what had been said, as messages, and leave nothing to run, so that the turn's pending
+writes are never read. They are collected here and written together with the outcome.
 """
 
 from __future__ import annotations
@@ -52,12 +52,12 @@ async def closing_calls(
     """Return the saver calls of a turn's closing checkpoints.
 
     `given` is the turn's input (None for a resume); it is added if no checkpoint of this turn has
-    it. `said` are the turn's assistant messages in order; those that the state lacks are added
-    under their own ids. Open tool calls are answered with an error that says `why`; of those whose
-    ids are in `unknown` nobody knows whether they took effect.
+    it. `said` are the turn's messages in order. Those that the state lacks are added under their
+    own ids. Open tool calls are answered with an error that contains `why`. Those whose ids are in
+    `unknown` may have taken effect or not, and their answer says so.
 
-    `open_ended`: a node failed, and the state goes on naming it in `next`. A head that the graph's
-    own schema refuses is left behind: the last checkpoint that it accepts becomes the head.
+    `open_ended`: a node failed, and the state still names it in `next`. If the graph's own schema
+    refuses the head, the last checkpoint that it accepts becomes the head again.
     """
     buffer = CollectingSaver(saver)
     closing = graph.copy(update={"checkpointer": buffer})

@@ -1,4 +1,4 @@
-"""How long a turn and its steps may take: one coarse check a turn, no timer a token or a step."""
+"""How long a turn and its steps may take: one coarse check a turn, no timer for tokens or steps."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ LOOK_AGAIN_S = 3600.0
 class TurnLimits:
     """Bounds of a turn.
 
-    `turn_left_s`: for the rest of the turn; `turn_timeout_s` is only for the message. A step, that
-    is one of the root graph with all that is nested in it, may take `step_timeout_s`. There may be
-    `recursion_limit_max` steps, whatever config or graph allow.
+    The rest of the turn may take `turn_left_s`; `turn_timeout_s` is only named in the error. A step
+    of the root graph, with all that is nested in it, may take `step_timeout_s`. A turn may have
+    `recursion_limit_max` steps, whatever its config or graph allow.
     """
 
     turn_left_s: float = math.inf
@@ -37,9 +37,9 @@ class TurnLimits:
 async def overrun(
     waiting: Collection[asyncio.Future[Any]], limits: TurnLimits, stepped_at: Callable[[], float]
 ) -> TurnError | None:
-    """Wait until one of these is done (None) or a bound is passed: then its error.
+    """Wait until one of these is done, and return None; or until a bound is passed: its error.
 
-    `stepped_at` gives the time (`time.monotonic`) when the running step began.
+    `stepped_at` returns the time (`time.monotonic`) when the running step began.
     """
     ends = time.monotonic() + limits.turn_left_s
     while True:

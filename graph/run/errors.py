@@ -36,11 +36,10 @@ MESSAGE_CHARS_MAX = 2000
 def outcome_of(error: BaseException, *, input_refused: bool = False, **ids: object) -> Outcome:
     """Return what a turn ends with when its run raised `error`.
 
-    Errors of brought code are logged with `ids` and their frames; a client gets the class and the
+    Errors of brought code are logged with `ids` and their frames. A client gets the class and the
     id of that log line, because the text may hold passwords or other users' data. `input_refused`:
     nothing but the turn's own input had been applied. Errors of the attempt itself (`FencedError`,
-    the database, the log) are raised again: what they mean for the turn is the next owner's to find
-    out.
+    the database, the log) are raised again: the next owner finds out what they mean for the turn.
     """
     if isinstance(error, UnknownInterruptError):
         return Outcome(status="rejected", code="unknown_interrupt", message=_text(error))
@@ -51,10 +50,10 @@ def outcome_of(error: BaseException, *, input_refused: bool = False, **ids: obje
 
 
 def drop_frames(error: BaseException | None) -> None:
-    """Clear the frames of an error that ended a run, and of what caused it.
+    """Clear the frames of an error that ended a run, and those of its causes.
 
-    They hold the tasks that hold the error: a circle that keeps all objects of the turn until a
-    full garbage collection. What is to be logged of them has to be logged before.
+    The frames hold the tasks that hold the error. This circle would keep all objects of the turn
+    until a full garbage collection. Log what is needed of the frames before.
     """
     left, seen = [error], set[int]()
     while left:

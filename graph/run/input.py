@@ -57,11 +57,11 @@ class AuthUser(dict[str, Any]):
 class TurnInput:
     """One turn as a graph sees it.
 
-    A start has `text` (one user message, id = turn id) or `input` (the graph's own); a resume has
-    `answers` by interrupt id. `again`: an earlier attempt had this turn, and `carried` is what it
-    handed on. `config` and `metadata` are the caller's, as LangGraph knows them; `config` may have
-    a `context` too. `identity`: who asks, where that is not the caller's to say.
-    `askers`: the tool calls that asked, by interrupt id.
+    A start has `text` (one user message, id = turn id) or `input` (the graph's own). A resume has
+    `answers` by interrupt id, and `askers`: the tool calls that asked, by interrupt id. `again`: an
+    earlier attempt had this turn, and `carried` is what it handed on. `config` and `metadata` are
+    the caller's, in LangGraph's form; `config` may have a `context` too. `identity` replaces what
+    the caller's config says about the user.
     """
 
     turn_id: str
@@ -163,8 +163,8 @@ class TurnInput:
     def call(self, pending: Collection[str] | None = None) -> object:
         """Return what to give to the graph.
 
-        `pending`, in a later attempt of a resume: the questions that are still open. Answers are
-        stored only when their task finishes, so those are given again and the others left out.
+        `pending` are the questions that are still open, in a later attempt of a resume. Answers are
+        stored only when their task finishes, so only answers to open questions are given again.
         """
         if self.kind == "start":
             return self.given

@@ -61,7 +61,7 @@ class InterruptedGraphError(asyncio.CancelledError):
 def blocking_run(frame: FrameType | None) -> Failable | None:
     """Return the run whose own code `frame` is in; None where it may not be stopped.
 
-    To be called in the loop's thread, with the frame that runs there.
+    Call this in the loop's thread, with the frame that runs there.
     """
     control, innermost = RUNNING.get(), frame
     while frame is not None:

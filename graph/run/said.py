@@ -1,4 +1,4 @@
-"""What a turn has said, for its end and a next attempt. Pure; stands in front of the emitter."""
+"""What a turn has said, for its end and for the next attempt. Pure; wraps the emitter."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 
 
 class Said:
-    """An emitter that passes everything on and remembers the messages: their text blocks.
+    """An emitter that passes everything on and remembers the text blocks of messages.
 
-    `carried` is what earlier attempts at the turn handed on; `retried` counts what it says of tasks
-    that run again. After `close` nothing is passed on: the graph's last words, when its tasks are
-    being stopped, are not heard (W7), while the attempt can still publish the turn's end.
+    `carried` is what earlier attempts at the turn handed on. `retried` counts tasks that ran again.
+    After `close` nothing that the graph emits is passed on, because its tasks are being stopped
+    (W7). The attempt can still `add` events of its own.
     """
 
     def __init__(self, emitter: Emitter, carried: Carried | None = None) -> None:
@@ -42,11 +42,11 @@ class Said:
 
     @property
     def closed(self) -> bool:
-        """True when nothing more is heard."""
+        """Whether events are dropped."""
         return self._shut or self._emitter.closed
 
     def close(self) -> None:
-        """Hear nothing more."""
+        """Drop what the graph emits from now on."""
         self._shut = True
 
     def emit(self, event_type: type[Event], *, path: str, **fields: Any) -> int:
@@ -73,7 +73,7 @@ class Said:
         return n
 
     def add(self, event_type: type[Event], *, path: str, **fields: object) -> None:
-        """Pass on an event of the attempt's own, also when the graph is not heard any more."""
+        """Pass on an event of the attempt's own, also after `close`."""
         self._emitter.emit(event_type, path=path, **fields)
 
     def tokens(
@@ -127,7 +127,7 @@ class Said:
         return self._before.message_id
 
     def carried(self, keep_n: int, keep: Sequence[Keep]) -> Carried:
-        """Return what a next attempt is to know if this one ends after a commit with this keep."""
+        """Return what the next attempt has to know if this one ends after a commit with `keep`."""
         usage, lost = list(self._before.usage), [*self._before.lost_usage, *self._lost]
         last = self._before.message_id
         for message in self.messages.values():

@@ -1,4 +1,4 @@
-"""What a turn's end says of tool calls that were stopped in the middle."""
+"""The events of tool calls that were stopped in the middle, at a turn's end."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ def closing_id(turn_id: str, tool_call_id: str) -> str:
 async def say_stopped(
     ledger: ToolCalls, said: Said, told: set[str], *, turn_id: str, why: str, earlier: bool
 ) -> None:
-    """Say that nobody knows whether they took effect, and note their ids in `told`.
+    """Emit that it is unknown whether these calls took effect, and add their ids to `told`.
 
-    A cancelled call may have sent its request, and one in a thread goes on. `earlier`: calls may
-    have begun before this attempt, and what it said of their beginning is void.
+    A cancelled call may have sent its request, and a call in a thread goes on. `earlier`: calls may
+    have begun before this attempt; their `ToolStarted` is void and is emitted again.
     """
     calls = {(call.path, call.ordinal): call for call in await ledger.begun()} if earlier else {}
     for place, call in {**calls, **ledger.open}.items():
