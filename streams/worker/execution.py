@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from turnstream.graph.run.deadlines import TurnLimits
-from turnstream.graph.run.runner import RunOutcome, end_turn, run_turn
+from turnstream.graph.run.ending import RunOutcome
+from turnstream.graph.run.runner import end_turn, run_turn
 from turnstream.schemas.errors import (
     CancelAheadError,
     PoisonedError,
