@@ -1,7 +1,7 @@
-"""Make the topics that are missing, and say where one differs from what it has to be.
+"""Create the topics that are missing, and report where one differs from what it has to be.
 
-Writes: topics that do not exist. Never changes one that does: a topic with other settings is a
-decision of somebody, so it is reported as a `TopicDrift`, and who starts up decides what to do.
+Writes topics that do not exist. Never changes an existing topic: an operator may have chosen its
+settings, so a difference is reported as a `TopicDrift`, and the caller decides what to do.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ if TYPE_CHECKING:
 
 REPLICATION_MAX = 3
 RETENTION_MS_MIN = 3_600_000
-"""A worker that is away for longer than a topic keeps its commands never goes on."""
+"""Shortest retention of a topic. Commands that retention deletes before a worker reads them are
+lost."""
 
 _RETRY_S = 0.1
 _NO_ERROR = 0
@@ -42,7 +43,10 @@ _NO_ERROR = 0
 
 @dataclass(frozen=True, slots=True)
 class TopicState:
-    """A topic as the brokers describe it; `replication` is the smallest of its partitions'."""
+    """A topic as the brokers describe it.
+
+    `replication` is the smallest of its partitions'; `led`: every partition has a leader.
+    """
 
     name: str
     topic_id: UUID
@@ -57,7 +61,7 @@ class TopicDrift:
     """One setting of one topic that is not as wanted.
 
     `key` is Kafka's name of the setting, or `exists`, `partitions`, `replication.factor`.
-    `breaks` says that turns would be lost, refused or mixed up, so that nothing should start.
+    `breaks`: turns would be lost, refused or mixed up, so no process should start.
     """
 
     name: str
@@ -125,7 +129,7 @@ class TopicAdmin:
     async def create(self, topics: Sequence[Topic], *, timeout_s: float = 30.0) -> list[str]:
         """Create the topics that are missing and wait until each has leaders; return the new names.
 
-        Safe when several processes do it at once: who comes second finds the topic there.
+        Several processes may call it at once: the later ones find the topics there.
         """
         existing = await self.ids(topic.name for topic in topics)
         missing = [topic for topic in topics if topic.name not in existing]
@@ -199,7 +203,7 @@ class TopicAdmin:
         found: dict[str, Any] = response.to_object()
         for row in found["topics"]:
             if row["error_code"] == InvalidTopicError.errno:
-                raise ConfigurationError(f"{row['name']!r} is no name that a topic can have")
+                raise ConfigurationError(f"{row['name']!r} cannot be a topic's name")
             if row["error_code"] not in (_NO_ERROR, UnknownTopicOrPartitionError.errno) and (
                 for_code(row["error_code"]).retriable is False
             ):
@@ -230,8 +234,8 @@ def drifts_of(
 ) -> list[TopicDrift]:
     """Return where one topic differs from what is wanted; pure.
 
-    Other settings do not count, unless they cannot work: see `_unworkable`. Any `compression.type`
-    can be read.
+    Settings that are not in `topic.config` count only if they cannot work, see `_unworkable`.
+    Workers and edges can read any `compression.type`.
     """
     pairs: list[tuple[str, str, str]] = [
         ("partitions", str(topic.partitions), str(state.partitions)),
@@ -270,7 +274,7 @@ def _unworkable(topic: Topic, state: TopicState) -> Iterator[TopicDrift]:
     if 0 <= found("retention.ms", -1) < RETENTION_MS_MIN:
         yield drift("retention.ms", f"{topic.config['retention.ms']}, at least {RETENTION_MS_MIN}")
     if found("retention.bytes", -1) >= 0:
-        # what is deleted by size is kept for less time than is promised
+        # a log that is also bounded by size keeps records for less time than is promised
         yield drift("retention.bytes", "-1", breaks=False)
 
 
@@ -279,7 +283,7 @@ def _breaks(key: str, wanted: str, found: str) -> bool:
     if key == "cleanup.policy":
         return True  # a compacted log of events has holes, a deleted table forgets
     if key == "max.message.bytes":
-        return int(found) < int(wanted)  # records that we measured as fitting would be refused
+        return int(found) < int(wanted)  # the broker would refuse records that we take as fitting
     if key == "unclean.leader.election.enable":
         return found == "true"  # an acked record may vanish
     return False

@@ -45,7 +45,7 @@ BATCH_BYTES_MAX = 64 << 20
 
 @dataclass(slots=True)
 class Budget:
-    """Bytes that may still be decompressed for one fetch. The first batch may take all of them."""
+    """Bytes that one fetch may have when it is decompressed; the first batch may take all."""
 
     bytes_max: int
     used: int = 0
@@ -59,7 +59,7 @@ class Budget:
 async def made_readable(raw: bytes, position: int, budget: Budget) -> bytes:
     """Return the fetch's batches for `batch_records`, which verifies no check sums.
 
-    What is compressed is read in a thread: 64 MiB take a tenth of a second.
+    A fetch with a compressed batch is read in a thread, because 64 MiB take a tenth of a second.
     """
     if is_compressed(raw):
         return await asyncio.to_thread(readable, raw, position, budget)
@@ -182,7 +182,7 @@ def _end(batch: bytes, position: int, next_base: int) -> int:
 
 
 def _legacy(batch: bytes, position: int) -> bytes:
-    """Let a message of the formats before Kafka 0.11 pass, if it is one record and whole."""
+    """Return a message of a format before Kafka 0.11, if it is one record and whole."""
     magic = batch[MAGIC_AT]
     if magic > MAGIC or (magic == MAGIC and len(batch) < HEADER.size):
         raise BatchUnreadableError(f"format {magic} is unknown", code="unsupported_format")

@@ -1,7 +1,7 @@
-"""Decompress what a producer or a broker compressed, never beyond a bound.
+"""Decompress batches that a producer or a broker compressed, never beyond a bound.
 
 Kafka's codecs by their number in a batch's attributes. A batch of 1 MiB can hold 1 GB of one letter
-in gzip, and more in zstd, so that each codec stops as soon as the output passes the bound.
+in gzip, and more in zstd, so each codec stops as soon as its output exceeds the bound.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ class _Codec(Protocol):
 
 
 def _framed(module: _Codec) -> Callable[[bytes, int], bytearray]:
-    """Return the reader of a codec that writes into a buffer of ours, which grows up to a bound."""
+    """Return a reader that lets the codec write into a buffer of ours, which grows to the bound."""
 
     def read(data: bytes, bytes_max: int) -> bytearray:
         if not data:
@@ -110,7 +110,7 @@ def _framed(module: _Codec) -> Callable[[bytes, int], bytearray]:
             try:
                 size = module.decompress_into(data, buffer)
             except cramjam.DecompressionError as error:
-                if "whole buffer" not in str(error):  # any other words: the data is damaged
+                if "whole buffer" not in str(error):  # any other message means damaged data
                     raise
                 if room == bytes_max:
                     raise _too_large(bytes_max) from error

@@ -1,7 +1,7 @@
-"""The input topics as a worker reads them: a group divides the partitions, the ledger says where.
+"""The input topics as a worker reads them: a group divides them, the ledger has the positions.
 
-Kafka's committed offsets are for lag tools only. A partition that was assigned is read only after
-`place` gave it the ledger's position, so that neither a rebalance nor a restored database loses or
+Only lag tools use Kafka's committed offsets. The inbox reads an assigned partition only after
+`place` gave it the ledger's position, so neither a rebalance nor a restored database loses or
 repeats a command. Reads `turns` and `turns.<tenant>`; writes committed offsets.
 """
 
@@ -32,18 +32,19 @@ log = structlog.get_logger(__name__)
 
 FETCH_WAIT_MS = 250
 PARTITION_BYTES = 64 << 10
-"""Of a partition before the next one is read: a backlog of one does not keep the others waiting."""
+"""Bytes of one partition in a fetch: a backlog of one does not keep the others waiting."""
 COMMIT_EVERY_S = 5.0
 LEAVE_TIMEOUT_S = 3.0
-SESSION_TIMEOUT_MS = 6_000  # a broker's default minimum: so long wait a killed worker's partitions
+SESSION_TIMEOUT_MS = 6_000
+"""A killed worker's partitions wait for this long; it is a broker's default minimum."""
 
 
 @dataclass(slots=True)
 class UnreadableRecord:
     """Records that cannot be read, as one: offsets `offset` up to, without, `end`.
 
-    `value`: the bytes of their batch, or of the one record; nothing where they are too many.
-    `code` and `message` say why.
+    `value` holds the bytes of their batch, or of the one record; it is empty where they are too
+    many. `code` and `message` give the reason.
     """
 
     topic: str
@@ -124,12 +125,13 @@ class Inbox:
         await self._stop()
 
     async def leave(self) -> None:
-        """Read nothing more and let the group give the partitions to others."""
+        """Read nothing more, so that the group gives the partitions to other workers."""
         try:
             async with asyncio.timeout(LEAVE_TIMEOUT_S):
                 await self._stop()
         except (KafkaError, TimeoutError) as error:
-            log.warning("group_not_left", error=repr(error))  # it finds out by the session's time
+            # the group notices when the session times out
+            log.warning("group_not_left", error=repr(error))
 
     async def _stop(self) -> None:
         """Stop the consumer.
@@ -162,7 +164,7 @@ class Inbox:
             raise KafkaUnavailableError(f"input topics: {error!r}") from error
 
     def place(self, partition: TopicPartition, position: int) -> None:
-        """Read the partition from this position on; nothing happens if it has been taken away."""
+        """Read the partition from this position on; does nothing if it was revoked meanwhile."""
         if partition not in self._consumer.assignment():
             self._unplaced.discard(partition)
             return
@@ -185,13 +187,13 @@ class Inbox:
         return None if partition in self._unplaced else self._at.get(partition)
 
     def moved(self, partition: TopicPartition, position: int) -> None:
-        """Note that everything before `position` is in the ledger."""
+        """Note that all records before `position` are in the ledger."""
         if partition not in self._unplaced:
             self._at[partition] = position
 
     @property
     def paused(self) -> bool:
-        """Whether nothing is to be read."""
+        """Whether the inbox reads nothing for now."""
         return self._paused
 
     @paused.setter
@@ -204,9 +206,9 @@ class Inbox:
     async def batches(
         self, *, wait_s: float, records_max: int
     ) -> dict[TopicPartition, list[InputRecord]]:
-        """Return what came in, per partition and in order; waits for the first at most `wait_s`.
+        """Return new records by partition, in order; waits at most `wait_s` for the first.
 
-        Together they are at most `records_max`.
+        They are at most `records_max` together.
 
         Raises `InputLostError` where the ledger's position is not in the log, and
         `KafkaUnavailableError`.
@@ -230,7 +232,7 @@ class Inbox:
         }
 
     async def commit(self) -> None:
-        """Tell Kafka's lag tools where the ledger stands, now and then; a failure is no error."""
+        """Commit the ledger's positions for lag tools every `COMMIT_EVERY_S`; log failures."""
         if time.monotonic() - self._committed_at < COMMIT_EVERY_S:
             return
         self._committed_at = time.monotonic()

@@ -77,7 +77,10 @@ class LogReads:
         return found if found >= 0 else (await self.offsets({partition: LATEST}))[partition]
 
     async def offsets(self, asked: dict[int, int]) -> dict[int, int]:
-        """Return offsets by time (ms), `EARLIEST` or `LATEST`; -1 where no record is that late."""
+        """Return offsets by partition for a time (ms since 1970), `EARLIEST` or `LATEST`.
+
+        -1 where no record is that late.
+        """
         found: dict[int, int] = {}
         for _ in range(_LEADER_TRIES):
             by_node: dict[int, list[tuple[int, int]]] = {}
@@ -88,7 +91,7 @@ class LogReads:
                 found.update(await self._offsets_of(node, wanted))
             if len(found) == len(asked):
                 return found
-            # the leader has just changed, or does not know yet that it leads
+            # the leader has just changed, or the new one does not know yet that it leads
             await self.client.force_metadata_update()
             await asyncio.sleep(_PAUSE_S)
         raise KafkaUnavailableError(f"{self._topic} has partitions without a leader")

@@ -1,8 +1,8 @@
-"""The latest of the log in memory: raw fetched batches, bounded by bytes, decoded when asked.
+"""The newest part of the log in memory: raw fetched batches, bounded by bytes, decoded on demand.
 
-Beside each fetched piece of a partition stand the keys in it, so that one thread's records are
-found without looking at the others'. When the bytes are over, the oldest pieces of the whole
-process go first. Pure: no I/O, no clock.
+Each fetched piece of a partition is stored with the keys in it, so that the records of one thread
+are found without reading the others'. Above the bound the ring evicts the oldest pieces of all
+partitions. Pure: no I/O, no clock.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from collections import deque
 from turnstream.connectors.kafka.read.batches import batch_records
 
 PIECE_OVERHEAD_BYTES = 256
-"""What a piece of a few keys costs beside its bytes: its objects, its places in the index."""
+"""Bytes that a piece of a few keys costs beside its own: its objects, its places in the index."""
 KEY_OVERHEAD_BYTES = 900
-"""What a key costs in the index, however many pieces it has (`test_what_is_counted_is_used`)."""
+"""Bytes that a key costs in the index, in any number of pieces (`test_what_is_counted_is_used`)."""
 
 
 class _Key:
@@ -28,7 +28,7 @@ class _Key:
 
 
 class _Piece:
-    """What one fetch gave of one partition: offsets `first` up to, without, `end`."""
+    """The bytes that one fetch gave of one partition: offsets `first` up to, without, `end`."""
 
     __slots__ = ("end", "first", "keys", "raw")
 
@@ -49,7 +49,7 @@ class _Partition:
         self.by_key: dict[bytes, _Key] = {}
 
     def keys(self, keys: set[bytes]) -> tuple[_Key, ...]:
-        """Return the index's own entry of each key: a piece keeps nothing else of it."""
+        """Return the index's entry of each key, so that a piece holds no copy of the key."""
         by_key = self.by_key
         found = []
         for key in keys:
@@ -70,7 +70,7 @@ class Ring:
         self._order: deque[int] = deque()
 
     def restart(self, partition: int, begins: int) -> None:
-        """Forget a partition and go on at an offset that does not follow the last."""
+        """Drop a partition's pieces and go on at an offset that does not follow the last."""
         old = self._partitions.get(partition)
         if old is not None:
             self.bytes -= sum(_cost(piece) for piece in old.pieces)
@@ -79,7 +79,7 @@ class Ring:
         self._partitions[partition] = _Partition(begins)
 
     def add(self, partition: int, end: int, raw: bytes, keys: set[bytes]) -> None:
-        """Append what follows the partition's end, up to `end`, with the keys in it."""
+        """Append the bytes from the partition's end up to `end`, with the keys in them."""
         home = self._partitions[partition]
         known = len(home.by_key)
         piece = _Piece(home.end, end, raw, home.keys(keys))
@@ -104,11 +104,11 @@ class Ring:
                 self.bytes -= KEY_OVERHEAD_BYTES
 
     def begins(self, partition: int) -> int:
-        """Return the first offset from which on nothing is missing."""
+        """Return the first offset from which the ring holds every record."""
         return self._partitions[partition].begins
 
     def end(self, partition: int) -> int:
-        """Return the offset after the last piece; 0 for a partition that never was read."""
+        """Return the offset after the last piece; 0 for a partition that was never read."""
         home = self._partitions.get(partition)
         return 0 if home is None else home.end
 

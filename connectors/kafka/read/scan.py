@@ -1,6 +1,6 @@
 """Bounded reads of a topic: from the log's start to the end that stood when the read began.
 
-For replay and checks: no group, nothing committed, no waiting for more. Reads Kafka only.
+Replay and checks use it: no group, no commits, no waiting for more records. Reads Kafka only.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _BATCH_RECORDS_MAX = 2000
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """What one partition held when it was asked: offsets `first` up to, without, `end`."""
+    """The offsets that one partition held when the broker was asked: `first` up to before `end`."""
 
     partition: int
     first: int
@@ -57,7 +57,7 @@ def partition_of(key: bytes, partitions: int) -> int:
 
 
 class LogScan:
-    """Read parts of topics; an async context manager over one consumer, used by one task.
+    """Read parts of topics: an async context manager over one consumer, for one task.
 
     `client` are aiokafka's connection options. Every call raises `KafkaUnavailableError` where
     Kafka does not answer.
@@ -137,12 +137,12 @@ class LogScan:
         except KafkaError as error:
             raise KafkaUnavailableError(f"read of {topic}: {error!r}") from error
         finally:
-            # not unsubscribed: aiokafka 0.14 may then swallow the cancel of its fetcher, and a
-            # stop right after waits for ever
+            # paused and not unsubscribed: aiokafka 0.14 may swallow the cancel of its fetcher then,
+            # and a stop right after it waits for ever
             self._consumer.pause(*left)
 
     async def spans_since(self, topic: str, since_s: float | None) -> list[Span]:
-        """Return what each partition holds since a Unix time; None: nothing, from its end on."""
+        """Return what each partition holds since a Unix time; with None, empty spans at the end."""
         spans = await self.spans(topic)
         if since_s is None:
             return [replace(span, first=span.end) for span in spans]

@@ -1,1 +1,1 @@
-"""Requests written by hand, and all that touches aiokafka's private names."""
+"""How clients are opened, requests written by hand, and every use of aiokafka's private names."""

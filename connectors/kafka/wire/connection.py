@@ -1,8 +1,8 @@
-"""Requests of the hot path on a broker's connection: the answer comes as a call, not by a task.
+"""Requests of the hot path on a broker's connection: the answer is a call, without a task.
 
-aiokafka opens the connection: brokers, TLS, SASL and versions are its own. Then its streams are
-taken off the transport, because a request passes two tasks and three futures there. A connection
-that a wire has taken carries nothing else.
+aiokafka opens the connection: it knows brokers, TLS, SASL and versions. Then a wire takes its
+streams off the transport, because a request passes two tasks and three futures there. A connection
+that a wire has taken carries only its requests.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ class Wire(asyncio.Protocol):
         return await answer
 
     def close(self, error: KafkaError | None = None) -> None:
-        """Close the connection; who waits hears `error`."""
+        """Close the connection; every request that waits fails with `error`."""
         self.lost = True
         if self._watch is not None:
             self._watch.cancel()
@@ -123,7 +123,7 @@ class Wire(asyncio.Protocol):
     # -- what the loop calls -------------------------------------------------------------------
 
     def data_received(self, data: bytes) -> None:
-        """Tell whose answers are whole."""
+        """Call back the requests whose answers are whole."""
         if self._parts:  # joined once an answer is whole: megabytes come in hundreds of pieces
             self._parts.append(data)
             self._missing -= len(data)
@@ -145,7 +145,7 @@ class Wire(asyncio.Protocol):
             at = begin + size
             (correlation,) = _SIZE.unpack_from(data, begin)
             if not self._waiting or self._waiting[0][0] != correlation:
-                self.close(CorrelationIdError(f"answer {correlation} is to no request of ours"))
+                self.close(CorrelationIdError(f"no request waits for answer {correlation}"))
                 return
             _, _, told = self._waiting.popleft()
             self._connection._last_action = time.monotonic()  # noqa: SLF001  it is not idle
@@ -155,13 +155,13 @@ class Wire(asyncio.Protocol):
                 told(data[begin:at], _SIZE.size, None)
 
     def connection_lost(self, error: Exception | None) -> None:
-        """Tell everybody, aiokafka too."""
+        """Fail the requests that wait, and let aiokafka know."""
         self._streams.connection_lost(error)
         if not self.lost:
             self.close(KafkaConnectionError(f"the connection broke: {error!r}"))
 
     def pause_writing(self) -> None:
-        """Do nothing: who sends waits for answers, which bounds what is on its way."""
+        """Do nothing: senders wait for answers, which bounds the bytes on their way."""
 
     def resume_writing(self) -> None:
         """Do nothing, see `pause_writing`."""

@@ -1,7 +1,7 @@
-"""aiokafka's consumers, made to read what anybody may have written; see `batches.readable`.
+"""aiokafka's consumers, made to read what any producer may have written; see `batches.readable`.
 
-`read_readable` stands between a consumer and its client: what a broker answers to a fetch is made
-readable before aiokafka's fetcher sees it. Compressed answers are read in a thread, because 64 MiB
+`read_readable` stands between a consumer and its client: it makes a broker's answer to a fetch
+readable before aiokafka's fetcher gets it. Compressed answers are read in a thread, because 64 MiB
 take a tenth of a second.
 """
 
@@ -41,7 +41,7 @@ def new_consumer(
 
 
 def read_readable(consumer: AIOKafkaConsumer, batch_bytes_max: int = BATCH_BYTES_MAX) -> None:
-    """Let a consumer that checks no sums itself read every fetch."""
+    """Make a consumer read every fetch; it has to be one with `check_crcs=False`."""
     client = consumer._client  # noqa: SLF001  aiokafka offers no other way
     send: Callable[..., Awaitable[Response]] = client.send
 
@@ -60,16 +60,16 @@ def read_readable(consumer: AIOKafkaConsumer, batch_bytes_max: int = BATCH_BYTES
 
 
 async def partitions_of(consumer: AIOKafkaConsumer, topic: str) -> list[int]:
-    """Return the numbers of a topic's partitions, in order; aiokafka raises what keeps it from it.
+    """Return the numbers of a topic's partitions, in order. Raises `KafkaError`.
 
-    No public call makes a consumer learn of a topic without assigning it.
+    No public call makes a consumer fetch a topic's metadata without an assignment.
     """
     numbers: set[int] = await consumer._client._wait_on_metadata(topic)  # noqa: SLF001
     return sorted(numbers)
 
 
 async def ask_any(admin: AIOKafkaAdminClient, request: Request) -> Response:
-    """Return a broker's answer to a request that aiokafka's admin client has no call for."""
+    """Return some broker's answer to a request for which aiokafka's admin client has no call."""
     client = admin._client  # noqa: SLF001
     return await client.send(client.get_random_node(), request)
 

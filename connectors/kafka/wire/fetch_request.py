@@ -43,9 +43,9 @@ def _layout(targets: int) -> Struct:
 
 
 class Fetched(Response):  # type: ignore[misc]  # aiokafka has no types
-    """An answer: (partition, error, batches) of each partition, and what goes for the whole.
+    """An answer: `partitions` holds (partition, error, batches).
 
-    That is `error`, and the `session` that the broker keeps; 0 is none.
+    `error` is of the whole answer. `session` is the fetch session that the broker keeps, 0 if none.
     """
 
     API_KEY = FETCH
@@ -58,7 +58,7 @@ class Fetched(Response):  # type: ignore[misc]  # aiokafka has no types
         self.partitions = partitions
 
     def __repr__(self) -> str:
-        """Return what a debug log can bear."""
+        """Return a text short enough for a debug log."""
         return f"Fetched(error={self.error}, partitions={len(self.partitions)})"
 
     @classmethod
@@ -147,9 +147,10 @@ class Fetch(Request[_FetchStruct]):  # type: ignore[misc]  # aiokafka has no typ
 
 
 class FetchSession:
-    """What one broker has been told to fetch of a topic, so that only changes are told (KIP-227).
+    """A fetch session with one broker: a request names only changed partitions (KIP-227).
 
-    `request` and the `answered` to it take turns. The broker serves first who has waited longest.
+    Calls of `request` and `answered` alternate. The broker serves first the partition that has
+    waited longest.
     """
 
     def __init__(
@@ -181,7 +182,7 @@ class FetchSession:
         return Fetch(self._topic, changed, **self._bounds, session=(self._id, self._epoch))
 
     def answered(self, answer: Fetched) -> None:
-        """Go on; or begin anew, where the broker has no session for us or has lost it."""
+        """Go on with the session, or begin a new one where the broker has none or has lost it."""
         if answer.error or not answer.session:
             self.restart()
             return
@@ -189,6 +190,6 @@ class FetchSession:
         self._epoch = self._epoch % _EPOCHS + 1  # after the last number comes 1: 0 begins a session
 
     def restart(self) -> None:
-        """Name every partition the next time: whatever the broker remembers may not be so."""
+        """Name every partition in the next request, because the broker's state is not known."""
         self._id, self._epoch = 0, 0
         self._told = {}

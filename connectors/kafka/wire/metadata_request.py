@@ -1,7 +1,7 @@
 """Ask a broker for topics with their ids: metadata request version 12, which aiokafka lacks.
 
-aiokafka 0.14 stops at version 5; ids came with version 10 (KIP-516, Kafka 2.8) and survive neither
-deletion nor recreation of a topic, which is why an incarnation can be told by them. Reads only.
+aiokafka 0.14 stops at version 5; ids came with version 10 (KIP-516, Kafka 2.8). A topic that is
+deleted and made anew has another id, so an id identifies an incarnation. Reads only.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 class Bell:
     """Wakes the one loop that listens. `tick_s` is the least time between two rounds.
 
-    `armed`: a ring that is not urgent would change nothing, so a caller in a hurry may leave it.
+    `armed`: a ring that is not urgent would change nothing, so the caller may leave it out.
     """
 
     def __init__(self, tick_s: float, clock: Callable[[], float]) -> None:
@@ -25,7 +25,7 @@ class Bell:
         self._timer: asyncio.TimerHandle | None = None
 
     def listen(self) -> asyncio.Future[None]:
-        """Return what is done when the bell has rung; the caller awaits it, then calls `heard`."""
+        """Return a future that is done when the bell rings; call `heard` after it."""
         self.armed = False
         self._rung = asyncio.get_running_loop().create_future()
         return self._rung
@@ -51,7 +51,7 @@ class Bell:
         self.armed = False
 
     def heard(self) -> None:
-        """Let no timer of this ring disturb the next."""
+        """Cancel the timer, so that it does not ring for the next round."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

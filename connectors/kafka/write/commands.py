@@ -22,7 +22,7 @@ BATCH_BYTES_MAX = 1 << 20
 
 
 class Encoder(Protocol):
-    """What turns a record into bytes."""
+    """Encodes records."""
 
     def encode(self, record: msgspec.Struct) -> bytes:
         """Return the record with its framing."""
@@ -65,8 +65,8 @@ class KafkaCommands:
     async def append(self, key: str, kind: type[Command], value: bytes) -> None:
         """Return once every replica has a command that `encode` made.
 
-        Raises `KafkaUnavailableError` (the command may or may not be in the log: ask again with the
-        same turn id), `RecordTooLargeError`.
+        Raises `KafkaUnavailableError`: the command may be in the log, so append it again with the
+        same turn id. Raises `RecordTooLargeError`.
         """
         headers = [("type", kind.__name__.encode())]
         try:

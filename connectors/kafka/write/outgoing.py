@@ -1,4 +1,4 @@
-"""A record on its way into the log, and the sender that hears what became of it."""
+"""A record on its way into the log, and the sender that is called when it is there."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ class Sender(Protocol):
         ...
 
     def landed(self, n: int, offset: int) -> None:
-        """Take note that record `n` is in the log; `offset` is -1 where the broker gave none."""
+        """Note that record `n` is in the log; `offset` is -1 where the broker gave none."""
         ...
 
     def refused(self, error: ProduceRefusedError) -> None:
-        """Take note that a batch with one of its records was refused; it sends nothing more."""
+        """Note that the broker refused a batch with one of its records; nothing more is sent."""
         ...
 
 

@@ -1,10 +1,9 @@
 """The producer that the pump sends with: idempotent, acks=all, one request a leader and round.
 
-aiokafka keeps the connections and the metadata, and builds the batches. What it does between a
-batch and its request (queues, futures, a task that waits for both) is left out: it cost a third of
-a round. The pump has its own queues, and at most one batch a partition on its way. So a sequence is
-known when a batch is begun, and what has to be sent again is sent again as it was. Writes to Kafka;
-reads metadata.
+aiokafka keeps the connections and the metadata, and builds the batches. Its queues, futures and
+tasks between a batch and its request are left out, because the pump has queues of its own. At most
+one batch of a partition is on its way, so its sequence is known when the batch is begun, and a
+batch that is sent again is the same bytes. Writes to Kafka; reads metadata.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
     from turnstream.connectors.kafka.write.sending import Broken, Told
 
 BATCH_BYTES_MAX = 512 << 10
-"""Of one batch: below every topic's `max.message.bytes`, which bounds batches and not records."""
+"""Bytes of a batch: below every topic's `max.message.bytes`, which bounds batches, not records."""
 
 _MAGIC = 2
 _SEQUENCE_MASK = 0x7FFFFFFF
@@ -55,7 +54,7 @@ class Batch:
         self.count = 0
 
     def append(self, key: bytes, value: bytes, headers: list[tuple[str, bytes]]) -> bool:
-        """Take a record; False if it has no room beside the others."""
+        """Append a record; False if the batch has no room for it beside the others."""
         took = self._builder.append(self.count, None, key, value, headers)
         if took is None:
             return False
@@ -63,7 +62,7 @@ class Batch:
         return True
 
     def build(self) -> bytes:
-        """Return the bytes; nothing can be appended any more."""
+        """Return the bytes, and take no further records."""
         data: bytes = bytes(self._builder.build())
         return data
 
@@ -71,7 +70,7 @@ class Batch:
 class Producer:
     """One producer id. A refused batch spends its partition's sequence: open another producer then.
 
-    At most one batch a partition may be on its way; the pump sees to it.
+    The pump makes sure that at most one batch of a partition is on its way.
     """
 
     def __init__(
@@ -132,7 +131,7 @@ class Producer:
     ) -> None:
         """Send batches to the broker that leads them, in one request.
 
-        `told` is called once for each of them; `broken` for what must not happen.
+        `told` is called once for each batch, `broken` for an error that nothing expects.
         """
         data: dict[TopicPartition, bytes] = {}
         for to, batch in batches.items():
@@ -151,11 +150,11 @@ class Producer:
             return wire
 
     async def probe(self) -> bool:
-        """Ask for metadata, leaders among it; tells whether a broker answered."""
+        """Update the metadata, which has the leaders; return whether a broker answered."""
         return bool(await self._client.force_metadata_update())
 
     def lacks(self, to: TopicPartition) -> bool:
-        """Say whether the topic is known to be without this partition."""
+        """Return whether the metadata has the topic without this partition."""
         known = self._client.cluster.partitions_for_topic(to.topic)
         return known is not None and to.partition not in known
 
@@ -166,7 +165,7 @@ class Producer:
             self._none_away.set()
 
     def spawn(self, work: Coroutine[object, object, None], broken: Broken) -> None:
-        """Run what cannot be done at once; an error in it goes to `broken`."""
+        """Run work in a task; an error in it goes to `broken`."""
 
         def ended(task: asyncio.Task[None]) -> None:
             self._sending.discard(task)
@@ -181,9 +180,9 @@ class Producer:
 def pump_producer(
     bootstrap: str, topics: Sequence[str], *, client_id: str = "turnstream-pump", **client: object
 ) -> Callable[[], Awaitable[Producer]]:
-    """Return what opens a producer for the pump.
+    """Return a function that opens a producer for the pump.
 
-    Metadata of `topics` is fetched at once, so that no round waits for it. What is returned raises
+    It fetches the metadata of `topics`, so that no round waits for it. It raises
     `KafkaUnavailableError` where Kafka does not answer and `ConfigurationError` where one of the
     topics does not exist. `client` are aiokafka's connection options.
     """

@@ -1,4 +1,4 @@
-"""The pump: produces what all turns of a worker said, in rounds a tick apart.
+"""The pump: produces the records of all turns of a worker, in rounds a tick apart.
 
 Cost follows produce requests and not records, so one pump gathers what every sender has and
 produces it in rounds: one batch a partition, one round in flight per leader, idempotent, acks=all.
@@ -101,7 +101,7 @@ class Pump:
         return await delivery.offset
 
     def hurry(self) -> None:
-        """Let the next round leave at once, because a caller waits for its acks."""
+        """Send the next round at once, because a caller waits for its acks."""
         self._bell.ring(urgent=True)
 
     def _ring_for(self, to: TopicPartition, *, urgent: bool) -> None:
@@ -140,7 +140,7 @@ class Pump:
         return self._clock() - self._rounds.heard_at
 
     async def probe(self) -> None:
-        """See whether Kafka answers, where no acks tell it; does nothing while some are due."""
+        """Find out whether Kafka answers; does nothing while acks are due, which show it too."""
         if not self._rounds.by_leader and await self._producer.probe():
             self._rounds.heard()
 

@@ -1,4 +1,4 @@
-"""Rounds on their way: which records have no answer yet, and what their senders hear of one."""
+"""Rounds on their way: the records that have no answer yet, and the calls to their senders."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Rounds:
     """At most one round a leader. `by_leader` and `partitions` are those that have no answer yet.
 
     `heard_at`: when Kafka last acknowledged something, by `clock`. `on_refused` is called before
-    the senders of a refused batch hear of it, `on_settled` when a round has all its answers.
+    the senders of a refused batch are, `on_settled` when a round has all its answers.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Batches on their way: one request, and whatever has to be sent again.
+"""Batches on their way: one request, and the repeats that it needs.
 
 Writes to Kafka through the producer's connections.
 """
@@ -41,7 +41,7 @@ RETRY_S = 0.1
 
 
 class Told(Protocol):
-    """Hears what became of a batch: its first offset (-1 where unknown), or why it is refused."""
+    """Takes a batch's answer: its first offset (-1 where unknown), or why it was refused."""
 
     def __call__(self, to: TopicPartition, offset: int, error: BaseException | None) -> None:
         """Take the answer."""
@@ -51,7 +51,7 @@ class Told(Protocol):
 class Sending:
     """Batches that left together, until each is acknowledged or refused.
 
-    What has to be sent again is sent as it was, to whoever leads by then.
+    A batch that has to be sent again goes unchanged to the leader of that moment.
     """
 
     __slots__ = ("_broken", "_left", "_producer", "_told")
@@ -108,7 +108,7 @@ class Sending:
     def _settle(
         self, batches: tuple[TopicPartition, ...], body: bytes, at: int, error: KafkaError | None
     ) -> None:
-        """Tell of those that an answer settles; the others are left."""
+        """End the batches that an answer settles; the others stay in `_left`."""
         if error is not None:
             if error.retriable:
                 log.warning("produce_repeated", error=repr(error))
@@ -122,7 +122,9 @@ class Sending:
                 self._end(to, offset, None)
                 continue
             error_type = for_code(code)
-            if error_type is DuplicateSequenceNumber:  # it is in the log, nobody recalls where
+            if (
+                error_type is DuplicateSequenceNumber
+            ):  # it is in the log; the broker has forgotten the offset
                 self._end(to, -1, None)
             elif error_type.retriable:
                 log.warning("produce_repeated", topic=topic, partition=partition, code=code)
