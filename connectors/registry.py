@@ -47,7 +47,7 @@ class _Version(msgspec.Struct):
 
 
 class Registry:
-    """Calls to one registry; `writers` is what the codec reads by, and grows with `load`."""
+    """Calls to one registry; `writers` has the schemas that the codec reads by, see `load`."""
 
     def __init__(self, url: str, session: aiohttp.ClientSession) -> None:
         self._url = url.rstrip("/")
@@ -137,7 +137,7 @@ async def open_registry(url: str) -> AsyncIterator[Registry]:
 async def open_codec(url: str) -> Codec:
     """Return a codec: Confluent framing by the registry at `url`, or single-object without one.
 
-    Registers our schemas. Who reads for long should load again when an id is unknown.
+    Registers our schemas. A process that reads for long should load again when an id is unknown.
     """
     if not url:
         return Codec()

@@ -1,7 +1,8 @@
-"""What foreign JSON, numbers and texts may be, the same on every way in. Pure.
+"""Limits of foreign JSON, numbers and texts, the same on every way in. Pure.
 
 Workers and edges read JSON of clients and records through `read_json`, or call `check_depth` before
-another parser sees it: parsers recurse, and so does whatever walks their result. Nothing here does.
+another parser sees it, because parsers recurse, and so does code that walks their result. Nothing
+in this module recurses.
 """
 
 from __future__ import annotations
@@ -45,8 +46,8 @@ _BOM = "\ufeff"
 def depth_of(text: bytes | str) -> int:
     """Return how many levels JSON has, 0 where it cannot have more than `DEPTH_MAX`.
 
-    About 5 ms a megabyte of usual JSON, 60 ms a megabyte at worst. Of what is no JSON it is the
-    depth that a parser reaches before it sees that, or more.
+    Takes about 5 ms a megabyte of usual JSON, 60 ms a megabyte at worst. For text that is not JSON
+    it returns the depth that a parser reaches before it fails, or more.
     """
     if isinstance(text, str):
         if text.count("[") + text.count("{") <= DEPTH_MAX:
@@ -94,9 +95,9 @@ def read_json(data: bytes | str, field: str = "", *, envelope: bool = False) -> 
 
 
 def compact(value: object) -> str:
-    """Return a JSON value as text without white space and without escapes that it can do without.
+    """Return a JSON value as text without white space and without needless escapes.
 
-    Its length is what limits in characters or bytes are compared with.
+    Limits in characters or bytes are compared with its length.
     """
     return msgspec.json.encode(value).decode()
 
@@ -134,7 +135,7 @@ def check_label(field: str, text: str) -> None:
 
 
 def check_value(value: object, *, strict: bool = False) -> None:
-    """Raise ValueError for a JSON value that no store or other client could hold.
+    """Raise ValueError for a JSON value that some store or client cannot hold.
 
     At most `DEPTH_MAX` levels, integers of 64 bits, no NaN or infinity. `strict`: strings without
     NUL and lone surrogates too.
@@ -156,7 +157,7 @@ def check_value(value: object, *, strict: bool = False) -> None:
             waiting.extend((one, depth + 1) for one in items)
         elif isinstance(item, float):
             if item - item != 0:
-                raise ValueError("has a number that JSON does not know")
+                raise ValueError("has a number that JSON does not have")
         elif isinstance(item, int) and not INT_MIN <= item <= INT_MAX:
             raise ValueError("has an integer of more than 64 bits")
 

@@ -1,7 +1,7 @@
 """Text that every store, wire and screen takes. Pure.
 
-UTF-8 has no lone surrogates and Postgres no NUL: each becomes U+FFFD, so that a reader sees that
-something was there.
+UTF-8 has no lone surrogates and Postgres stores no NUL. Each becomes U+FFFD, so that a reader sees
+that a character was there.
 """
 
 from __future__ import annotations

@@ -10,10 +10,10 @@ _KEYS = uuid.UUID("3d0f4b0e-59a6-5f0c-8a53-0f6c7a1de2b4")
 
 
 class ToolCall(NamedTuple):
-    """One call: where it stands in its chain of turns, what it asks for, and under which key.
+    """One call: its place in its chain of turns, its arguments, and its key.
 
-    `path` is its task's, `ordinal` its place among the calls of that task. The two, with the
-    chain's origin, name it in the ledger. `idempotency_key` is what the tool is given.
+    `path` is its task's, `ordinal` its place among the calls of that task. Together with the
+    chain's origin they name it in the ledger. The tool gets `idempotency_key`.
     """
 
     path: str
@@ -25,10 +25,11 @@ class ToolCall(NamedTuple):
 
 
 class Known(NamedTuple):
-    """What the ledger held when a call was to begin.
+    """The ledger's row of a call that is about to begin.
 
-    `new`: nothing, or that it had stopped with a question. `started`: that it began; whether it
-    took effect is not known. `done`: its `result`. `other`: a call of another name or arguments.
+    `new`: there is none, or the call had stopped with a question. `started`: the call began, and
+    may have taken effect. `done`: it has a `result`. `other`: the row has another name or other
+    arguments.
     """
 
     state: Literal["new", "started", "done", "other"]
@@ -43,7 +44,7 @@ def call_digest(name: str, arguments: str) -> bytes:
 def idempotency_key(thread_key: str, origin: uuid.UUID, place: str, ordinal: int) -> str:
     """Return the key of a call: a UUID that is the same whenever the call is made again.
 
-    `place` says where in the graph the call stands. A turn id is unique in its tenant only, hence
-    the thread.
+    `place` is where the call stands in the graph. The key holds the thread, because a turn id is
+    unique only in its tenant.
     """
     return str(uuid.uuid5(_KEYS, f"{thread_key}\n{origin}\n{place}\n{ordinal}"))

@@ -96,7 +96,7 @@ class MemoryEmitter:
 
     @property
     def waited_for(self) -> list[int]:
-        """Positions whose acknowledgement somebody waits for."""
+        """Positions whose acknowledgement is awaited."""
         return [n for n, future in self._waiting if not future.done()]
 
     def ack(self, n: int) -> None:

@@ -104,7 +104,7 @@ class ThreadFold:
         self.unknown = 0
 
     def apply(self, record: msgspec.Struct, offset: int = -1) -> Change:
-        """Take one record in and say what it changed."""
+        """Apply one record and return what it changed."""
         if not isinstance(record, Event):
             self.unknown += isinstance(record, UnknownEvent)
             return Change(Verdict.UNKNOWN, None, record, offset)
@@ -115,7 +115,7 @@ class ThreadFold:
             view = self.turns[record.turn_id] = TurnView(record.turn_id)
         verdict, dropped = apply_to_turn(view, record)
         if verdict is Verdict.ACCEPTED and view.done and rolled_back(view):
-            # the view keeps what was said; readers are to show nothing of it any more
+            # the view keeps the items, but readers show nothing of the turn any more
             verdict, dropped = Verdict.REWOUND, tuple(view.items)
         return Change(verdict, view, record, offset, dropped)
 
@@ -174,7 +174,7 @@ def _start(view: TurnView, record: AttemptStarted) -> tuple[Verdict, tuple[Event
         return Verdict.IGNORED, _NONE
     decides = record.base or record.epoch if record.reason == "decided" else record.epoch
     if view.done and decides == view.decides:
-        view.epoch = record.epoch  # the end that is shown stands: it is only said again
+        view.epoch = record.epoch  # the end that is shown stands: the record only repeats it
         return Verdict.IGNORED, _NONE
     missed = record.base > view.epoch or record.high_n > view.last_n
     stays: list[Event] = []
@@ -191,12 +191,12 @@ def _start(view: TurnView, record: AttemptStarted) -> tuple[Verdict, tuple[Event
 
 
 def _end(view: TurnView, record: TurnEnded) -> tuple[Verdict, tuple[Event, ...]]:
-    """F5: the turn ended before anybody claimed it."""
+    """F5: the turn ended before a worker claimed it."""
     if record.epoch <= view.epoch:
         return Verdict.IGNORED, _NONE
     end = view.terminal
     if isinstance(end, TurnEnded) and (end.outcome, end.code) == (record.outcome, record.code):
-        view.epoch = record.epoch  # it is only said again
+        view.epoch = record.epoch  # the record only repeats the end
         return Verdict.IGNORED, _NONE
     gone = tuple(view.items)
     view.items = []
@@ -206,7 +206,7 @@ def _end(view: TurnView, record: TurnEnded) -> tuple[Verdict, tuple[Event, ...]]
 
 
 def _take_back(view: TurnView, record: TaskRetried) -> tuple[Event, ...]:
-    """F4: what a retried task has said goes, but for what is kept."""
+    """F4: the items of a retried task are taken back, except for those that are kept."""
     stays: list[Event] = []
     gone: list[Event] = []
     for item in view.items:

@@ -1,7 +1,7 @@
-"""A message as far as it was said: its blocks, and how it ended. Pure.
+"""A message as far as it was emitted: its blocks, and how it ended. Pure.
 
 Workers fill it in as they emit tokens; the edge's surfaces, transcripts and replay fill it in from
-the log. What a client is shown of a message is a function over it.
+the log. Each surface shows a function over it.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Block:
         parts = self.parts
         if len(parts) == 1:
             return parts[0]
-        # a reader that asks after each piece shall not join all of them again
+        # so that a reader that asks after each piece does not join all of them again
         text = "".join(parts)
         self.parts = [text]
         return text
@@ -83,7 +83,7 @@ class Message:
 
     @classmethod
     def of(cls, record: MessageStarted) -> Self:
-        """Return a message of which nothing was said yet."""
+        """Return a message that has no tokens yet."""
         return cls(
             record.message_id,
             record.role,
@@ -118,7 +118,7 @@ class Message:
         return block
 
     def finish(self, record: MessageFinished) -> None:
-        """Take in how it ended."""
+        """Set how the message ended."""
         self.finished_n, self.finish_reason = record.n, record.finish_reason
         self.sha256, self.usage, self.extra = record.sha256, record.usage, record.extra
 

@@ -1,7 +1,7 @@
-"""The rules for commands: an edge refuses by them what a worker would. Pure.
+"""The rules for commands: edges and workers refuse the same commands. Pure.
 
-They judge a command alone. What depends on its record (topic, key, headers) is the intake's, in
-`streams/worker/admission.py`; what only a request can be asked, the edge's.
+The rules judge a command alone. `streams/worker/admission.py` checks what depends on its record
+(topic, key, headers), and the edge checks what only a request has.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ IDENTITY_KEYS = (
     "langgraph_auth_user_id",
     "langgraph_auth_permissions",
 )
-"""What `config["configurable"]` says about who asks: no lock holds for it, because with auth on an
-edge itself writes it, in place of what the client says."""
+"""Names in `config["configurable"]` that describe the caller. They cannot be locked, because an
+edge with auth writes them itself, in place of the client's."""
 
 _POLICIES = get_args(OnBusy)
 

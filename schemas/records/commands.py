@@ -1,4 +1,4 @@
-"""What is asked for: commands on the input topics, mirrored by `avro/<Name>.avsc`.
+"""Commands on the input topics: one Struct per record, mirrored by `avro/<Name>.avsc`.
 
 On an input topic a command may also be one JSON object with the same fields. There `type` names the
 command (default `StartTurn`), fields with a default may be left out, and `input`, `config`,
@@ -17,7 +17,8 @@ OnBusy = Literal["enqueue", "reject", "interrupt", "rollback"]
 class Command(msgspec.Struct, frozen=True, kw_only=True):
     """The envelope of a command.
 
-    `tenant` may be left empty: it follows from the topic, and one that contradicts it is refused.
+    `tenant` may be empty: it follows from the topic. A tenant that contradicts the topic is
+    refused.
     `turn_id` is a UUID; for `StartTurn` and `ResumeTurn` it may be empty and is then derived from
     `idempotency_key`, or else from the record's topic, partition and offset. `at` and `expires_at`
     are microseconds since 1970 (0: never).

@@ -1,4 +1,4 @@
-"""What is said about a turn: one Struct per event record, mirrored by `avro/<Name>.avsc`.
+"""Events about a turn: one Struct per event record, mirrored by `avro/<Name>.avsc`.
 
 The `.avsc` files are the truth; a parity test compares names, order, types and defaults. Fields
 that hold JSON are JSON text, so that every reader can pass them on without knowing their shape.
@@ -12,7 +12,7 @@ import msgspec
 
 
 class Keep(msgspec.Struct, frozen=True, gc=False):
-    """One entry of a `keep` list: what stands at or under `path`, up to position `n`, stays.
+    """One entry of a `keep` list: events at or under `path`, up to position `n`, stay.
 
     A path that ends in `|` names what is *under* a task, not the task's own text.
     """
@@ -93,7 +93,7 @@ class StepStarted(Event, frozen=True, gc=False, kw_only=True):
     """A task of the graph began.
 
     `ns` is the LangGraph namespace of the graph that it runs in ("" for the root). `input` is JSON
-    text, "" where it is not told or too large to carry. `metadata` is what the mode `tasks` shows
+    text, "" where it is unknown or too large to carry. `metadata` is what the mode `tasks` shows
     beside it, as JSON text.
     """
 
@@ -276,7 +276,7 @@ class TurnInterrupted(Event, frozen=True, gc=False, kw_only=True):
 class TurnCancelled(Event, frozen=True, gc=False, kw_only=True):
     """Terminal: the turn was stopped; `text` is its text so far.
 
-    `cause`: `cancel`; `interrupt` or `rollback`, the policy of the turn that came. A turn that was
+    `cause` is `cancel`, or `interrupt` or `rollback`: the policy of a later turn. A turn that was
     rolled back has no text, and readers show nothing of it.
     """
 
@@ -322,8 +322,8 @@ class TurnEnded(Event, frozen=True, gc=False, kw_only=True):
 class InputResolved(Event, frozen=True, gc=False, kw_only=True):
     """Thread event: an interrupt is no longer open; the highest `rev` counts.
 
-    `actor` is who answered, or `superseded` (another turn came), or `expired`. `epoch` and `n` are
-    0: no rewind takes it back.
+    `actor` is the caller that answered, or `superseded` (another turn came), or `expired`. `epoch`
+    and `n` are 0: no rewind takes it back.
     """
 
     interrupt_id: str
@@ -331,7 +331,7 @@ class InputResolved(Event, frozen=True, gc=False, kw_only=True):
 
 
 class UnknownEvent(msgspec.Struct, frozen=True, kw_only=True):
-    """A record of a type that this reader does not know; readers keep it and go on."""
+    """A record of a type that this version does not know; readers keep it and go on."""
 
     type: str
     data: bytes

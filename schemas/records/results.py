@@ -1,4 +1,4 @@
-"""What a turn came to: the ledger's outcome, and the records that other systems read."""
+"""Outcomes of turns: the ledger's JSON, and the records that other systems read."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ Status = Literal["completed", "interrupted", "cancelled", "rejected", "failed"]
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What a turn ended with, as the ledger holds it (JSON); the terminal event says the same.
+    """A turn's end, as the ledger holds it (JSON); the terminal event has the same fields.
 
     `code`: of a failure, a rejection or (as cause) a cancel. `message_id`, `text` and `sha256`: the
-    last assistant message, or what a cancelled turn had said. `usage`: of the model calls whose
-    answers the turn shows; `lost_usage`: of those that were whole and taken back, by a retry or by
-    the end of an attempt. `attempts` and `at` (µs since 1970): when it was decided; where the
-    ledger decided by itself, `attempts` is 0 and `at` is of its clock.
+    last assistant message, or what a cancelled turn had emitted. `usage`: of the model calls whose
+    answers the turn shows; `lost_usage`: of answers that were whole and taken back, by a retry or
+    by the end of an attempt. `attempts`: how many there were when it was decided; `at`: when (µs
+    since 1970). If the ledger decided by itself, `attempts` is 0 and `at` is by its clock.
     """
 
     status: Status
@@ -89,7 +89,7 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
     """A refused record: its raw bytes, the reason, the time (µs since 1970) and the origin.
 
     `letter_id` names the record that was refused first, also after it was requeued (with an edit or
-    without) and refused again; `requeues` says how often that has happened.
+    without) and refused again; `requeues` counts these requeues.
     """
 
     code: str

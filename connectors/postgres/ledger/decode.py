@@ -78,7 +78,7 @@ def command_row(c: Admission) -> tuple[object, ...]:
 
 
 def claim(row: Row) -> Claim:
-    """Return the claim that a row of admit, reclaim or finish tells of."""
+    """Return the claim in a row of admit, reclaim or finish."""
     return Claim(
         thread_key=row["thread_key"],
         tenant=row["tenant"],
@@ -112,7 +112,7 @@ def claim(row: Row) -> Claim:
 
 
 def ended(row: Row) -> Ended:
-    """Return the unclaimed end that a row of admit or sweep tells of."""
+    """Return the unclaimed end in a row of admit or sweep."""
     return Ended(
         thread_key=row["thread_key"],
         tenant=row["tenant"],

@@ -1,10 +1,10 @@
 """The worker's lease: one row, renewed from a thread and a direct connection of its own.
 
 The thread renews if the event loop has ticked (`beat`) since the last renewal, however late: a
-worker on busy cores is slow, not dead. A loop that does not tick at all is excused for a while,
-because this thread runs and so the process lives; after that the worker is not taken for alive.
-Peers judge the row by the server's clock and by whether this connection's session still exists.
-Each renewal also says for how long Kafka has not answered the worker.
+worker on busy cores is slow, not dead. A loop that does not tick at all is excused for `excuse_s`,
+because this thread runs and so the process lives. After that the thread stops renewing. Peers judge
+the row by the server's clock and by whether this connection's session still exists. Each renewal
+also stores for how long Kafka has not answered the worker.
 """
 
 from __future__ import annotations
@@ -35,18 +35,19 @@ LeaseState = Literal["held", "holding", "lost"]
 
 
 class Lease:
-    """Registers `worker` and keeps its row until it is left, or lost.
+    """Registers `worker` and keeps its row until the context ends, or the lease is lost.
 
-    `held`: produce and commit. `holding`: the deadline has passed without a renewal; emit nothing
-    and begin nothing, for a peer may own the threads by now. The next renewal either finds the row
-    untouched (`held` again) or gone: `lost`, for good; the attempts end, and a new worker id is
-    needed. A restored database or a failover (a new timeline) ends the lease as well.
+    `held`: the worker produces and commits. `holding`: the deadline has passed without a renewal;
+    the worker emits nothing and begins nothing, because a peer may own the threads by now. The next
+    renewal finds the row untouched (`held` again) or gone. `lost` is final: the attempts end, and
+    the worker needs a new id. A restored database or a failover (a new timeline) ends the lease as
+    well.
 
-    `excuse_s`: how long the loop may not tick at all while renewals go on. `faltered`: the loop was
-    behind at the last renewal or since, so that a loss may be its fault.
-    `on_change` is called on the event loop when the thread sees the state change; the property
-    tells it at any moment, also in a process that was just woken. `silent_s`: seconds since Kafka
-    answered the worker, None where peers are not to go by it; called from the lease's thread.
+    `excuse_s`: seconds for which renewals go on although the loop does not tick. `faltered`: the
+    loop was behind at the last renewal or since, so a loss may be its fault. `on_change` is called
+    on the event loop when the thread sees the state change; `state` is right at any moment, also in
+    a process that was just woken. `silent_s` returns the seconds since Kafka answered the worker,
+    None if peers are not to judge by it; it is called from the lease's thread.
     """
 
     def __init__(
@@ -83,13 +84,13 @@ class Lease:
 
     @property
     def state(self) -> LeaseState:
-        """Return the state at this moment; cheap enough to be asked before every produce."""
+        """Return the state at this moment; cheap enough for every produce round."""
         if self._lost:
             return "lost"
         return "held" if time.monotonic() < self._deadline else "holding"
 
     def beat(self) -> None:
-        """Tell that the event loop ticks; to be called more often than `renew_every_s`."""
+        """Note that the event loop ticks; call it more often than `renew_every_s`."""
         self.faltered = self.faltered or self._behind
         self._beat = time.monotonic()
 
@@ -103,10 +104,11 @@ class Lease:
 
     @property
     def steady_s(self) -> float:
-        """Return for how long it has been held over one connection, without a break.
+        """Return for how long the lease has been held over one connection, without a break.
 
-        Who judges others must have been able to renew for a while itself: after an outage of the
-        server all leases are over, and all sessions are missing, also those of workers that live.
+        A worker that judges its peers must have been able to renew for a while itself. After an
+        outage of the server all leases are over and all sessions are missing, also those of live
+        workers.
         """
         return time.monotonic() - self._steady_from if self.state == "held" else 0.0
 

@@ -1,4 +1,4 @@
-"""The ledger: what was admitted, who runs it, what it came to. Writes through the SQL functions.
+"""The ledger: admitted turns, their owners and their outcomes. Writes through the SQL functions.
 
 Each call is one transaction. A call that raises `DatabaseUnavailableError` may or may not have been
 committed: an intake then seeks to `position`, an owner ends the attempt.
@@ -136,7 +136,7 @@ class Ledger:
     ) -> list[Claim]:
         """Close turns whose terminals are acked; claim up to `room` of their threads' next turns.
 
-        Rule W9. A fenced item is dropped without a word, and so is one whose turn has no outcome.
+        Rule W9. A fenced item is dropped silently, and so is one whose turn has no outcome.
         """
         if not items:
             return []
@@ -145,9 +145,9 @@ class Ledger:
         return list(decode.claims(rows))
 
     async def release(self, items: Sequence[tuple[str, int]], trouble: str = "") -> list[str]:
-        """Give threads (key, epoch) back in mid-turn; returns those that now wait for an owner.
+        """Give threads (key, epoch) back in mid-turn; return those that now wait for an owner.
 
-        Does not count as an attempt, unless `trouble` says what broke: then the thread also waits,
+        This counts as an attempt only if `trouble` says what broke. Then the thread also waits,
         longer with each attempt. A fenced item is dropped.
         """
         if not items:
@@ -157,27 +157,27 @@ class Ledger:
         return [row[0] for row in await self._calls.rows(_RELEASE, keys, epochs, why)]
 
     async def excuse(self, items: Sequence[tuple[str, int, int]]) -> None:
-        """Count attempts (key, seq, epoch) no more that ended with a lease lost through no fault.
+        """Do not count these attempts (key, seq, epoch): they ended with a lease that was lost.
 
-        Of their own, that is: the worker ran, and the database could not be reached.
+        The worker ran, and the database could not be reached, so the turn is not to blame.
         """
         if items:
             await self._calls.rows(_EXCUSE, *map(list, zip(*items, strict=True)))
 
     async def owned(self, worker: UUID) -> list[tuple[str, int]]:
-        """Return the threads (key, epoch) that are this worker's; reads all threads."""
+        """Return the threads (key, epoch) that this worker owns; reads all threads."""
         rows = await self._calls.rows(_OWNED, worker)
         return [(row[0], row[1]) for row in rows]
 
     async def cancels(self, thread_keys: Sequence[str]) -> list[tuple[str, int, str]]:
-        """Return those of the threads whose running turn is to stop: key, epoch, cause."""
+        """Return (key, epoch, cause) of each of the threads whose running turn is to stop."""
         rows = await self._calls.rows(_CANCELS, list(thread_keys))
         return [(row[0], row[1], row[2]) for row in rows]
 
     async def close_ended(self, items: Sequence[Closed], timeline: int) -> int:
-        """Close unclaimed ends whose `TurnEnded` is acked; returns how many were not closed yet.
+        """Close unclaimed ends whose `TurnEnded` is acked; return how many were not closed yet.
 
-        Closes nothing if the ledger's timeline is another by now.
+        Closes nothing if the ledger's timeline has changed since.
         """
         if not items:
             return 0
@@ -185,13 +185,16 @@ class Ledger:
         return await self._calls.number(_CLOSE, keys, turns, offsets, timeline)
 
     async def sweep(self, limit: int, *, grace_s: float = SWEEP_GRACE_S) -> list[Ended]:
-        """Return unclaimed ends that nobody closed in time; others get them after `grace_s`."""
+        """Return unclaimed ends that were not closed in time.
+
+        Other callers get them only after `grace_s`.
+        """
         return list(decode.ends(await self._calls.rows(_SWEEP, limit, timedelta(seconds=grace_s))))
 
     async def expire(self, limit: int) -> Expired:
-        """End at most `limit` turns that waited too long, and close interrupts. To be polled.
+        """End at most `limit` turns that waited too long, and close interrupts. Call it regularly.
 
-        A turn that runs is told to stop. Readers are to be told of what `expired_interrupts` gives.
+        A turn that runs is asked to stop. The caller publishes what `expired_interrupts` returns.
         """
         rows = await self._calls.rows(_EXPIRE, limit)
         return Expired(ended=decode.ends(rows), cancelled=decode.thread_keys(rows, "cancel"))
@@ -199,28 +202,28 @@ class Ledger:
     async def expired_interrupts(
         self, limit: int, *, grace_s: float = SWEEP_GRACE_S
     ) -> list[ExpiredInterrupt]:
-        """Return expired interrupts that readers were not told of; others get them later."""
+        """Return expired interrupts that were not published; other callers get them later."""
         rows = await self._calls.rows(_EXPIRED_DUE, limit, timedelta(seconds=grace_s))
         return [ExpiredInterrupt(**row) for row in rows]
 
     async def interrupts_told(self, told: Sequence[ExpiredInterrupt]) -> None:
-        """Note that readers were told of these."""
+        """Note that these expired interrupts are published."""
         columns = zip(*((one.thread_key, one.interrupt_id, one.rev) for one in told), strict=True)
         await self._calls.rows(_EXPIRED_TOLD, *map(list, columns))
 
     async def reap(self) -> int:
-        """Free the threads of workers that are dead; returns how many threads. To be polled."""
+        """Free the threads of dead workers; return how many threads. Call it regularly."""
         total = 0
         while (freed := await self._calls.number_or_none("SELECT reap()")) is not None:
             total += freed
         return total
 
     async def stop_taking(self, worker: UUID) -> None:
-        """Note that a worker claims nothing more, so that nobody wakes it for what waits."""
+        """Note that a worker claims nothing more, so that peers do not wake it."""
         await self._calls.rows(_STOP_TAKING, worker)
 
     async def peer_hears(self, worker: UUID, within_s: float) -> bool:
-        """Tell whether another live worker had an answer from Kafka in the last seconds."""
+        """Return whether another live worker had an answer from Kafka within `within_s`."""
         return bool(
             await self._calls.number_or_none(_PEER_HEARS, worker, timedelta(seconds=within_s))
         )
@@ -238,10 +241,10 @@ class Ledger:
         return await self._calls.number("SELECT timeline()")
 
     async def purge(self, age: timedelta, limit: int) -> dict[str, int]:
-        """Forget what is older than `age`, at most `limit` rows a table; returns rows by table.
+        """Delete rows older than `age`, at most `limit` a table; return how many, by table.
 
-        Turns count from their close; their ids may then come again. Nothing is done, and the answer
-        is empty, while another caller is at it.
+        A turn's age counts from its close; its id may then be used again. Does nothing and returns
+        an empty dict while another caller purges.
         """
         return {row[0]: row[1] for row in await self._calls.rows(_PURGE, age, limit)}
 

@@ -1,6 +1,7 @@
-"""Wake-ups between processes: LISTEN and NOTIFY. Nothing rests on them; polls stand behind.
+"""Wake-ups between processes: LISTEN and NOTIFY. A lost wake-up costs time only, because of polls.
 
-A NOTIFY inside a writing transaction makes all commits queue up, so it is always its own statement.
+A NOTIFY inside a writing transaction makes all commits queue up, so it is always a statement of its
+own.
 """
 
 from __future__ import annotations
@@ -43,9 +44,9 @@ class Signals:
         await self._send("SELECT pg_notify($1, $2)", channel, payload)
 
     async def wake_peer(self, worker: UUID) -> None:
-        """Tell one other live worker that threads wait in `ready`; at most once per 5 ms.
+        """Wake one other live worker, because threads wait in `ready`; at most once per 5 ms.
 
-        The payload is the id of the worker that is meant; the others do nothing.
+        The payload is the id of the worker that is woken; the others ignore it.
         """
         now = asyncio.get_running_loop().time()
         if now < self._ready_from:
@@ -57,7 +58,7 @@ class Signals:
         try:
             await self._pool.execute(sql, *values)
         except FAILURES:
-            return  # whoever was meant finds out by its next poll
+            return  # the listener finds out by its next poll
 
 
 async def listen(
@@ -65,8 +66,8 @@ async def listen(
 ) -> None:
     """Call each channel's listener with every payload, until cancelled; reconnects by itself.
 
-    Needs a direct connection. What was said while there was none is lost: `on_connect` is called
-    after every connect, to look for it.
+    Needs a direct connection. Notifications are lost while there is none, so `on_connect` is called
+    after every connect and can poll.
     """
     wait_s = 0.05
     while True:

@@ -55,9 +55,10 @@ class LedgerToolCalls:
         self.open: dict[tuple[str, int], ToolCall] = {}
 
     async def start(self, call: ToolCall) -> Known:
-        """Record the start; everything that waits to be committed is committed before.
+        """Record the start, after committing everything that waits to be committed.
 
-        Else a crash could lose the message that asks for the call, and with it the call's path.
+        Otherwise a crash could lose the message that asks for the call, and with it the call's
+        path.
         """
         await self._flush()
         if self._hold.stopped:
@@ -72,7 +73,7 @@ class LedgerToolCalls:
         return Known(found)
 
     async def finish(self, call: ToolCall, result: object) -> None:
-        """Record the result. It goes on if the caller is cancelled meanwhile."""
+        """Record the result, also if the caller is cancelled meanwhile."""
         try:
             kind, data = self._serde.dumps_typed(result)
         except (TypeError, ValueError, UnstorableStateError) as error:
@@ -93,7 +94,7 @@ class LedgerToolCalls:
         ]
 
     async def _end(self, call: ToolCall, state: str, kind: str | None, data: bytes | None) -> None:
-        # in a task of its own: a cancelled caller's result is worth as much
+        # in a task of its own, because the result of a cancelled caller counts too
         ending = asyncio.create_task(self._row(_END, call, state, kind, data))
         ending.add_done_callback(_look_at)
         (cancel,) = await asyncio.shield(ending)
@@ -109,6 +110,6 @@ class LedgerToolCalls:
 
 
 def _look_at(task: asyncio.Task[object]) -> None:
-    """Take note of the task's error, for a caller that was cancelled meanwhile."""
+    """Retrieve the task's error, which nobody awaits after the caller was cancelled."""
     if not task.cancelled():
         task.exception()

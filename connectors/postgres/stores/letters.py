@@ -1,4 +1,4 @@
-"""What people decided of dead letters: durable before anything is sent, and the first one stands.
+"""Decisions on dead letters: stored before anything is sent; the first decision stands.
 
 Reads and writes `letter_decisions`. Each call is one transaction.
 """
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import asyncpg
 
 SEND_AGAIN_S = 10.0
-"""After which a requeue that nobody noted as sent is sent again."""
+"""Seconds after which a requeue that is not noted as sent is sent again."""
 
 _DECIDE = """
 INSERT INTO letter_decisions (topic, letter, requeues, what, tenant, actor, note, code, message,
@@ -51,7 +51,7 @@ UPDATE letter_decisions
 
 
 class LetterKey(NamedTuple):
-    """What a decision is about: the record refused first, and how often it had been requeued."""
+    """A decision's key: the record that was refused first, and how often it had been requeued."""
 
     topic: str
     letter: UUID
@@ -62,8 +62,8 @@ class LetterKey(NamedTuple):
 class Decision:
     """One decision. `place` is the letter's in its topic, `partition` and `src_off` the record's.
 
-    `code` and `message`: why it had been refused. Of a requeue: `edited` says whether other bytes
-    were sent, `value_sha` is the SHA-256 of them, and `sent_part`, `sent_off` tell where they lie.
+    `code` and `message` say why the record had been refused. For a requeue, `edited` is True if
+    other bytes were sent, `value_sha` is their SHA-256, and `sent_part`, `sent_off` their place.
     """
 
     key: LetterKey
@@ -95,15 +95,16 @@ class Due:
 
 
 class Letters:
-    """The decisions over a pool. Raises `DatabaseUnavailableError`; see each call for what then."""
+    """The decisions over a pool. Every call raises `DatabaseUnavailableError`."""
 
     def __init__(self, pool: asyncpg.Pool) -> None:
         self._pool = pool
 
     async def decide(self, decision: Decision, record: tuple[bytes, bytes] | None) -> bool:
-        """Write a decision, a requeue's with the key and value to send; False if there is one.
+        """Write a decision, with the key and value to send for a requeue; False if there is one.
 
-        When the database fails in between it may have been written: ask again, or look.
+        After a `DatabaseUnavailableError` the decision may have been written: call it again, or
+        read it.
         """
         record_key, value = record or (None, None)
         with _wrapped():
@@ -126,7 +127,7 @@ class Letters:
         return bool(written)
 
     async def of(self, keys: Sequence[LetterKey]) -> dict[LetterKey, Decision]:
-        """Return what was decided of these."""
+        """Return the decisions on these keys."""
         if not keys:
             return {}
         with _wrapped():
@@ -134,12 +135,12 @@ class Letters:
         return {decision.key: decision for decision in map(_decision, rows)}
 
     async def history(self, topic: str, letter: UUID) -> list[Decision]:
-        """Return what was decided of a letter and of all that became of it, the oldest first."""
+        """Return the decisions on a letter and on its requeues, oldest first."""
         with _wrapped():
             return list(map(_decision, await self._pool.fetch(_HISTORY, topic, letter)))
 
     async def due(self, topics: Sequence[str], limit: int) -> list[Due]:
-        """Return requeues to carry out; nobody else gets them for `SEND_AGAIN_S`."""
+        """Return requeues to carry out; no other caller gets them for `SEND_AGAIN_S`."""
         with _wrapped():
             rows = await self._pool.fetch(
                 _DUE, list(topics), limit, timedelta(seconds=SEND_AGAIN_S)
@@ -165,4 +166,6 @@ def _wrapped() -> Iterator[None]:
     try:
         yield
     except FAILURES as error:
-        raise DatabaseUnavailableError(f"decisions cannot be reached: {error!r}") from error
+        raise DatabaseUnavailableError(
+            f"the decisions' table does not answer: {error!r}"
+        ) from error

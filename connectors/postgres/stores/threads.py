@@ -126,11 +126,11 @@ class Threads:
         return _thread(rows[0]) if rows else None
 
     async def exists(self, key: str) -> bool:
-        """Say whether there is such a thread."""
+        """Return whether there is such a thread."""
         return await self.get(key) is not None
 
     async def create(self, key: str, metadata: Mapping[str, object]) -> bool:
-        """Make a thread; False if there is one already. A deleted one begins anew."""
+        """Create a thread; False if there is one already. A deleted thread begins anew."""
         if await self.get(key) is not None:
             return False
         return bool(await self._rows(_CREATE, key, _json(metadata)))
@@ -138,7 +138,7 @@ class Threads:
     async def ensure(
         self, key: str, metadata: Mapping[str, object], *, bytes_max: int | None = None
     ) -> None:
-        """Make a thread if there is none, and merge metadata into it.
+        """Create a thread if there is none, and merge metadata into it.
 
         Raises `TooLargeError` (`metadata_too_large`), and changes nothing, where the thread's
         metadata would have more than `bytes_max` bytes as Postgres writes it.

@@ -1,4 +1,4 @@
-"""What turns cost, counted once each: the store of the usage processor.
+"""The tokens of turns, counted once each: the store of the usage processor.
 
 Reads and writes `usage_turns` and `usage_totals` (sql/usage.sql).
 """
@@ -39,7 +39,7 @@ WHERE t.tenant = k.tenant AND t.window_start = k.window_start AND t.window_s = k
 
 
 ESTIMATED = " (estimated)"
-"""Behind a model's name in the totals: tokens that its server did not count."""
+"""Suffix of a model's name in the totals, for tokens that its server did not count."""
 
 
 def _of_its_own(usage: Usage) -> Usage:
@@ -76,10 +76,10 @@ class UsageStore:
 
     @asynccontextmanager
     async def due(self, limit: int) -> AsyncIterator[list[UsageTotal]]:
-        """Lend the totals that changed since they were published; leaving in peace marks them.
+        """Yield the totals that changed since they were published; mark them published afterwards.
 
-        Their rows stay locked meanwhile, so that of two publishers the later one has the later
-        total; a publisher that dies or raises leaves them due.
+        Their rows stay locked in the block, so that of two publishers the later one has the later
+        total. A publisher that dies or raises leaves them due.
         """
         try:
             async with self._pool.acquire() as connection, connection.transaction():
