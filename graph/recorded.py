@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     Execute = Callable[[ToolCallRequest], Awaitable[Result]]
 
 _ARRIVED = 1 << 16
-"""Ordinals of calls whose place in the model's message is not to be told, in order of arrival."""
+"""First ordinal of calls whose place in the model's message is unknown; they count by arrival."""
 
 
 @dataclass(slots=True)
@@ -50,9 +50,9 @@ class _Recording:
 
 @dataclass(frozen=True, slots=True)
 class Recalled:
-    """A call that was not made, for what it came to is known: what the stream is told of it.
+    """A call that was not made, because its result is recorded: what the stream carries of it.
 
-    `code` says why it has no result, "" where it has one, `text` is what the model sees.
+    `code` is why it has no result, "" where it has one; `text` is what the model sees.
     """
 
     tool_call_id: str
@@ -67,7 +67,7 @@ _KEY: ContextVar[str] = ContextVar("turnstream_idempotency_key", default="")
 
 
 def record_with(ledger: ToolCalls) -> None:
-    """Let wrappers of graphs that run in this task, and in tasks that it starts, record here."""
+    """Let wrappers record in `ledger`, in this task and in tasks that it starts."""
     _RECORDING.set(_Recording(ledger))
 
 
@@ -144,7 +144,7 @@ def _call(request: ToolCallRequest, recording: _Recording) -> ToolCall:
 
 
 def _ordinal(request: ToolCallRequest) -> int | None:
-    """Return the call's place in the message that asks for it; None if that is not to be told."""
+    """Return the call's place in the message that asks for it; None if it is ambiguous."""
     state = request.state
     if isinstance(state, dict):
         state = state.get("messages")

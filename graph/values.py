@@ -15,7 +15,7 @@ MESSAGE_CHARS_MIN = 100
 
 
 def to_json(value: object) -> str:
-    """Return JSON text of what a node, tool or interrupt gave; what has no JSON form is its str."""
+    """Return a value of a node, tool or interrupt as JSON text; `str` of what has no JSON form."""
     try:
         return msgspec.json.encode(value, enc_hook=_foreign).decode()
     except (TypeError, ValueError, RecursionError):
@@ -31,7 +31,7 @@ def _foreign(value: object) -> object:
 
 
 def _plain(value: object, depth: int) -> object:
-    """Do slowly what the encoder refused: odd keys, lone surrogates, deep or circular data."""
+    """Convert what the encoder refused: odd keys, lone surrogates, deep or circular data."""
     if depth > DEPTH_MAX:
         return "…"
     if isinstance(value, BaseMessage):
@@ -48,7 +48,7 @@ def _plain(value: object, depth: int) -> object:
 
 
 def is_small(value: object, chars_max: int) -> bool:
-    """Tell whether JSON of the value may be within a bound, without making it: a quick look."""
+    """Return whether JSON of the value may be within a bound; a quick estimate without the JSON."""
     return _room(value, chars_max, DEPTH_MAX) >= 0
 
 

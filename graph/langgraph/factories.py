@@ -48,7 +48,7 @@ def _empty() -> RunnableConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Use:
-    """What a graph is made for. `context` is the run's, as the caller gave it."""
+    """The use that a graph is made for. `context` is the run's, as the caller gave it."""
 
     access: Access
     config: RunnableConfig = field(default_factory=_empty)

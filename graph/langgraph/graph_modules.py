@@ -1,9 +1,9 @@
 """Imports the files of brought graphs, under names that do not depend on where their folder is.
 
 A checkpoint names the module of each pydantic or dataclass value that it holds. So a file's module
-is named after its place beside langgraph.json. Names that are not loaded here, of files that were
-moved or of older versions of turnstream, are answered by whichever loaded file has a class of that
-name.
+is named after its place relative to langgraph.json. A module name that is not loaded here comes
+from a file that was moved, or from an older version of turnstream. Its classes are looked up in the
+files that are loaded.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Reads a langgraph.json in the form of the LangGraph CLI: graphs, `dependencies`, `env`.
 
-What would change how graphs run and is not built is refused by its name.
+A key that would change how graphs run, and that is not supported, is refused.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ OF_IMAGES = frozenset(
         "_INTERNAL_docker_tag",
     }
 )
-"""What is for the images that the LangGraph CLI builds; nothing is lost without it here."""
+"""Keys for the images that the LangGraph CLI builds. They have no effect here."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,7 +97,7 @@ def _named(path: Path, name: str, value: object) -> NamedGraph:
 
 
 def _set_environment(path: Path, folder: Path, env: object) -> None:
-    """Set what the process's own environment does not set: that one is the operator's."""
+    """Set variables that the process's environment does not set; the operator's values stay."""
     if not env:
         return
     if isinstance(env, str):
@@ -119,7 +119,7 @@ def _set_environment(path: Path, folder: Path, env: object) -> None:
 
 
 def _check_dependencies(path: Path, folder: Path, dependencies: object) -> None:
-    """Let local folders be imported from, and refuse packages that are not installed."""
+    """Add local folders to the import path; refuse packages that are not installed."""
     if not isinstance(dependencies, list | None) or not all(
         isinstance(one, str) for one in dependencies or ()
     ):
@@ -152,4 +152,4 @@ def _check_installed(path: Path, text: str) -> None:
     except importlib.metadata.PackageNotFoundError:
         raise CatalogError(f"{path}: dependency {text!r} is not installed; {fix}") from None
     if not wanted.specifier.contains(version, prereleases=True):
-        raise CatalogError(f"{path}: dependency {text!r}: version {version} is there; {fix}")
+        raise CatalogError(f"{path}: dependency {text!r}: version {version} is installed; {fix}")

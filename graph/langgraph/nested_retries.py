@@ -1,9 +1,10 @@
 """Makes a nested graph go on at its own checkpoint when the task around it is retried.
 
-LangGraph tells nested graphs to resume in a retry (`CONFIG_KEY_RESUMING`), but numbers the graphs
-that a task calls across its retries: the first one called gets another namespace than before, finds
-no checkpoint there, and begins anew. After a crash it would go on. Here both do (W11), and what it
-had committed is neither done nor said again.
+LangGraph tells nested graphs to resume in a retry (`CONFIG_KEY_RESUMING`), but it numbers the
+graphs that a task calls across its retries. So the first graph called gets another namespace than
+before, finds no checkpoint there, and begins anew. After a crash it would go on at its checkpoint.
+With this module it does so in a retry too (W11): what it had committed is neither done nor emitted
+again.
 """
 
 from __future__ import annotations

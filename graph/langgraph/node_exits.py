@@ -1,9 +1,9 @@
 """Keeps `SystemExit` and its kind inside the turn whose graph raises it.
 
-asyncio lets `SystemExit` and `KeyboardInterrupt` of any task end the loop, and LangGraph takes only
-`Exception` for an error of a node. So every task that a brought graph starts runs its code through
-`_Contained`, which raises an `Exception` instead. Tasks of other turns and of the process pay one
-look at a context variable when they start.
+In asyncio a `SystemExit` or `KeyboardInterrupt` of any task ends the loop, and LangGraph treats
+only an `Exception` as an error of a node. So every task that a brought graph starts runs its code
+through `_Contained`, which raises an `Exception` instead. All other tasks only look at a context
+variable when they start.
 """
 
 from __future__ import annotations

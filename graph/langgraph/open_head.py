@@ -1,7 +1,7 @@
-"""The head of a thread whose turn a node's error ended: what may be done with it.
+"""The head of a thread whose turn ended with a node's error.
 
-LangGraph leaves such a head as it is, with the node in `next`. Here messages can be added to it
-without ending it, and one is found out that no later turn could go on from.
+LangGraph leaves such a head as it is, with the node in `next`. `add_to_open_head` adds messages to
+it without ending it. `accepts` finds out whether a later turn could go on from it.
 """
 
 from __future__ import annotations

@@ -29,8 +29,8 @@ HIDDEN = ("__", "branch:")
 class GraphReader:
     """Reads with one graph, made for each use where it has a factory.
 
-    A checkpoint that the graph refuses, because its schema does not take what it holds, is shown as
-    it is stored, without its tasks. `passed`: errors of the store and the caller's own mistakes.
+    A checkpoint that the graph's schema refuses is shown as it is stored, without its tasks.
+    `passed` are errors that are raised as they are: the store's, and the caller's own mistakes.
     """
 
     entry: GraphEntry
@@ -113,7 +113,7 @@ class GraphReader:
 
 
 def cannot_be_made(entry: GraphEntry, error: Exception) -> ConflictError:
-    """Return what a client is told where a factory makes no graph without a run's config."""
+    """Return the error for a client whose request needs a graph that its factory cannot make."""
     error_id = note("graph", error, graph=entry.name)
     return ConflictError(
         f"graph {entry.name!r} cannot be made without a run:"

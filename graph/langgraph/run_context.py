@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 def run_context(
     schema: Any, given: Mapping[str, object], configurable: Mapping[str, object]
 ) -> object:
-    """Return the context: what `given` has, then `configurable`, then the schema's defaults.
+    """Return the context: values of `given`, then of `configurable`, then the schema's defaults.
 
-    `configurable` is asked only for what the schema names. Without a schema the context is what was
-    given. Returns None where nothing was given and the schema has no defaults for all of it. Raises
-    `InvalidRequestError` (`invalid_context`) for what the schema refuses.
+    Only names of the schema are looked up in `configurable`. Without a schema the context is what
+    was given. Returns None if nothing was given and a field of the schema has no default. Raises
+    `InvalidRequestError` (`invalid_context`) for values that the schema refuses.
     """
     if schema is None:
         return dict(given) or None

@@ -1,8 +1,8 @@
-"""Gives the answer to a question of a tool to the call that asked, and to no other.
+"""Gives the answer to a tool's question to the call that asked, and to no other call.
 
 LangGraph numbers the questions of one task in the order in which they are asked. The calls of a
-plain `ToolNode` share a task and run at the same time, so the order may be another one in each run.
-Here an answer carries the id of the call that asked, and each call counts its own questions only.
+plain `ToolNode` share a task and run at the same time, so the order may differ in each run. Here an
+answer carries the id of the call that asked, and each call counts only its own questions.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def signed(answers: Mapping[str, object], askers: Mapping[str, str]) -> dict[str
 
 
 class Answers(list[Any]):
-    """A task's answers as they are stored; read one, and it is as it was given."""
+    """A task's answers as they are stored. Reading one returns it as it was given."""
 
     def __getitem__(self, index: Any) -> Any:
         """Return one answer; of a slice all of them, because LangGraph stores the last slice.

@@ -1,7 +1,7 @@
-"""LangChain's end of a chain, without a task where no handler is called.
+"""Ends a LangChain chain without a task where no handler is called.
 
-`on_chain_end` runs in a task of its own, which shields it from cancellation. LangChain makes the
-task for each run and each node of a graph, also where there is no handler.
+LangChain runs `on_chain_end` in a task of its own, which shields it from cancellation. It makes the
+task for each run and each node of a graph, even where there is no handler.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """`asyncio.wait_for` of Python 3.12, for 3.11.
 
-3.11's runs what it waits for in a task of its own. `ChatOpenAI` waits so for each chunk: a task a
-token, and at the end of each answer a cycle (task, exception, traceback, frame) that holds all of
-the turn's objects until a full garbage collection. 3.12's awaits in the same task.
+In Python 3.11 `wait_for` runs what it waits for in a task of its own. `ChatOpenAI` waits so for
+each chunk. That costs a task for each token, and each answer ends with a cycle (task, exception,
+traceback, frame) that holds all of the turn's objects until a full garbage collection. In 3.12
+`wait_for` awaits in the same task.
 """
 
 from __future__ import annotations

@@ -38,14 +38,14 @@ class Written(NamedTuple):
 
 
 class Translator:
-    """One attempt's translation.
+    """Translates the stream of one attempt.
 
-    `finished` tells whether an earlier attempt finished a task: LangGraph announces such a task
-    again, with no end, and it must not be published again. `stored` tells whether a message was
-    said in a nested graph before: a graph whose last step an earlier attempt finished hands all its
-    messages to the one around it, and LangGraph takes them for new. `step_of` gives the step that
-    the graph in a namespace is at. `ended` is called with the id of each task whose last item was
-    seen.
+    `finished` returns whether an earlier attempt finished a task: LangGraph announces such a task
+    again, without an end, and it must not be published again. `stored` returns whether a message
+    was said in a nested graph before: a graph whose last step an earlier attempt finished hands all
+    its messages to the graph around it, and LangGraph streams them as new. `step_of` returns the
+    step that the graph in a namespace is at. `ended` is called with the id of each task whose last
+    item was translated.
     """
 
     def __init__(

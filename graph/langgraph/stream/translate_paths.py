@@ -23,8 +23,8 @@ class Paths:
     """The paths of one attempt's tasks, and which of them run.
 
     A path holds the ids of the tasks that something lies in. A function that a functional graph
-    calls (`@task`) runs in the graph of its caller, though LangGraph puts its namespace under the
-    caller's: so the path of a known task is where it was announced.
+    calls (`@task`) runs in the graph of its caller, but LangGraph puts its namespace under the
+    caller's. So a known task's path is the one under which it was announced.
     """
 
     def __init__(self) -> None:
@@ -65,8 +65,8 @@ class Paths:
     def only_task(self, ns: Namespace) -> str:
         """Return the path of something said in a graph, where the item does not name its task.
 
-        With one task running it is that task's. With several it is the graph's, so a crash takes it
-        back even if its task had finished: better lost from view than shown twice.
+        With one task running, it is that task's path. With several, it is the graph's: a crash then
+        takes the item back even if its task had finished, which is better than showing it twice.
         """
         running = self.running.get(ns)
         if running is not None and len(running) == 1:

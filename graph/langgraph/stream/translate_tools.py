@@ -26,9 +26,8 @@ MESSAGE_CHARS_MAX = 2000
 class Tools:
     """The tool calls that are being made, by the namespace of their graph and their id.
 
-    A tool's message is said apart, by its node. `paths` has the path of each call's task; the
-    callback that sees a call start notes it there, and in `errors` the class of its error, because
-    clients are not shown its text.
+    A tool's node emits the tool's message apart. `paths` has the path of each call's task, and
+    `errors` the class of its error, because clients are not shown the text. `ToolTasks` notes both.
     """
 
     def __init__(self, emitter: Emitter) -> None:
@@ -68,7 +67,7 @@ class Tools:
             self._emitter.emit(ToolFailed, **said, code="tool_error", message=message)
 
     def recalled(self, path: str, call: Recalled) -> None:
-        """Say of a call that was not made what it came to."""
+        """Emit the result of a call that was not made because its result is recorded."""
         said: dict[str, Any] = {
             "path": path,
             "tool_call_id": call.tool_call_id,

@@ -1,4 +1,4 @@
-"""What model calls of brought graphs cost: as the server counted them, else as estimated. Pure."""
+"""Token usage of model calls in brought graphs: counted by the server, or estimated. Pure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from langchain_core.messages import BaseMessage
 
 CHARS_PER_TOKEN = 4
-"""Of English text with usual tokenizers; what LangChain's approximate count goes by."""
+"""Of English text with usual tokenizers; LangChain's approximate count uses the same figure."""
 TOKENS_PER_MESSAGE = 3
 """Of a message's role and frame."""
 
