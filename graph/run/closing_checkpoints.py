@@ -74,7 +74,7 @@ async def closing_calls(
         if not added:
             return ()
         if await add_to_open_head(closing, buffer, head, added):
-            return tuple(buffer.calls)
+            return buffer.taken()
     if added:
         first = update.get("messages", [])
         update["messages"] = [*(first if isinstance(first, list) else [first]), *added]
@@ -87,7 +87,7 @@ async def closing_calls(
         except Exception:  # noqa: BLE001  the graph's own reducers and routes run here
             buffer.calls.clear()
         else:
-            return tuple(buffer.calls)
+            return buffer.taken()
     return () if head is None else await _rewound(closing, buffer, head)
 
 
@@ -107,7 +107,7 @@ async def _rewound(
             break
         if await accepts(closing, found):
             await closing.abulk_update_state(found.config, [_END])
-            return tuple(buffer.calls)
+            return buffer.taken()
         at = found.parent_config
     return ()
 

@@ -28,6 +28,11 @@ class CollectingSaver(BaseCheckpointSaver[str]):
         """Show checkpoints as if no task had run from them."""
         self.calls: list[SaverCall] = []
 
+    def taken(self) -> tuple[SaverCall, ...]:
+        """Return what was written and drop it here, because LangGraph holds this in a circle."""
+        calls, self.calls = self.calls, []
+        return tuple(calls)
+
     def get_next_version(self, current: str | None, channel: None) -> str:
         """Count versions as the saver behind does."""
         return self._saver.get_next_version(current, channel)
