@@ -101,6 +101,8 @@ def _leaving_nothing() -> Iterator[None]:
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _stop)
+    # a shell lets what it runs in the background ignore Ctrl-C, and pytest would inherit that
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     begins = os.environ[SERVERS] = f"turnstream-tests-{os.getpid()}-"
     try:
         yield
