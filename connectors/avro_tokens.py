@@ -3,8 +3,8 @@
 What does not change within a turn, or within a block of a message, is encoded once and kept. On the
 way back, bytes that are the same as in an earlier record are compared and not decoded. The codec
 over fastavro takes more than 3 times as long to write a record and more than 5 times as long to
-read one (rows `tokens to Avro` and `tokens from Avro` of `python -m tests.bench.by_hand`). Tests
-hold both to the codec.
+read one (rows `tokens to Avro` and `tokens from Avro` of `python -m tests.bench --only parts`).
+Tests hold both to the codec.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """Garbage collection that does not stop streams, and how long it does stop them.
 
 What the start made is frozen: no collection looks at it again. Turns leave nothing in cycles
-(`tests/integration/test_memory.py`), graphs that people bring may. Young collections are small, and
-a full one is made while nothing runs; under steady load the third threshold bounds what waits.
+(`tests/integration/worker/test_memory.py`), graphs that people bring may. Young collections are
+small. A full one is made while nothing runs; under steady load the third threshold bounds what
+waits.
 """
 
 from __future__ import annotations

@@ -20,6 +20,7 @@ from httpx_sse import ServerSentEvent, aconnect_sse
 from httpx_sse._decoders import SSEDecoder, SSELineDecoder
 
 from tests.bench.rows import judge, line
+from tests.bench.wire_forms import wire_forms
 from turnstream.connectors.models.http.server_sent_events import EventLines
 from turnstream.connectors.models.http.transport import HttpTransport
 from turnstream.streams.edge.server.auth import Principal
@@ -194,6 +195,7 @@ async def parts() -> None:
     taken = min([await takes_of_ours() for _ in range(ROUNDS)])
     theirs = min([await takes_of_aiolimiter() for _ in range(ROUNDS)])
     row("CPU of a request within its rate, aiolimiter / ours", theirs, taken, CALLS)
+    wire_forms()
 
 
 if __name__ == "__main__":

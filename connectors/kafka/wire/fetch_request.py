@@ -2,9 +2,9 @@
 
 The tail fetches all partitions of one topic two hundred times a second. aiokafka takes more than 6
 times as long for a request of 24 partitions and more than 3 times as long for its answer (rows
-`fetch request` and `fetch answer` of `python -m tests.bench.by_hand`). In a fetch session (KIP-227)
-a request names only the partitions whose offset has changed, and the answer only those that have
-records. Version 11 (Kafka 2.3). A test holds both directions to aiokafka's own.
+`fetch request` and `fetch answer` of `python -m tests.bench --only parts`). In a fetch session
+(KIP-227) a request names only the partitions whose offset has changed, and the answer only those
+that have records. Version 11 (Kafka 2.3). A test holds both directions to aiokafka's own.
 """
 
 from __future__ import annotations

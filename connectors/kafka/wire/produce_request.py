@@ -2,8 +2,8 @@
 
 The pump produces a round every few milliseconds. aiokafka takes 5 times as long for a request of 24
 partitions and 8 times as long for its answer (rows `produce request` and `produce answer` of
-`python -m tests.bench.by_hand`). Version 7 (Kafka 2.1), acks=all, no transaction. A test holds both
-directions to aiokafka's own.
+`python -m tests.bench --only parts`). Version 7 (Kafka 2.1), acks=all, no transaction. A test holds
+both directions to aiokafka's own.
 """
 
 from __future__ import annotations

@@ -5,7 +5,8 @@ Here a head, the trailers of a body, or bytes that the parser skips have at most
 and `Arrivals` ends what takes too long.
 
 A connection and a request refer to each other while they last. At their ends these cycles are
-broken, so that no request waits for a garbage collection (`tests/streams/edge/test_cycles.py`).
+broken, so that no request waits for a garbage collection
+(`tests/streams/edge/server/test_cycles.py`).
 """
 
 from __future__ import annotations

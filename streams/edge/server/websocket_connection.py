@@ -1,7 +1,8 @@
 """uvicorn's WebSocket protocol class, with bounds that it lacks and its transport within reach.
 
 A connection and its scope refer to each other while they last. At their ends these cycles are
-broken, so that no socket waits for a garbage collection (`tests/streams/edge/test_cycles.py`).
+broken, so that no socket waits for a garbage collection
+(`tests/streams/edge/server/test_cycles.py`).
 """
 
 from __future__ import annotations

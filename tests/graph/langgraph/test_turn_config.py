@@ -15,7 +15,16 @@ from langgraph.store.memory import InMemoryStore
 from pydantic import BaseModel
 from typing_extensions import TypedDict
 
-from tests.graph.test_runner import KEY, Thread, answers_with, chain, entry, model, opened, start
+from tests.graph.run.test_runner import (
+    KEY,
+    Thread,
+    answers_with,
+    chain,
+    entry,
+    model,
+    opened,
+    start,
+)
 from turnstream.graph.langgraph.catalog import GraphEntry
 from turnstream.graph.langgraph.factories import factory_of
 from turnstream.graph.langgraph.run_context import run_context

@@ -41,7 +41,7 @@ from turnstream.schemas.records.events import (
 )
 from turnstream.schemas.text import text_sha256
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 from kill_clients import PlainSocket, Sdk, Shown, shown_in
 from kill_stage import Process, Stage, asking
 

@@ -14,8 +14,8 @@ import pytest
 from langgraph.graph import MessagesState
 from langgraph.runtime import Runtime
 
-from tests.graph.test_limits import native
-from tests.graph.test_runner import Thread, chain, opened, start, until
+from tests.graph.run.test_limits import native
+from tests.graph.run.test_runner import Thread, chain, opened, start, until
 from turnstream.graph.run.control import TurnControl
 from turnstream.graph.run.deadlines import TurnLimits
 from turnstream.graph.run.runner import run_turn

@@ -13,7 +13,7 @@ from langgraph.graph import MessagesState
 from langgraph.prebuilt import ToolNode
 from langgraph.types import Command, interrupt
 
-from tests.graph.test_runner import KEY, Thread, chain, entry, opened, start
+from tests.graph.run.test_runner import KEY, Thread, chain, entry, opened, start
 from turnstream.connectors.memory.emitter import MemoryEmitter
 from turnstream.graph.langgraph import tool_answers
 from turnstream.graph.langgraph.stream.translate import MODES, Translator

@@ -12,7 +12,7 @@ import pytest
 from turnstream.schemas.fold.transcript import transcript
 from turnstream.schemas.records.events import TurnCompleted, TurnFailed
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "connectors" / "models"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "connectors" / "models"))
 from recorded_exchanges import ReplayServer, exchanges
 
 # a call of a tool asks the server again, for the tool's answer

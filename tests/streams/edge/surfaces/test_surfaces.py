@@ -15,7 +15,7 @@ from turnstream.streams.edge.deliver.frames import OPENED
 from turnstream.streams.edge.follow.cursor import Cursor
 from turnstream.streams.edge.surfaces.protocol import Projection
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 from following import KEY, hello, run, until
 from toy_surface import router as capitals
 

@@ -15,7 +15,7 @@ from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.runtime import Runtime
 from langgraph.types import RetryPolicy
 
-from tests.graph.test_runner import KEY, Thread, chain, entry, opened, start, until
+from tests.graph.run.test_runner import KEY, Thread, chain, entry, opened, start, until
 from turnstream.graph.run.control import TurnControl
 from turnstream.graph.run.deadlines import TurnLimits
 from turnstream.graph.run.ending import RunOutcome

@@ -1,7 +1,7 @@
-"""What is written by hand, against the library's way of doing it: `python -m tests.bench.by_hand`.
+"""Requests to Kafka and tokens in Avro: what is written by hand, and the library's way of doing it.
 
-One row a part: how many times as long the library takes, the median of `ROUNDS` rounds in which the
-two take turns. No server, one core, half a minute. Modules cite their row by its name.
+Rows of the table "parts": how many times as long the library takes, the median of `ROUNDS` rounds
+in which the two take turns. No server, one core, half a minute. Modules cite their row by its name.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from aiokafka import TopicPartition
 from aiokafka.protocol.fetch import FetchRequest_v11, FetchResponse_v11
 from aiokafka.protocol.produce import ProduceRequest_v7, ProduceResponse_v7
 
+from tests.bench.rows import judge, line
 from turnstream.connectors.avro import Codec
 from turnstream.connectors.avro_tokens import TokenDecoder, TokenEncoder
 from turnstream.connectors.kafka.wire.fetch_request import Fetch, Fetched
@@ -137,12 +138,8 @@ def ratio(ours: Callable[[], object], theirs: Callable[[], object]) -> float:
     return statistics.median(their / our for our, their in pairs)
 
 
-def main() -> None:
+def wire_forms() -> None:
+    """Print the rows."""
     for name, (ours, theirs) in ROWS.items():
-        print(
-            f"  {name:<20} the library takes {ratio(ours, theirs):5.2f} times as long", flush=True
-        )
-
-
-if __name__ == "__main__":
-    main()
+        times = ratio(ours, theirs)
+        line(f"{name}, library / ours", f"{times:.2f}x", "1", "2", judge(times, 1, 2, more=True))

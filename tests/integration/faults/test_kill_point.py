@@ -17,7 +17,7 @@ from turnstream.schemas.records.events import (
     TurnCompleted,
 )
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 import points_worker
 
 GRAPH = '''

@@ -1,7 +1,8 @@
 """Postgres or Kafka is away under load: turns hold, nobody is rewound, nothing is lost.
 
 Short outages by default, longer than a lease and than `ack_stall_s`. The full ones, of 20 s and of
-60 s at default settings: `TURNSTREAM_TEST_FULL_OUTAGES=1 pytest tests/integration/test_outages.py`.
+60 s at default settings:
+`TURNSTREAM_TEST_FULL_OUTAGES=1 pytest tests/integration/faults/test_outages.py`.
 """
 
 from __future__ import annotations

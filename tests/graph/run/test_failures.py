@@ -15,7 +15,7 @@ from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.prebuilt import ToolNode
 from pydantic import BaseModel
 
-from tests.graph.test_runner import KEY, Thread, chain, entry, opened, start
+from tests.graph.run.test_runner import KEY, Thread, chain, entry, opened, start
 from turnstream.schemas.fold.transcript import transcript
 from turnstream.schemas.records.events import (
     StepFinished,

@@ -26,7 +26,7 @@ import pytest
 from turnstream.schemas.fold.fold import Verdict
 from turnstream.schemas.records.events import AttemptStarted, TokensEmitted, TurnCompleted
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 from kill_clients import PlainSocket, Sdk, shown_in
 from kill_stage import Stage, asking
 

@@ -21,7 +21,7 @@ from turnstream.schemas.records.events import (
     TurnRejected,
 )
 
-GRAPHS = Path(__file__).parent / "graphs" / "asking.json"
+GRAPHS = Path(__file__).parents[1] / "graphs" / "asking.json"
 
 
 async def ask(scene: Any, graph: str, thread: str = "t1") -> dict[str, Any]:
