@@ -98,10 +98,12 @@ class HttpTransport:
         self._head = "".join(f"{name}: {value}\r\n" for name, value in given.items())
         self._connect_timeout_s = connect_timeout_s
         self._kept: list[Connection] = []
+        self._closed = False
         self.slots = asyncio.Semaphore(connections_max)
 
     async def close(self) -> None:
-        """Close the connections that are kept."""
+        """Close the connections that are kept, and each that is given back later."""
+        self._closed = True
         kept, self._kept = self._kept, []
         for connection in kept:
             connection.transport.close()
@@ -140,7 +142,7 @@ class HttpTransport:
 
     def give_back(self, connection: Connection) -> None:
         """Keep a connection whose exchange is over; close any other."""
-        if connection.reusable:
+        if connection.reusable and not self._closed:
             connection.idle_since = asyncio.get_running_loop().time()
             self._kept.append(connection)
         else:

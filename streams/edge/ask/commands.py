@@ -146,7 +146,7 @@ class Commands:
     async def _input(self, params: dict[str, object]) -> object:
         """Return the input; where it is left out an empty one, unless a question is open."""
         given = params.get("input", {})
-        if "input" not in params and self.edge.ledger is not None:
+        if "input" not in params:
             row = await self.edge.ledger.thread(self._key)
             given = None if row is not None and row.interrupts else given
         check_input(given)

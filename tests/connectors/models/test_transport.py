@@ -212,6 +212,16 @@ async def test_a_kept_connection_that_the_server_closed_is_replaced() -> None:
         assert server.connections == 2
 
 
+async def test_a_connection_that_comes_back_after_the_close_is_closed() -> None:
+    async with serving() as (server, transport):
+        async with transport.post("/", b"{}", {}) as response:
+            await response.read_into(lambda _: None)
+            await transport.close()
+        async with asyncio.timeout(60):
+            while server.open:
+                await asyncio.sleep(0.001)
+
+
 async def test_leaving_early_closes_the_connection() -> None:
     async with serving([CHUNKED + b"3\r\nabc\r\n"]) as (server, transport):
         async with transport.post("/chat", b"{}", {}) as answer:
