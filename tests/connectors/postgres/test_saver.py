@@ -248,7 +248,7 @@ async def test_a_later_attempt_finds_the_tasks_that_finished(bench: Bench) -> No
         loaded = await bench.saver.aget_tuple(config())
     assert loaded is not None
     assert (TASK_A, "c", 1) in (loaded.pending_writes or ())
-    assert [later.finished(task) for task in (TASK_A, TASK_B)] == [True, False]
+    assert [later.progress.finished(task) for task in (TASK_A, TASK_B)] == [True, False]
 
 
 async def test_a_nested_checkpoint_keeps_what_is_under_its_task(bench: Bench) -> None:

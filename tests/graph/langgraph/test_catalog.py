@@ -416,7 +416,7 @@ def test_dependencies_are_folders_to_import_from_or_packages_that_are_there(
     for wrong, says in (
         ("./gone", "there is no folder"),
         ("no-such-package-here", "is not installed; install it"),
-        ("langgraph<0.1", "is there; install it"),
+        ("langgraph<0.1", "is installed; install it"),
         ("???", "neither a folder"),
     ):
         with pytest.raises(CatalogError, match=says):
