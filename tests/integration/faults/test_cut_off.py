@@ -22,7 +22,7 @@ def speaks(scene: Any, thread: str, turn: str) -> bool:
 @contextlib.contextmanager
 def cut_off(worker: Any) -> Iterator[None]:
     """Let this worker's producer reach nobody: its requests hang, then fail."""
-    producer = worker._pump._producer
+    producer = worker._pump._producer.get()
     client, healed, unanswered = producer._client, asyncio.Event(), []
     send, open_wire = client.send, producer._open_wire
     wires = list(producer._wires.values())
