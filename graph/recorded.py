@@ -86,7 +86,7 @@ def recorded(
 
     `effects` tells of tools by name; None there: without effects, and not recorded. A tool that it
     does not name counts as one with effects that does not honour its key: if it is interrupted,
-    the model is told that nobody knows whether it took effect, and it is not called again.
+    the model is told that its effect is unknown, and it is not called again.
     """
     known = dict(effects or {})
 

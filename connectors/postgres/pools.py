@@ -41,7 +41,7 @@ _WRONG = (
     asyncpg.InsufficientPrivilegeError,
     asyncpg.ClientConfigurationError,
 )
-"""Failures to connect that last until somebody changes a setting."""
+"""Failures to connect that last until a setting changes."""
 
 
 class LedgerConnection(asyncpg.Connection):  # type: ignore[misc]  # asyncpg has no types

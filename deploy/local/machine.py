@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
 JAVA_MIN = 17  # Kafka 4 needs it
-_PORTS = range(20_000, 32_000)  # below what Linux hands to outgoing connections where nobody set it
+_PORTS = range(20_000, 32_000)  # below Linux's default range for outgoing connections
 _OUTGOING = Path("/proc/sys/net/ipv4/ip_local_port_range")
 _VERSION = re.compile(r'version "(\d+)')
 _SHARED = ("PATH", "HOME", "USER", "LOGNAME", "LANG", "LANGUAGE", "TZ", "TMPDIR", "TMP", "TEMP")
@@ -142,7 +142,7 @@ class Ports:
         self._given: set[int] = set()
 
     def take(self, *, asked: int = 0, remembered: int = 0) -> int:
-        """Return a port that nobody listens on; raises `StackError` when `asked` is in use."""
+        """Return a port that no process listens on; raises `StackError` when `asked` is in use."""
         if asked:
             if not _free(asked):
                 raise StackError(f"port {asked} is in use")

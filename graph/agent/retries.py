@@ -1,4 +1,4 @@
-"""When a model call that failed is made again. Pure, but for the randomness of the waits.
+"""When a model call that failed is made again. Pure, except for the randomness of the waits.
 
 The task runs again as a whole. `TaskRetried` voids its events (F4), so it does not
 matter whether the answer failed before its first token or in the middle.

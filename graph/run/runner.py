@@ -161,6 +161,6 @@ class _Attempt:
 
 
 def _take_error(run: asyncio.Task[RunOutcome]) -> None:
-    """Retrieve the error of a run that nobody asks any more, now or when it ends at last."""
+    """Retrieve the error of a run that no caller awaits any more, now or when it ends."""
     if not run.cancelled():
         run.exception()

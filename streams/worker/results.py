@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 class Results:
     """Publishes through the pump and waits for the acks.
 
-    `wire` encodes results, but for `json_tenants`, whose results are JSON. `partitions`: of each
+    `wire` encodes results, except for `json_tenants`, whose results are JSON. `partitions`: of each
     topic that exists, by name.
     """
 

@@ -62,7 +62,7 @@ class Bell:
         self._last_round = self._clock()
 
     def close(self) -> None:
-        """Wake nobody any more."""
+        """Wake no waiter any more."""
         self._rung = None
         self.heard()
 

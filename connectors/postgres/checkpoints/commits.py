@@ -224,7 +224,7 @@ class Session:
         was open before the turn) or none. A turn that was rolled back leaves nothing in the state.
 
         Raises `CancelAheadError` if the turn was told to stop in a way that the outcome would not
-        honour: a question that nobody may be asked any more, anything but a rollback. Nothing is
+        honour: a question that may no longer be asked, anything but a rollback. Nothing is
         written then; call again with what the cause asks for.
         """
         if self.hold.lost is not None:

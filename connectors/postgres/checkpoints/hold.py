@@ -114,7 +114,7 @@ class Hold:
     async def sent(self, statement: Awaitable[T | None]) -> T:
         """Await a fenced statement and return its rows; None or no rows mean that it was fenced.
 
-        Raises `FencedError`, or `DatabaseUnavailableError` where nobody knows whether the statement
+        Raises `FencedError`, or `DatabaseUnavailableError` if it is unknown whether the statement
         was executed. Both end the hold: nothing more is sent under this epoch.
         """
         self.statements += 1

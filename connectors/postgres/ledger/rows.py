@@ -156,7 +156,7 @@ class Expired:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExpiredInterrupt:
-    """An interrupt that nobody answered in time, for readers to be told of."""
+    """An interrupt that no answer reached in time; readers are told of it."""
 
     thread_key: str
     partition: int

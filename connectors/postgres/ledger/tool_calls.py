@@ -110,6 +110,6 @@ class LedgerToolCalls:
 
 
 def _look_at(task: asyncio.Task[object]) -> None:
-    """Retrieve the task's error, which nobody awaits after the caller was cancelled."""
+    """Retrieve the task's error, because a cancelled caller does not."""
     if not task.cancelled():
         task.exception()

@@ -115,7 +115,7 @@ async def serve(host: str, port: int, slots: int) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     async with ScriptedServer(host=host, port=port, slots=slots) as server:
-        print(server.url, flush=True)  # noqa: T201  a program's one line for whoever started it
+        print(server.url, flush=True)  # noqa: T201  one line for the program that started it
         await stop.wait()
 
 

@@ -1,4 +1,4 @@
-"""Runs a graph that somebody brought, and translates what it streams into the turn's events."""
+"""Runs a user's graph, and translates what it streams into the turn's events."""
 
 from __future__ import annotations
 

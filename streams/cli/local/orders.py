@@ -45,7 +45,7 @@ def stop(folder: Path) -> int:
         if wait_gone([supervisor], _DOWN_TIMEOUT_S):
             supervisor.send(signal.SIGKILL)
             wait_gone([supervisor], _DOWN_TIMEOUT_S)
-    # only now: with its lock ours, nobody can start what we are about to stop
+    # only now: this process holds the lock, so no other can start what it is about to stop
     place = Folder(folder)
     place.acquire()
     try:

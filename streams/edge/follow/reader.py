@@ -1,4 +1,4 @@
-"""One reader of one thread: bytes to changes. Pure but for the codec.
+"""One reader of one thread: bytes to changes. Pure except for the codec.
 
 A reader begins at the start of a turn. From an `AttemptStarted` on, records of a lower epoch are
 void for the whole thread, because epochs rise from turn to turn. So a late record of an earlier

@@ -1,8 +1,9 @@
 """Dead letters: list, show, requeue, drop.
 
-A caller sees the letters of its own tenant's topics; whoever has the role `operator` sees all, also
-those from the edges' own topic, where only the refused body names a tenant. Other bytes than the
-record's own may name another actor, so an edit needs that role, or `tenant-operator` in the tenant.
+A caller sees the letters of its own tenant's topics. A caller with the role `operator` sees all,
+also those from the edges' own topic, where only the refused body names a tenant. Other bytes than
+the record's own may name another actor, so an edit needs that role, or `tenant-operator` in the
+tenant.
 """
 
 from __future__ import annotations
@@ -159,7 +160,7 @@ async def show(rest: Caller, letter: Text) -> JsonAnswer:
 async def requeue(rest: Caller, letter: Text, body: RequeueBody | None = None) -> JsonAnswer:
     """Send the record to its topic again, with the given bytes if there are any.
 
-    403: an edit by somebody who may not. 409 (`letter_decided`): somebody has decided. 422
+    403: the caller may not edit. 409 (`letter_decided`): the letter has been decided. 422
     (`letter_refused`): it would be refused again.
     """
     body = body or RequeueBody()

@@ -1,4 +1,4 @@
-"""The connection that carries a request or a socket, within reach of whoever answers it.
+"""The connection that carries a request or a socket, within reach of the code that answers it.
 
 The edge writes prepared frames straight to a connection's transport. Through ASGI's `send` a frame
 costs half as much again, and one reader that stalls makes all others wait. A writer must leave the

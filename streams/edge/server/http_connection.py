@@ -146,7 +146,7 @@ class EdgeHttpProtocol(HttpToolsProtocol):
             # its close must not reset a connection whose peer still sends
             self.cycle.transport = cast("asyncio.Transport", Lingering(self, self.cycle))
             if self.expect_100_continue:
-                self.cycle.keep_alive = False  # nobody knows whether a refused body follows
+                self.cycle.keep_alive = False  # a refused body may or may not follow
         self._arrivals.wait(self, self._arrivals.body_timeout_s)
 
     def on_body(self, body: bytes) -> None:
