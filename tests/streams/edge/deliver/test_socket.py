@@ -254,7 +254,7 @@ async def start(edge, thread="a", headers=None):
         return answer.json()
 
 
-def token(tenant="acme", user="ann", lasts_s=60, **claims):
+def token(tenant="acme", user="ann", lasts_s=3600, **claims):
     payload = {"tenant": tenant, "sub": user, "exp": time.time() + lasts_s} | claims
     return jwt.encode(payload, SECRET, algorithm="HS256")
 

@@ -43,7 +43,7 @@ CLAIMS = {"sub": "ann", "tenant": "acme", "roles": ["operator"]}
 
 
 def _payload(**changes):
-    return {**CLAIMS, "exp": time.time() + 60, **changes}
+    return {**CLAIMS, "exp": time.time() + 3600, **changes}
 
 
 class Keys:
@@ -315,7 +315,7 @@ VALUES = [
     {"a": []},
     "a" * 10_000,
     [[[]]] * 1000,
-    time.time() + 60,
+    time.time() + 86_400,
 ]
 
 
