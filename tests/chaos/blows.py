@@ -51,8 +51,9 @@ class KillIdle(_OfWorkers):
     name = "kill-idle"
 
     async def strike(self, stage: Stage) -> None:
-        """Kill it."""
-        self._kill(stage.random.choice(list(stage.workers)))
+        """Kill it; where all were killed just before, there is none."""
+        workers = list(stage.workers)
+        self._kill(stage.random.choice(workers) if workers else None)
 
 
 @fault
